@@ -1,0 +1,103 @@
+"""The daemon's settings: flags over file over default, parsed once to a frozen ``Config``.
+
+``daemon/options.py`` builds it from argv and ``daemon.json``; everything else receives it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pallet import paths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsConfig:
+    """Certificates of a ``tcp://`` listener. ``verify`` demands a client certificate."""
+
+    ca_cert: Path | None
+    cert: Path
+    key: Path
+    verify: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BridgeConfig:
+    """The default network. ``name`` "none" disables it, as ``dockerd --bridge none`` does."""
+
+    name: str = "pallet0"
+    bip: str | None = None
+    """CIDR of the bridge itself, for example ``172.30.0.1/16``; None picks a free pool."""
+    fixed_cidr: str | None = None
+    default_gateway: str | None = None
+    mtu: int = 1500
+    icc: bool = True
+    ip_masq: bool = True
+    ip_forward: bool = True
+    firewall: bool = True
+    """False leaves nftables alone (``--iptables=false``)."""
+    userland_proxy: bool = True
+    default_bind_ip: str = "0.0.0.0"
+    ipv6: bool = False
+    fixed_cidr_v6: str | None = None
+    address_pools: tuple[tuple[str, int], ...] = ()
+    """``(base CIDR, prefix length)`` pairs; empty means Docker's built-in pools."""
+    sandbox_pool: int = 4
+    """Network sandboxes kept ready for the next containers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryConfig:
+    """How registries are reached."""
+
+    mirrors: tuple[str, ...] = ()
+    insecure: tuple[str, ...] = ()
+    """Hosts and CIDRs that may speak plain HTTP or an unverified TLS; 127.0.0.0/8 always may."""
+    max_concurrent_downloads: int = 3
+    max_concurrent_uploads: int = 5
+    max_download_attempts: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeConfig:
+    """An OCI runtime: ``path`` None is Pallet's native one."""
+
+    name: str
+    path: str | None = None
+    args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All settings of one daemon."""
+
+    data_root: Path = Path(paths.DEFAULT_DATA_ROOT)
+    exec_root: Path = Path(paths.DEFAULT_EXEC_ROOT)
+    hosts: tuple[str, ...] = (f"unix://{paths.DEFAULT_SOCKET}",)
+    group: str = "docker"
+    pid_file: Path | None = None
+    debug: bool = False
+    log_level: str = "info"
+    tls: TlsConfig | None = None
+    bridge: BridgeConfig = field(default_factory=BridgeConfig)
+    registry: RegistryConfig = field(default_factory=RegistryConfig)
+    runtimes: tuple[RuntimeConfig, ...] = ()
+    default_runtime: str = "pallet"
+    init: bool = False
+    init_path: str | None = None
+    cgroup_parent: str | None = None
+    cgroup_driver: str = "cgroupfs"
+    default_ulimits: tuple[tuple[str, int, int], ...] = ()
+    default_shm_size_bytes: int = 64 * 1024 * 1024
+    seccomp_profile: str | None = None
+    no_new_privileges: bool = False
+    selinux: bool = False
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    log_driver: str = "json-file"
+    log_options: tuple[tuple[str, str], ...] = ()
+    live_restore: bool = True
+    shutdown_timeout_s: int = 15
+    features: tuple[tuple[str, bool], ...] = ()
