@@ -1,0 +1,1 @@
+"""Documents only: wire and disk formats, names and grammar. No I/O."""
