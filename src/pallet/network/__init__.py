@@ -1,0 +1,1 @@
+"""Networks: the default bridge, address management, published ports, network sandboxes."""
