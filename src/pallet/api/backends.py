@@ -1,0 +1,519 @@
+"""What the Engine API asks of the engine: one Protocol an object, wired in ``daemon/app.py``.
+
+Owns   the Protocols, their option dataclasses and the ``Backends`` bundle. No behaviour.
+Runs   every method on the daemon's event loop; blocking work is the implementation's to move away.
+Needs  implementations that raise the kinds of ``pallet.errors`` with Docker's words.
+
+Rules for implementations:
+
+* ``name_or_id`` is what the user typed: full id, name with or without "/", or a unique id prefix.
+* Documents are shaped for the newest API version; the API makes the older shapes.
+* When a client goes away its handler is cancelled. State transitions shield themselves
+  (``aio.shielded``); iterators and handles are closed by the API.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+
+from pallet.spec.engine.filters import NO_FILTERS, Filters
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+    from pallet.spec.engine.auth import AuthConfig
+    from pallet.spec.engine.config import ContainerConfig
+    from pallet.spec.engine.container import (
+        ContainerCreateResponse,
+        ContainerInspect,
+        ContainerSummary,
+        ContainerWaitResponse,
+    )
+    from pallet.spec.engine.event import EventMessage
+    from pallet.spec.engine.exec import ExecConfig, ExecInspect
+    from pallet.spec.engine.host_config import HostConfig
+    from pallet.spec.engine.image import (
+        ImageDeleteItem,
+        ImageHistoryItem,
+        ImageInspect,
+        ImageSummary,
+    )
+    from pallet.spec.engine.network import NetworkingConfig, NetworkInspect, NetworkSummary
+    from pallet.spec.engine.progress import ProgressMessage
+    from pallet.spec.engine.system import DiskUsage, SystemInfo, SystemVersion
+    from pallet.spec.engine.volume import (
+        Volume,
+        VolumeCreateRequest,
+        VolumeList,
+        VolumePruneResponse,
+    )
+
+T_co = TypeVar("T_co", covariant=True)
+
+WaitCondition = Literal["not-running", "next-exit", "removed"]
+
+
+class Stream(Protocol[T_co]):
+    """An asynchronous iterator that the API closes, started or not, when the client is done."""
+
+    def __aiter__(self) -> Stream[T_co]:
+        """Return itself."""
+        ...
+
+    async def __anext__(self) -> T_co:
+        """Return the next item; raise StopAsyncIteration at the end."""
+        ...
+
+    async def aclose(self) -> None:
+        """End the subscription; idempotent."""
+        ...
+
+
+class OpenStream(Protocol):
+    """Answers 101 (or 200 to clients that did not ask for an upgrade) and gives up the connection.
+
+    Call it once, after every check that may answer with an HTTP error. The socket is non-blocking,
+    belongs to the caller from then on, may be sent to another process, and carries what the
+    client sent and sends: end of file is the client's half-close (end of stdin). Shut down the
+    write side when output ends, then close.
+    """
+
+    async def __call__(self, *, multiplexed: bool) -> socket.socket:
+        """Open the stream.
+
+        Args:
+            multiplexed: True when output goes out in 8-byte-header frames (no tty), False for raw.
+
+        Raises:
+            CancelledRequestError: the client went away first.
+        """
+        ...
+
+
+class WaitHandle(Protocol):
+    """A wait that is already registered: an exit from now on is not missed."""
+
+    async def result(self) -> ContainerWaitResponse:
+        """Wait for the condition and return the exit code."""
+        ...
+
+    def close(self) -> None:
+        """Forget the wait; idempotent, also after ``result``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListOptions:
+    """Container list: without ``all`` only running ones; ``limit`` > 0 gives the latest n of all.
+
+    Filter keys were checked by the API: ancestor, before, exited, expose, health, id, is-task,
+    isolation, label, name, network, publish, since, status, volume.
+    """
+
+    all: bool = False
+    limit: int = 0
+    size: bool = False
+    filters: Filters = NO_FILTERS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachOptions:
+    """Which streams to attach. ``logs`` replays the history first; ``stream`` goes on live.
+
+    ``detach_keys`` "" is the default ctrl-p,ctrl-q.
+    """
+
+    stdin: bool = False
+    stdout: bool = False
+    stderr: bool = False
+    stream: bool = False
+    logs: bool = False
+    detach_keys: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogsOptions:
+    """What to read of a container's log.
+
+    ``since_ns`` and ``until_ns`` are nanoseconds since 1970, 0 is open. ``tail`` None is all.
+    ``details`` puts the log's extra attributes before each line.
+    """
+
+    stdout: bool
+    stderr: bool
+    follow: bool = False
+    since_ns: int = 0
+    until_ns: int = 0
+    timestamps: bool = False
+    tail: int | None = None
+    details: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogStream:
+    """A log being read: stdcopy frames, or raw bytes when the container has a tty."""
+
+    tty: bool
+    chunks: Stream[bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateOptions:
+    """Everything of a container create. ``platform`` "" is the host's, else ``os/arch[/variant]``.
+
+    ``name`` "" asks for a generated one.
+    """
+
+    name: str
+    config: ContainerConfig
+    host_config: HostConfig
+    networking: NetworkingConfig
+    platform: str = ""
+
+
+class ContainerBackend(Protocol):
+    """Containers (Engine API, tag Container)."""
+
+    async def create(self, options: CreateOptions) -> ContainerCreateResponse:
+        """Make a container.
+
+        Raises:
+            NotFoundError: "No such image: x:latest" (the CLI pulls then).
+            ConflictError: the name is taken.
+            InvalidParameterError: contradictory or impossible settings.
+        """
+        ...
+
+    async def list(self, options: ListOptions) -> Sequence[ContainerSummary]:
+        """List containers, newest first."""
+        ...
+
+    async def inspect(self, name_or_id: str, *, size: bool) -> ContainerInspect:
+        """Describe one container; ``size`` also fills ``size_rw`` and ``size_root_fs``."""
+        ...
+
+    async def start(self, name_or_id: str) -> None:
+        """Start it.
+
+        Raises:
+            NotModifiedError: it runs already.
+            ConflictError: paused, dead or being removed.
+            InvalidParameterError: its command cannot be run (exit codes 126, 127).
+        """
+        ...
+
+    async def stop(self, name_or_id: str, *, signal: str | None, timeout_s: int | None) -> None:
+        """Signal, wait ``timeout_s`` (None: the container's; -1: for ever), then SIGKILL.
+
+        Raises:
+            NotModifiedError: it does not run.
+        """
+        ...
+
+    async def restart(self, name_or_id: str, *, signal: str | None, timeout_s: int | None) -> None:
+        """Stop it if it runs, then start it."""
+        ...
+
+    async def kill(self, name_or_id: str, *, signal: str) -> None:
+        """Send ``signal`` (name or number, "" is SIGKILL).
+
+        Raises:
+            ConflictError: it does not run.
+            InvalidParameterError: no such signal.
+        """
+        ...
+
+    async def rename(self, name_or_id: str, *, new_name: str) -> None:
+        """Give it another name."""
+        ...
+
+    async def remove(self, name_or_id: str, *, force: bool, volumes: bool, link: bool) -> None:
+        """Remove it; ``volumes`` also its anonymous volumes; ``link`` only the legacy link."""
+        ...
+
+    async def subscribe_wait(self, name_or_id: str, *, condition: WaitCondition) -> WaitHandle:
+        """Register a wait; the API flushes the reply's head after this returns."""
+        ...
+
+    async def attach(
+        self, name_or_id: str, options: AttachOptions, open_stream: OpenStream
+    ) -> None:
+        """Check that the container can be attached to, open the stream and hand it over.
+
+        Returns once the stream is somebody else's (the shim's); not at its end.
+
+        Raises:
+            ConflictError: paused or restarting.
+        """
+        ...
+
+    async def logs(self, name_or_id: str, options: LogsOptions) -> LogStream:
+        """Open the container's log.
+
+        Raises:
+            NotImplementedApiError: its log driver cannot be read.
+        """
+        ...
+
+    async def resize(self, name_or_id: str, *, height: int, width: int) -> None:
+        """Set its terminal's size.
+
+        Raises:
+            ConflictError: it does not run.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecStartOptions:
+    """How to start an exec. ``console_size`` is height, width or None."""
+
+    tty: bool
+    console_size: tuple[int, int] | None = None
+
+
+class ExecBackend(Protocol):
+    """Exec instances (Engine API, tag Exec)."""
+
+    async def create(self, name_or_id: str, config: ExecConfig) -> str:
+        """Make an exec in a running container and return its id.
+
+        Raises:
+            ConflictError: the container does not run or is paused.
+        """
+        ...
+
+    async def start(
+        self, exec_id: str, options: ExecStartOptions, open_stream: OpenStream | None
+    ) -> None:
+        """Start it; ``open_stream`` None is detached (returns once the process runs).
+
+        Attached: check, open the stream, start, hand the stream over. What fails after the
+        stream is open is written into it as text.
+
+        Raises:
+            NotFoundError: "No such exec instance: x".
+            ConflictError: it ran already, or its container does not run.
+        """
+        ...
+
+    async def inspect(self, exec_id: str) -> ExecInspect:
+        """Describe it."""
+        ...
+
+    async def resize(self, exec_id: str, *, height: int, width: int) -> None:
+        """Set its terminal's size."""
+        ...
+
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullOptions:
+    """``reference`` as typed; ``tag`` "" with a reference without tag or digest pulls every tag.
+
+    ``tag`` may be a digest. ``meta_headers`` (``X-Meta-*``) go to the registry as they are.
+    """
+
+    reference: str
+    tag: str = ""
+    platform: str = ""
+    auth: AuthConfig | None = None
+    meta_headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushOptions:
+    """``tag`` "" pushes every tag of the repository."""
+
+    reference: str
+    tag: str = ""
+    platform: str = ""
+    auth: AuthConfig | None = None
+    meta_headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageListOptions:
+    """``all`` includes intermediate images. Filter keys: before, dangling, label, reference, since, until."""
+
+    all: bool = False
+    shared_size: bool = False
+    filters: Filters = NO_FILTERS
+
+
+class ImageBackend(Protocol):
+    """Images (Engine API, tag Image). ``name`` is a reference or an id."""
+
+    async def pull(
+        self, options: PullOptions, progress: Callable[[ProgressMessage], None]
+    ) -> None:
+        """Pull; ``progress`` may be called from the event loop only, and never blocks.
+
+        An error before the first message becomes an HTTP error, a later one travels in the
+        stream. Cancelled when the client goes away.
+        """
+        ...
+
+    async def push(
+        self, options: PushOptions, progress: Callable[[ProgressMessage], None]
+    ) -> None:
+        """Push; ``progress`` as in ``pull``."""
+        ...
+
+    async def list(self, options: ImageListOptions) -> Sequence[ImageSummary]:
+        """List images, newest first."""
+        ...
+
+    async def inspect(self, name: str, *, platform: str) -> ImageInspect:
+        """Describe one image.
+
+        Raises:
+            NotFoundError: "No such image: x:latest".
+        """
+        ...
+
+    async def history(self, name: str, *, platform: str) -> Sequence[ImageHistoryItem]:
+        """List the image's steps, newest first."""
+        ...
+
+    async def tag(self, name: str, *, repository: str, tag: str) -> None:
+        """Give it a further reference; ``tag`` "" is latest."""
+        ...
+
+    async def remove(
+        self, name: str, *, force: bool, prune_parents: bool
+    ) -> Sequence[ImageDeleteItem]:
+        """Untag, and delete what nothing refers to any more."""
+        ...
+
+
+class ImageArchiveBackend(Protocol):
+    """Images as archives: load, save and import."""
+
+    async def load(
+        self,
+        source: AsyncIterator[bytes],
+        *,
+        quiet: bool,
+        progress: Callable[[ProgressMessage], None],
+    ) -> None:
+        """Load a ``docker save`` or OCI layout archive."""
+        ...
+
+    async def save(self, names: Sequence[str]) -> Stream[bytes]:
+        """Open an archive of the images; unknown names raise before the first byte."""
+        ...
+
+    async def import_tree(  # noqa: PLR0913 - one argument a query parameter
+        self,
+        source: AsyncIterator[bytes],
+        *,
+        repository: str,
+        tag: str,
+        message: str,
+        changes: Sequence[str],
+        platform: str,
+        progress: Callable[[ProgressMessage], None],
+    ) -> None:
+        """Make a one-layer image of a tar of a root file system."""
+        ...
+
+
+class NetworkBackend(Protocol):
+    """Networks (Engine API, tag Network)."""
+
+    async def list(self, filters: Filters) -> Sequence[NetworkSummary]:
+        """List networks. Filter keys: dangling, driver, id, label, name, scope, type."""
+        ...
+
+    async def inspect(self, name_or_id: str, *, verbose: bool, scope: str) -> NetworkInspect:
+        """Describe one network with its containers.
+
+        Raises:
+            NotFoundError: "network x not found".
+        """
+        ...
+
+
+class VolumeBackend(Protocol):
+    """Volumes (Engine API, tag Volume)."""
+
+    async def list(self, filters: Filters) -> VolumeList:
+        """List volumes. Filter keys: dangling, driver, label, name."""
+        ...
+
+    async def create(self, request: VolumeCreateRequest) -> Volume:
+        """Make a volume, or return the one of that name.
+
+        Raises:
+            ConflictError: it exists with another driver or other options.
+            InvalidParameterError: bad name.
+        """
+        ...
+
+    async def inspect(self, name: str) -> Volume:
+        """Describe one volume; NotFoundError "get x: no such volume"."""
+        ...
+
+    async def remove(self, name: str, *, force: bool) -> None:
+        """Remove it; with ``force`` a missing one is no error.
+
+        Raises:
+            ConflictError: a container uses it.
+        """
+        ...
+
+    async def prune(self, filters: Filters, *, all_unused: bool) -> VolumePruneResponse:
+        """Remove unused anonymous volumes, with ``all_unused`` the named ones too."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsOptions:
+    """``since_ns`` and ``until_ns``: nanoseconds since 1970; None is "from now" and "for ever".
+
+    Filter keys: config, container, daemon, event, image, label, network, node, plugin, scope,
+    secret, service, type, volume.
+    """
+
+    since_ns: int | None = None
+    until_ns: int | None = None
+    filters: Filters = NO_FILTERS
+
+
+class SystemBackend(Protocol):
+    """The daemon itself (Engine API, tag System)."""
+
+    async def info(self) -> SystemInfo:
+        """Describe the daemon and its host."""
+        ...
+
+    async def version(self) -> SystemVersion:
+        """Name the versions of the daemon and its parts.
+
+        ``api_version`` and ``min_api_version`` are overwritten by the API, which knows them.
+        """
+        ...
+
+    async def events(self, options: EventsOptions) -> Stream[EventMessage]:
+        """Subscribe; history from ``since_ns`` first. Registered when this returns."""
+        ...
+
+    async def disk_usage(self, kinds: frozenset[str]) -> DiskUsage:
+        """Measure. ``kinds`` of container, image, volume, build-cache; empty is all."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backends:
+    """Everything the API can reach. None: those calls answer 501."""
+
+    containers: ContainerBackend
+    execs: ExecBackend
+    images: ImageBackend
+    networks: NetworkBackend
+    system: SystemBackend
+    volumes: VolumeBackend | None = None
+    archives: ImageArchiveBackend | None = None
