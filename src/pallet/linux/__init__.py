@@ -1,0 +1,1 @@
+"""The kernel boundary: constants, structures and thin calls; standard library only."""

@@ -1,0 +1,1 @@
+"""The native container runtime: an OCI configuration in, a running process out."""

@@ -1,0 +1,1 @@
+"""The process that forks every other one, and the shims it forks."""
