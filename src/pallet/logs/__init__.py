@@ -1,0 +1,1 @@
+"""Reading container logs. The shim writes them (``zygote/stdio.py``); this package reads them."""
