@@ -1,0 +1,1 @@
+"""Images: the index over image records, names and layers."""

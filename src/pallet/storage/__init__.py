@@ -1,0 +1,1 @@
+"""Storage: content by digest, snapshots of layers, and the records about everything."""

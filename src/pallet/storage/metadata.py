@@ -1,0 +1,268 @@
+"""All SQL: the records of containers, images, networks, volumes, layers, leases and addresses.
+
+Owns   ``meta.db`` (SQLite, WAL) and its migrations. Records are opaque bytes: their documents belong
+       to the packages that write them.
+Runs   in the daemon, on any thread: one connection behind one lock. A statement takes some tens of
+       microseconds and waits for no disk, which is less than a hop to another thread costs, so calls
+       on the container start path may be made on the loop thread; big scans and
+       ``checkpoint`` belong on a worker.
+Needs  a local file system (WAL shares memory through the file system).
+
+Durability: ``synchronous=NORMAL`` in WAL mode never calls fsync at a commit. A killed daemon loses
+nothing; a power cut can lose the last commits but never corrupts or reorders them. Automatic
+checkpoints are off, since they would fsync inside some unlucky commit; ``checkpoint`` does that on
+its own connection, off the hot path.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pallet.errors import SystemFailureError
+from pallet.storage import migrations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from pallet.types import DiffID, Digest, ImageId
+
+_CHECKPOINT_COMMITS = 400
+"""Commits after which ``wants_checkpoint`` says so: about 6 MB of WAL with usual records."""
+_BUSY_MS = 5000
+
+
+class MetadataVersionError(SystemFailureError):
+    """The store was written by a later version of Pallet."""
+
+
+class Metadata:
+    """Every record Pallet keeps. Methods are single statements, atomic on their own."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the store and migrate it.
+
+        Raises:
+            MetadataVersionError: the store is of a later version.
+            SystemFailureError: the file is not a store.
+        """
+        self._path = path
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._commits = 0
+        # Statements are few and fixed; the default cache of 128 holds them all, prepared.
+        self._db = self._connect()
+        try:
+            self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False,
+                             timeout=_BUSY_MS / 1000)
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.execute("PRAGMA wal_autocheckpoint=0")
+        return db
+
+    def _prepare(self) -> None:
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA temp_store=MEMORY")
+            migrations.migrate(self._db)
+        except migrations.LaterVersionError as error:
+            message = f"{self._path}: {error}"
+            raise MetadataVersionError(message) from error
+        except sqlite3.Error as error:
+            message = f"cannot open {self._path}: {error}"
+            raise SystemFailureError(message) from error
+
+    def close(self) -> None:
+        """Fold the WAL into the file and close. Idempotent."""
+        with self._lock:
+            self._db.close()
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """True when enough was committed since the last ``checkpoint`` to be worth one."""
+        return self._commits >= _CHECKPOINT_COMMITS
+
+    def checkpoint(self) -> None:
+        """Move the WAL into the database file, with fsync. Call it on a worker; writers go on."""
+        self._commits = 0
+        db = self._connect()
+        try:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        finally:
+            db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make the calls inside one atomic commit. Nests; other threads wait, so keep it short."""
+        with self._lock:
+            outermost = self._depth == 0
+            if outermost:
+                self._db.execute("BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield
+            except BaseException:
+                self._depth -= 1
+                if outermost:
+                    self._db.execute("ROLLBACK")
+                raise
+            self._depth -= 1
+            if outermost:
+                self._db.execute("COMMIT")
+                self._commits += 1
+
+    def _run(self, sql: str, values: Sequence[Any]) -> int:
+        with self._lock:
+            changed = self._db.execute(sql, values).rowcount
+            if self._depth == 0:
+                self._commits += 1
+            return changed
+
+    def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
+
+    # Containers
+
+    def put_container(self, container_id: str, name: str, record: bytes) -> None:
+        """Insert or replace a container's record. ``name`` is without the slash."""
+        self._run("INSERT INTO containers VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE"
+                  " SET name = ?2, record = ?3", (container_id, name, record))
+
+    def delete_container(self, container_id: str) -> None:
+        """Forget a container. Idempotent."""
+        self._run("DELETE FROM containers WHERE id = ?", (container_id,))
+
+    def containers(self) -> list[tuple[str, str, bytes]]:
+        """``(id, name, record)`` of every container, in no particular order."""
+        return self._rows("SELECT id, name, record FROM containers")
+
+    # Images and their names
+
+    def put_image(self, image_id: ImageId, record: bytes) -> None:
+        """Insert or replace an image's record."""
+        self._run("INSERT INTO images VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET record = ?2",
+                  (image_id, record))
+
+    def delete_image(self, image_id: ImageId) -> None:
+        """Forget an image; its tags must be gone. Idempotent."""
+        self._run("DELETE FROM images WHERE id = ?", (image_id,))
+
+    def images(self) -> list[tuple[ImageId, bytes]]:
+        """``(id, record)`` of every image."""
+        return self._rows("SELECT id, record FROM images")
+
+    def put_tag(self, ref: str, image_id: ImageId, manifest_digest: Digest | None) -> None:
+        """Point the canonical reference ``ref`` (with tag or digest) at an image."""
+        self._run("INSERT INTO tags VALUES (?1, ?2, ?3) ON CONFLICT (ref) DO UPDATE"
+                  " SET image_id = ?2, manifest = ?3", (ref, image_id, manifest_digest))
+
+    def delete_tag(self, ref: str) -> None:
+        """Forget a reference. Idempotent."""
+        self._run("DELETE FROM tags WHERE ref = ?", (ref,))
+
+    def tags(self) -> list[tuple[str, ImageId, Digest | None]]:
+        """``(canonical reference, image id, manifest digest or None)`` of every tag, by name."""
+        return self._rows("SELECT ref, image_id, manifest FROM tags ORDER BY ref")
+
+    # Layers
+
+    def next_layer_number(self) -> int:
+        """A directory number no layer has had before."""
+        with self._lock:
+            row = self._db.execute(
+                "UPDATE counters SET value = value + 1 WHERE name = 'layer' RETURNING value"
+            ).fetchone()
+            return int(row[0])
+
+    def put_layer(self, diff_id: DiffID, record: bytes) -> None:
+        """Insert or replace a layer's record."""
+        self._run("INSERT INTO layers VALUES (?1, ?2) ON CONFLICT (diff_id) DO UPDATE"
+                  " SET record = ?2", (diff_id, record))
+
+    def delete_layer(self, diff_id: DiffID) -> None:
+        """Forget a layer. Idempotent."""
+        self._run("DELETE FROM layers WHERE diff_id = ?", (diff_id,))
+
+    def layers(self) -> list[tuple[DiffID, bytes]]:
+        """``(DiffID, record)`` of every committed layer."""
+        return self._rows("SELECT diff_id, record FROM layers")
+
+    # Networks and addresses
+
+    def put_network(self, network_id: str, name: str, record: bytes) -> None:
+        """Insert or replace a network's record."""
+        self._run("INSERT INTO networks VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE"
+                  " SET name = ?2, record = ?3", (network_id, name, record))
+
+    def delete_network(self, network_id: str) -> None:
+        """Forget a network and every address leased from it. Idempotent."""
+        with self.transaction():
+            self._run("DELETE FROM networks WHERE id = ?", (network_id,))
+            self._run("DELETE FROM addresses WHERE network_id = ?", (network_id,))
+
+    def networks(self) -> list[tuple[str, str, bytes]]:
+        """``(id, name, record)`` of every network."""
+        return self._rows("SELECT id, name, record FROM networks")
+
+    def put_address(self, network_id: str, address: str, owner: str) -> bool:
+        """Lease ``address`` to ``owner``; False when another owner has it."""
+        return self._run(
+            "INSERT INTO addresses VALUES (?1, ?2, ?3) ON CONFLICT (network_id, address) DO UPDATE"
+            " SET owner = ?3 WHERE owner = ?3", (network_id, address, owner)) > 0
+
+    def delete_addresses(self, owner: str) -> None:
+        """Give back every address of ``owner``. Idempotent."""
+        self._run("DELETE FROM addresses WHERE owner = ?", (owner,))
+
+    def addresses(self) -> list[tuple[str, str, str]]:
+        """``(network id, address, owner)`` of every lease."""
+        return self._rows("SELECT network_id, address, owner FROM addresses")
+
+    # Volumes
+
+    def put_volume(self, name: str, record: bytes) -> None:
+        """Insert or replace a volume's record."""
+        self._run("INSERT INTO volumes VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE"
+                  " SET record = ?2", (name, record))
+
+    def delete_volume(self, name: str) -> None:
+        """Forget a volume. Idempotent."""
+        self._run("DELETE FROM volumes WHERE name = ?", (name,))
+
+    def volumes(self) -> list[tuple[str, bytes]]:
+        """``(name, record)`` of every volume, by name."""
+        return self._rows("SELECT name, record FROM volumes ORDER BY name")
+
+    # Leases
+
+    def create_lease(self, lease_id: str) -> None:
+        """Open a lease. Idempotent."""
+        self._run("INSERT OR IGNORE INTO leases VALUES (?)", (lease_id,))
+
+    def add_lease_resource(self, lease_id: str, kind: str, key: str) -> None:
+        """Protect ``key`` (``kind`` is ``blob`` or ``layer``) until the lease is deleted."""
+        self._run("INSERT OR IGNORE INTO lease_resources VALUES (?, ?, ?)", (lease_id, kind, key))
+
+    def delete_lease(self, lease_id: str) -> None:
+        """End a lease with all it protects. Idempotent."""
+        with self.transaction():
+            self._run("DELETE FROM leases WHERE id = ?", (lease_id,))
+            self._run("DELETE FROM lease_resources WHERE lease_id = ?", (lease_id,))
+
+    def leases(self) -> dict[str, list[tuple[str, str]]]:
+        """Lease id to the ``(kind, key)`` pairs it protects."""
+        with self._lock:
+            found: dict[str, list[tuple[str, str]]] = {
+                row[0]: [] for row in self._db.execute("SELECT id FROM leases")}
+            for lease_id, kind, key in self._db.execute("SELECT * FROM lease_resources"):
+                found.setdefault(lease_id, []).append((kind, key))
+            return found

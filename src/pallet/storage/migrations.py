@@ -1,0 +1,58 @@
+"""Migrations of ``meta.db``: numbered, each run once in a transaction, kept in ``user_version``.
+
+Owns   the schema. A migration, once released, is never edited: add the next one.
+Runs   at daemon start, before anything else uses the store.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sqlite3
+
+# Tables without a rowid keep a record in the tree of its key: one page to write, not two.
+_V1 = """
+CREATE TABLE containers (id TEXT PRIMARY KEY, name TEXT NOT NULL, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE images (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE tags (ref TEXT PRIMARY KEY, image_id TEXT NOT NULL, manifest TEXT) WITHOUT ROWID;
+CREATE TABLE layers (diff_id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE networks (id TEXT PRIMARY KEY, name TEXT NOT NULL, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE addresses (network_id TEXT, address TEXT, owner TEXT NOT NULL,
+                        PRIMARY KEY (network_id, address)) WITHOUT ROWID;
+CREATE INDEX addresses_owner ON addresses (owner);
+CREATE TABLE volumes (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE leases (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE lease_resources (lease_id TEXT, kind TEXT, key TEXT,
+                              PRIMARY KEY (lease_id, kind, key)) WITHOUT ROWID;
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO counters VALUES ('layer', 0);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_V1,)
+"""``MIGRATIONS[n]`` takes a store from version n to n + 1."""
+
+CURRENT = len(MIGRATIONS)
+
+
+class LaterVersionError(Exception):
+    """The store's version is higher than this program knows."""
+
+    def __init__(self, found: int) -> None:
+        super().__init__(f"the store has version {found}, this program knows up to {CURRENT}: "
+                         "use a newer Pallet or another --data-root")
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Bring ``db`` to ``CURRENT``, one transaction a step.
+
+    Raises:
+        LaterVersionError: nothing was changed.
+    """
+    found = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if found > CURRENT:
+        raise LaterVersionError(found)
+    for number in range(found, CURRENT):
+        # executescript commits on its own: the script carries the transaction.
+        db.executescript(f"BEGIN IMMEDIATE;{MIGRATIONS[number]}"
+                         f"PRAGMA user_version={number + 1};COMMIT;")

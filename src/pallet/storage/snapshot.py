@@ -1,0 +1,169 @@
+"""What a snapshotter is: trees of image layers and containers' writable layers.
+
+Owns   the Protocol and the pieces every implementation shares; ``overlay.py`` and ``native.py``
+       implement it under one contract suite (``tests/contract/test_snapshotter.py``).
+Runs   in the daemon. ``prepare``, ``root_mount`` and ``remove`` are a few system calls and may be
+       made on the loop thread; everything else belongs on a worker. Nothing here mounts: mounts
+       are described as ``RootMount`` and made by the container's init in its own namespace.
+
+A layer is keyed by its DiffID alone. It is unpacked into a draft without regard to the layers under
+it, its whiteouts kept as overlay whiteouts (a character device 0:0; the xattr
+``trusted.overlay.opaque``), and then committed by a rename.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from pallet.errors import ConflictError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pallet.spec.mounts import RootMount
+    from pallet.types import DiffID
+
+
+class LayerNotFoundError(NotFoundError):
+    """A layer is not unpacked here."""
+
+
+class SnapshotNotFoundError(NotFoundError):
+    """There is no active snapshot of this key."""
+
+
+class SnapshotExistsError(ConflictError):
+    """``prepare`` was called twice for one key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerDraft:
+    """A layer being unpacked: fill ``path``, then commit or abort.
+
+    A draft left behind by a killed daemon is removed by the next ``sweep``.
+    """
+
+    path: str
+    """Empty directory that becomes the layer's root."""
+    directory: str
+    """Everything of this draft; the snapshotter's own business."""
+
+
+class Snapshotter(Protocol):
+    """Layer trees by DiffID and writable layers by container id."""
+
+    name: str
+    """Docker's driver name: ``overlay2`` or ``vfs``."""
+
+    def has_layer(self, diff_id: DiffID) -> bool:
+        """Whether the layer is committed and whole."""
+        ...
+
+    def layer_size(self, diff_id: DiffID) -> int:
+        """Bytes of the layer's regular files.
+
+        Raises:
+            LayerNotFoundError: it is not committed.
+        """
+        ...
+
+    def layers(self) -> list[DiffID]:
+        """Every committed layer."""
+        ...
+
+    def draft(self) -> LayerDraft:
+        """Make a place to unpack a layer into."""
+        ...
+
+    def commit_layer(self, draft: LayerDraft, diff_id: DiffID, size_bytes: int, *,
+                     implied_dirs: Sequence[bytes] = (), opaque_root: bool = False) -> None:
+        """Publish a filled draft. Idempotent: of two drafts of one layer the first stays.
+
+        Args:
+            size_bytes: bytes of regular files (``Applied.size_bytes``).
+            implied_dirs: ``Applied.implied_dirs``; ``settle`` gives them their parents' owner and
+                mode.
+            opaque_root: ``Applied.opaque_root``: the layer hides everything under it.
+        """
+        ...
+
+    def abort(self, draft: LayerDraft) -> None:
+        """Drop a draft. Idempotent, and nothing after a commit."""
+        ...
+
+    def settle(self, layers: Sequence[DiffID]) -> None:
+        """Finish the layers of one image once all are committed, base first.
+
+        A tar may hold ``tmp/x`` without ``tmp/``: the directory takes owner, mode and times from
+        the layers below, which unpacking did not know. Idempotent; cheap when there is nothing.
+
+        Raises:
+            LayerNotFoundError: one of them is not committed.
+        """
+        ...
+
+    def prepare(self, key: str, layers: Sequence[DiffID]) -> None:
+        """Make the writable layer ``key`` on top of ``layers`` (base first; may be empty).
+
+        Raises:
+            SnapshotExistsError: ``key`` exists.
+            LayerNotFoundError: a layer is not committed.
+        """
+        ...
+
+    def has(self, key: str) -> bool:
+        """Whether an active snapshot of this key exists."""
+        ...
+
+    def keys(self) -> list[str]:
+        """Keys of every active snapshot."""
+        ...
+
+    def root_mount(self, key: str, *, volatile: bool = False) -> RootMount:
+        """Describe the mount of an active snapshot.
+
+        Args:
+            volatile: skip syncs of the upper layer, for containers that are thrown away. What they
+                wrote is not to be trusted after a power cut.
+
+        Raises:
+            SnapshotNotFoundError: no such key.
+        """
+        ...
+
+    def root_mount_of_layers(self, layers: Sequence[DiffID]) -> RootMount:
+        """Describe a read-only mount of ``layers``, base first.
+
+        Raises:
+            LayerNotFoundError: a layer is not committed.
+        """
+        ...
+
+    def remove(self, key: str) -> None:
+        """Drop an active snapshot: a rename now, the deletion in the background. Idempotent."""
+        ...
+
+    def remove_layer(self, diff_id: DiffID) -> None:
+        """Drop a committed layer that no image and no active snapshot uses. Idempotent.
+
+        Raises:
+            ConflictError: an active snapshot still uses it.
+        """
+        ...
+
+    def usage(self, key: str) -> int:
+        """Bytes of the files in the writable layer, each hard-linked file once.
+
+        Raises:
+            SnapshotNotFoundError: no such key.
+        """
+        ...
+
+    def sweep(self) -> int:
+        """Remove drafts, trash and layers without a record; return how many. At start-up only."""
+        ...
+
+    def close(self) -> None:
+        """Finish background work: pending deletions and syncs."""
+        ...
