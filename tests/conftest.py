@@ -1,0 +1,75 @@
+"""Fixtures and marks for every test: ``needs``, namespaces for root sessions, the leak check."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import isolation, leaks, probes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+pytest_plugins = ["tests.support.engines"]
+
+# Fixtures that keep a daemon through several tests check for leftovers themselves, when it ends.
+_DAEMON_FIXTURES = {"engine", "palletd", "fresh_palletd", "dockerd", "docker", "pallet_cli"}
+
+
+def _features(item: pytest.Item) -> list[str]:
+    return [name for mark in item.iter_markers("needs") for name in mark.args]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave the host's namespaces before the first fixture, if any test is going to be root."""
+    wants_root = any("root" in _features(item) for item in session.items)
+    if wants_root and os.geteuid() == 0 and not session.config.option.collectonly:
+        isolation.enter_session()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose needs the host lacks, or fail it where they are required."""
+    for feature in _features(item):
+        reason = probes.lacking(feature)
+        if reason is None:
+            continue
+        if probes.required(feature):
+            pytest.fail(f"required feature {feature!r} is lacking: {reason}", pytrace=False)
+        pytest.skip(f"{feature}: {reason}")
+
+
+@pytest.fixture(autouse=True)
+def leave_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a root test that leaves a mount, link, rule, process, cgroup, descriptor or file."""
+    is_root = "root" in _features(request.node)
+    if not is_root or _DAEMON_FIXTURES & set(request.fixturenames):
+        yield
+        return
+    before = leaks.Snapshot()
+    yield
+    leaks.assert_nothing_left(before)
+
+
+@pytest.fixture
+def in_mount_ns() -> Callable[[Callable[[], Any]], Any]:
+    """Run a body in a child with its own mount namespace; returns the body's result."""
+    return lambda body: isolation.run_isolated(body, isolation.CLONE_NEWNS)
+
+
+@pytest.fixture
+def in_net_ns() -> Callable[[Callable[[], Any]], Any]:
+    """Run a body in a child with its own network (loopback up) and mount namespace."""
+    return lambda body: isolation.run_isolated(
+        body, isolation.CLONE_NEWNS | isolation.CLONE_NEWNET
+    )
+
+
+@pytest.fixture
+def in_pid_ns() -> Callable[[Callable[[], Any]], Any]:
+    """Run a body as process 1 of its own pid and mount namespace."""
+    return lambda body: isolation.run_isolated(
+        body, isolation.CLONE_NEWNS | isolation.CLONE_NEWPID
+    )

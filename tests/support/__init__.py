@@ -1,0 +1,1 @@
+"""What tests share: host probes, namespaces, scratch images, daemons, clients, leak checks."""

@@ -1,0 +1,156 @@
+"""Fixtures that give tests a daemon, its clients and a registry (loaded as a pytest plugin)."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import leaks
+from tests.support.daemon import Daemon, Dockerd, Palletd, pallet_command
+from tests.support.dockercli import DockerCli, docker_binaries
+from tests.support.registry import DebianRegistry, PalletRegistry, Registry
+from tests.support.scratch import busybox_tar
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+IMAGE = "busybox"
+ENGINE = os.environ.get("PALLET_E2E_ENGINE", "pallet")
+
+
+def load_images(daemon: Daemon) -> None:
+    """Import the scratch image as ``busybox:latest``, with a command and a port as images have."""
+    reply = daemon.api.call(
+        "POST",
+        "/images/create?fromSrc=-&repo=busybox&tag=latest&message=scratch"
+        "&changes=CMD+%5B%22sh%22%5D&changes=EXPOSE+80&changes=ENV+IMAGE_VAR%3Dyes",
+        busybox_tar(),
+        {"Content-Type": "application/x-tar"},
+    )
+    assert reply.status == 200, reply.body
+    assert b"errorDetail" not in reply.body, reply.body
+
+
+def _daemon(kind: str, *flags: str) -> Daemon:
+    return Dockerd(flags=flags) if kind == "dockerd" else Palletd(flags=flags)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Daemon]:
+    """One daemon for the session, with the ``busybox`` image. Leftovers are checked at its end."""
+    daemon = _daemon(ENGINE)
+    try:
+        daemon.start()
+        load_images(daemon)
+        yield daemon
+    except BaseException:
+        daemon.remove()
+        raise
+    daemon.assert_clean()
+
+
+@pytest.fixture(scope="session")
+def dockerd() -> Iterator[Daemon]:
+    """The real dockerd with the same image, for side by side comparisons."""
+    daemon = Dockerd()
+    try:
+        daemon.start()
+        load_images(daemon)
+        yield daemon
+    finally:
+        daemon.remove()
+
+
+@pytest.fixture
+def fresh_palletd() -> Iterator[Callable[..., Daemon]]:
+    """Make started daemons with their own roots; each is checked for leftovers at the end."""
+    made: list[Daemon] = []
+
+    def make(*flags: str, images: bool = True, start: bool = True) -> Daemon:
+        daemon = _daemon(ENGINE, *flags)
+        made.append(daemon)
+        if start:
+            daemon.start()
+            if images:
+                load_images(daemon)
+        return daemon
+
+    failures = []
+    yield make
+    for daemon in reversed(made):
+        for other in made:
+            other.before.processes |= leaks.processes() if other is not daemon else {}
+        try:
+            daemon.assert_clean()
+        except AssertionError as error:
+            failures.append(str(error))
+            daemon.remove()
+    assert not failures, "\n".join(failures)
+
+
+def _clean(daemon: Daemon) -> None:
+    """Remove the test's containers and demand that their processes and cgroups went with them."""
+    daemon.purge_containers()
+    ids = set(daemon.container_ids)
+    daemon.container_ids.clear()
+    if ids:
+        eventually(lambda: not leaks.cgroups(*ids), timeout_s=5.0, what="cgroups of containers gone")
+        shims = daemon.exec_root / "shims"
+        if shims.is_dir():
+            eventually(lambda: not list(shims.iterdir()), timeout_s=5.0, what="shims gone")
+
+
+@pytest.fixture
+def docker(engine: Daemon) -> Iterator[DockerCli]:
+    """The newest docker command line on the session's daemon; the test's containers are removed."""
+    yield engine.cli()
+    _clean(engine)
+
+
+@pytest.fixture(params=docker_binaries() or ["docker"])
+def any_docker(request: pytest.FixtureRequest, engine: Daemon) -> Iterator[DockerCli]:
+    """Each docker command line that is installed, in turn."""
+    yield engine.cli([request.param])
+    _clean(engine)
+
+
+@pytest.fixture
+def pallet_cli(engine: Daemon) -> Iterator[DockerCli]:
+    """The ``pallet`` command line on the session's daemon."""
+    yield engine.cli(pallet_command())
+    _clean(engine)
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A container name that tells whose it is: ``t-<test>``."""
+    words = "".join(c if c.isalnum() else "-" for c in request.node.name)
+    return f"t-{words.removeprefix('test-')}"[:60].rstrip("-")
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """Debian's docker-registry on loopback."""
+    server = DebianRegistry(tmp_path_factory.mktemp("registry"))
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pallet_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """``pallet registry serve`` on loopback."""
+    server = PalletRegistry(tmp_path_factory.mktemp("pallet-registry"))
+    with server:
+        yield server
+
+
+@pytest.fixture
+def auth_registry(tmp_path: Path) -> Iterator[Registry]:
+    """Debian's docker-registry that asks for ``user`` with ``secret``."""
+    server = DebianRegistry(tmp_path / "registry", user="user", password="secret")
+    with server:
+        yield server

@@ -1,0 +1,149 @@
+"""What a test may leave behind, and the check that it did not.
+
+Counted in this process's namespaces (see ``isolation``): mounts, links, nftables tables, processes;
+on the host: cgroups that tests name, network namespaces held by a mount, file descriptors of this
+process, temporary files with a test's prefix.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.support.probes import SYSTEM_PATH, which
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_CGROUP_TOP = Path("/sys/fs/cgroup")
+_TEST_CGROUP = re.compile(r"(^|/)t-[^/]+$")
+_TEMPORARY = re.compile(r"^(t-|pallet)")
+
+
+def mounts() -> set[str]:
+    """``mountpoint (type)`` of every mount in this mount namespace."""
+    found = set()
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        head, _, tail = line.partition(" - ")
+        found.add(f"{head.split()[4]} ({tail.split()[0]})")
+    return found
+
+
+def links() -> set[str]:
+    """Names of the links in this network namespace."""
+    return {name for _, name in socket.if_nameindex()}
+
+
+def nft_tables() -> set[str]:
+    """``family name`` of every nftables table; empty when ``nft`` is not installed."""
+    if not which("nft"):
+        return set()
+    done = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False,
+                          env={"PATH": SYSTEM_PATH})  # fmt: skip
+    return set(done.stdout.replace("table ", "").split("\n")) - {""}
+
+
+def _namespace(pid: str, kind: str) -> int:
+    return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
+
+
+def processes() -> dict[int, str]:
+    """Pid -> command of every live process that shares our mount or network namespace.
+
+    The initial namespaces of the host count too when the session was not moved out of them, so a
+    caller compares two snapshots rather than expecting an empty one.
+    """
+    mine = {kind: _namespace("self", kind) for kind in ("mnt", "net")}
+    found = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            same = any(_namespace(entry, kind) == mine[kind] for kind in mine)
+            state = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0]
+            command = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if same and state not in "ZX":
+            found[int(entry)] = command.strip() or "?"
+    return found
+
+
+def cgroups(*needles: str) -> set[str]:
+    """Cgroup directories that a test named (``t-…``) or whose name holds one of ``needles``."""
+    found = set()
+    for top, names, _ in os.walk(_CGROUP_TOP):
+        for name in names:
+            if _TEST_CGROUP.search(name) or any(needle in name for needle in needles):
+                found.add(os.path.join(top, name))
+    return found
+
+
+def descriptors() -> set[str]:
+    """What this process's descriptors point at; numbers are left out, they are reused."""
+    gc.collect()
+    found = set()
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found.add(os.readlink(f"/proc/self/fd/{entry}"))
+        except OSError:
+            continue
+    return {name for name in found if not name.startswith(("/proc/", "/dev/", "anon_inode:"))}
+
+
+def temporary_files() -> set[str]:
+    """Entries of the temporary directory whose name is a test's or Pallet's."""
+    top = tempfile.gettempdir()
+    return {os.path.join(top, name) for name in os.listdir(top) if _TEMPORARY.match(name)}
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """Everything countable at one moment."""
+
+    mounts: set[str] = field(default_factory=mounts)
+    links: set[str] = field(default_factory=links)
+    nft: set[str] = field(default_factory=nft_tables)
+    processes: dict[int, str] = field(default_factory=processes)
+    cgroups: set[str] = field(default_factory=cgroups)
+    descriptors: set[str] = field(default_factory=descriptors)
+    temporary: set[str] = field(default_factory=temporary_files)
+
+    def since(self, earlier: Snapshot) -> list[str]:
+        """One line for each thing that is here now and was not at ``earlier``."""
+        lines = []
+        for name in ("mounts", "links", "nft", "cgroups", "descriptors", "temporary"):
+            new: set[str] = getattr(self, name) - getattr(earlier, name)
+            lines += [f"{name}: {item}" for item in sorted(new)]
+        lines += [
+            f"process: {pid} {command}"
+            for pid, command in self.processes.items()
+            if pid not in earlier.processes
+        ]
+        return lines
+
+
+def assert_nothing_left(before: Snapshot, *, timeout_s: float = 3.0, ignore: Iterable[str] = ()) -> None:
+    """Fail with a list of what is here and was not at ``before``, once ``timeout_s`` has passed.
+
+    Args:
+        ignore: regular expressions; a line one of them is found in does not count.
+    """
+    deadline = time.monotonic() + timeout_s
+    patterns = [re.compile(text) for text in ignore]
+    while True:
+        left = Snapshot().since(before)
+        left = [line for line in left if not any(pattern.search(line) for pattern in patterns)]
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            raise AssertionError("left behind:\n  " + "\n  ".join(left))
+        time.sleep(0.03)
