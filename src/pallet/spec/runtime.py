@@ -59,7 +59,8 @@ class Process(_Document, frozen=True, kw_only=True):
     user: User = User()
     args: list[str] = []
     env: list[str] = []
-    cwd: str = "/"
+    cwd: str = msgspec.field(default_factory=lambda: "/")
+    """Always written out: config.md#process demands it, so no omittable default."""
     capabilities: Capabilities | None = None
     rlimits: list[Rlimit] = []
     no_new_privileges: bool = False
@@ -231,7 +232,8 @@ class Linux(_Document, frozen=True, kw_only=True):
 class Spec(_Document, frozen=True, kw_only=True):
     """config.json (runtime-spec config.md)."""
 
-    oci_version: str = OCI_VERSION
+    oci_version: str = msgspec.field(default_factory=lambda: OCI_VERSION)
+    """Always written out, as config.md#specification-version demands."""
     process: Process
     root: Root | None = None
     hostname: str = ""

@@ -1,0 +1,18 @@
+"""The functions a daemon may have run in a zygote child.
+
+Owns   the table only. The zygote imports each module at its start, so that a worker's fork finds
+       it warm; a module that is not there yet is left out.
+Runs   in the zygote.
+
+A worker is ``run(request: bytes, fds: list[int]) -> bytes`` or returns ``(bytes, list[int])`` with
+descriptors for the daemon. It runs in a process and a mount namespace of its own, may change
+anything of that process, and raises the kinds of ``pallet.errors`` (or ``OSError``).
+"""
+
+from __future__ import annotations
+
+WORKERS: dict[str, tuple[str, str]] = {
+    "shim.cleanup": ("pallet.zygote.cleanup", "run"),
+    "layer.apply": ("pallet.layer.worker", "run_apply"),
+    "layer.copyup": ("pallet.layer.worker", "run_copyup"),
+}
