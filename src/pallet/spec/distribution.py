@@ -1,4 +1,4 @@
-"""Documents of the registry protocol: errors, tokens, tag lists, credentials.
+"""Documents of the registry protocol: errors, tokens, tag lists.
 
 Owns   the JSON forms a registry client and a registry server exchange, apart from manifests.
 Runs   anywhere; pure.
@@ -57,27 +57,7 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
     repositories: list[str]
 
 
-class Credentials(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a client may know about one registry: the body of ``X-Registry-Auth``.
-
-    ``identitytoken`` is an OAuth refresh token; ``registrytoken`` is sent unchanged as a bearer.
-    """
-
-    username: str = ""
-    password: str = msgspec.field(default="")
-    auth: str = ""
-    email: str = ""
-    serveraddress: str = ""
-    identitytoken: str = ""
-    registrytoken: str = ""
-
-    def __repr__(self) -> str:
-        """Without secrets: credentials reach logs by accident."""
-        return f"Credentials(username={self.username!r}, serveraddress={self.serveraddress!r})"
-
-
 error_decoder = msgspec.json.Decoder(ErrorReply)
 token_decoder = msgspec.json.Decoder(TokenReply)
 tags_decoder = msgspec.json.Decoder(TagList)
 catalog_decoder = msgspec.json.Decoder(Catalog)
-credentials_decoder = msgspec.json.Decoder(Credentials)

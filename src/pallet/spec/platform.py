@@ -3,7 +3,7 @@
 Owns   ``os/arch/variant`` strings and the order of preference among an index's manifests. Pure.
 Runs   anywhere.
 Needs  ``os.uname`` for the host's own architecture.
-Spec   image-spec image-index.md#image-index-property-descriptions (platform), Go's GOOS/GOARCH names.
+Spec   image-spec image-index.md#image-index-property-descriptions; Go's GOOS and GOARCH names.
 """
 
 from __future__ import annotations

@@ -1,0 +1,251 @@
+"""HTTP to registries: pooled connections, proxies, TLS, redirects, cancellation.
+
+Owns   urllib3 and everything that touches a socket in this package.
+Runs   in transfer threads; one ``Transport`` serves all of them.
+Needs  the network; reads ``certs.d`` on first contact with a host.
+Spec   RFC 9110 redirects; Authorization is dropped when a redirect leaves the host.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+import urllib3
+import urllib3.exceptions as u3
+from urllib3.response import HTTPResponse
+
+from pallet import __version__
+from pallet.errors import CancelledRequestError
+from pallet.transfer import tls
+from pallet.transfer.failures import BadContentError, from_exception
+from pallet.transfer.proxies import ProxySettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+CHUNK_BYTES = 1 << 20
+USER_AGENT = f"pallet/{__version__}"
+_MAX_REDIRECTS = 10
+_MAX_DOCUMENT_BYTES = 8 << 20
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_CONNECT_TIMEOUT_S = 30.0
+_READ_TIMEOUT_S = 60.0
+_BLOCK_BYTES = 256 << 10
+
+Body = bytes | IO[bytes] | None
+
+
+class Cancellation:
+    """Tells a transfer thread to stop, also while it waits for a socket.
+
+    ``cancel`` may be called from any thread, any number of times.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._closers: set[Callable[[], None]] = set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether ``cancel`` was called."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Stop the transfer: its next check raises and its socket is shut down."""
+        with self._lock:
+            self._cancelled = True
+            closers, self._closers = self._closers, set()
+        for closer in closers:
+            with suppress(OSError, ValueError):
+                closer()
+
+    def check(self) -> None:
+        """Raise when cancelled.
+
+        Raises:
+            CancelledRequestError: ``cancel`` was called.
+        """
+        if self._cancelled:
+            message = "context canceled"
+            raise CancelledRequestError(message)
+
+    def add(self, closer: Callable[[], None]) -> None:
+        """Call ``closer`` on cancellation, at once if that has happened already."""
+        with self._lock:
+            if not self._cancelled:
+                self._closers.add(closer)
+                return
+        with suppress(OSError, ValueError):
+            closer()
+
+    def discard(self, closer: Callable[[], None]) -> None:
+        """Forget ``closer``."""
+        with self._lock:
+            self._closers.discard(closer)
+
+
+class Transport:
+    """Sends requests. Thread-safe; keeps connections open between requests until ``close``."""
+
+    def __init__(
+        self, *, proxies: ProxySettings | None = None,
+        certificates: tuple[Path, ...] = tls.CERTIFICATE_DIRECTORIES,
+        connect_timeout_s: float = _CONNECT_TIMEOUT_S, read_timeout_s: float = _READ_TIMEOUT_S,
+        max_connections: int = 16,
+    ) -> None:
+        self._proxies = proxies or ProxySettings()
+        self._certificates = certificates
+        self._timeout = urllib3.Timeout(connect=connect_timeout_s, read=read_timeout_s)
+        self._max_connections = max_connections
+        self._lock = threading.Lock()
+        self._pools: dict[tuple[str, str, bool], urllib3.PoolManager] = {}
+
+    def request(
+        self, method: str, url: str, *, headers: Mapping[str, str], body: Body = None,
+        insecure: bool = False,
+    ) -> HTTPResponse:
+        """Send one request and return the reply, its body unread, after following redirects.
+
+        The caller reads the body and calls ``finish`` (or ``abandon``). A file body is sent from
+        where it stands and must allow seeking back there for a redirect.
+
+        Args:
+            insecure: accept any certificate.
+
+        Raises:
+            UnreachableError: no reply.
+            BadContentError: too many or broken redirects.
+        """
+        current, sent = url, dict(headers)
+        start = body.tell() if body is not None and not isinstance(body, bytes) else 0
+        for _ in range(_MAX_REDIRECTS + 1):
+            response = self._send(method, current, sent, body, insecure=insecure)
+            location = response.headers.get("Location")
+            if response.status not in _REDIRECTS or not location:
+                return response
+            finish(response)
+            target = urljoin(current, location)
+            if urlsplit(target).scheme not in {"http", "https"}:
+                message = f"unsupported redirect target {target!r}"
+                raise BadContentError(message)
+            if _origin(target) != _origin(current):
+                sent = {name: value for name, value in sent.items()
+                        if name.lower() not in {"authorization", "cookie"}}
+            if response.status == 303 and method != "HEAD":
+                method, body = "GET", None
+            if body is not None and not isinstance(body, bytes):
+                body.seek(start)
+            current = target
+        message = f"stopped after {_MAX_REDIRECTS} redirects"
+        raise BadContentError(message)
+
+    def _send(
+        self, method: str, url: str, headers: Mapping[str, str], body: Body, *, insecure: bool
+    ) -> HTTPResponse:
+        pool = self._pool(url, insecure=insecure)
+        again = body is None and method in {"GET", "HEAD"}
+        while True:
+            try:
+                response = pool.request(
+                    method, url, headers={"User-Agent": USER_AGENT, **headers}, body=body,
+                    timeout=self._timeout, retries=False, redirect=False, preload_content=False,
+                    decode_content=False)
+            except u3.ProtocolError as error:
+                # A pooled connection the server had closed meanwhile: once more on a new one.
+                if again and _never_answered(error):
+                    again = False
+                    continue
+                raise from_exception(method, url, error) from error
+            except (u3.HTTPError, OSError) as error:
+                raise from_exception(method, url, error) from error
+            assert isinstance(response, HTTPResponse)
+            return response
+
+    def _pool(self, url: str, *, insecure: bool) -> urllib3.PoolManager:
+        parts = urlsplit(url)
+        authority = parts.netloc.rpartition("@")[2]
+        proxy = self._proxies.for_url(url) or ""
+        key = (authority if parts.scheme == "https" else "", proxy, insecure)
+        with self._lock:
+            pool = self._pools.get(key)
+            if pool is None:
+                pool = self._pools[key] = self._new_pool(parts.scheme, authority, proxy,
+                                                         insecure=insecure)
+            return pool
+
+    def _new_pool(
+        self, scheme: str, authority: str, proxy: str, *, insecure: bool
+    ) -> urllib3.PoolManager:
+        context = None
+        if scheme == "https":
+            context = tls.context_for(authority, insecure=insecure, directories=self._certificates)
+        size = self._max_connections
+        if proxy:
+            return urllib3.ProxyManager(proxy, maxsize=size, ssl_context=context,
+                                        proxy_headers=_proxy_headers(proxy), blocksize=_BLOCK_BYTES)
+        return urllib3.PoolManager(maxsize=size, ssl_context=context, blocksize=_BLOCK_BYTES)
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        with self._lock:
+            pools, self._pools = list(self._pools.values()), {}
+        for pool in pools:
+            pool.clear()
+
+
+def finish(response: HTTPResponse) -> None:
+    """Read what is left of a small body and give the connection back to its pool."""
+    try:
+        response.drain_conn()
+    finally:
+        response.release_conn()
+
+
+def abandon(response: HTTPResponse) -> None:
+    """Close a reply whose body is not wanted, and its connection."""
+    response.close()
+
+
+def read_document(response: HTTPResponse, *, limit: int = _MAX_DOCUMENT_BYTES) -> bytes:
+    """Read a small body whole and release the connection.
+
+    Raises:
+        BadContentError: it is larger than ``limit``.
+        UnreachableError: the transfer broke.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        while piece := response.read(CHUNK_BYTES, decode_content=False):
+            size += len(piece)
+            if size > limit:
+                abandon(response)
+                message = f"reply is larger than {limit} bytes"
+                raise BadContentError(message)
+            pieces.append(piece)
+    except (u3.HTTPError, OSError) as error:
+        abandon(response)
+        raise from_exception("GET", response.url or "", error) from error
+    response.release_conn()
+    return b"".join(pieces)
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    parts = urlsplit(url)
+    default = 443 if parts.scheme == "https" else 80
+    return parts.scheme, parts.hostname or "", parts.port or default
+
+
+def _never_answered(error: u3.ProtocolError) -> bool:
+    names = {type(arg).__name__ for arg in error.args}
+    return bool(names & {"RemoteDisconnected", "ConnectionResetError", "BrokenPipeError"})
+
+
+def _proxy_headers(proxy: str) -> Mapping[str, str] | None:
+    auth = urlsplit(proxy).netloc.rpartition("@")[0]
+    return urllib3.make_headers(proxy_basic_auth=auth) if auth else None
