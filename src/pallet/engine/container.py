@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pallet.spec.engine.options import AttachOptions
     from pallet.engine.health import HealthMonitor
-    from pallet.supervisor.shims import Shim
+    from pallet.supervisor.shims import AttachResult, Shim
 
 
 class MountRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -78,11 +78,28 @@ _decoder = msgspec.json.Decoder(ContainerRecord)
 
 @dataclass(slots=True)
 class PendingAttach:
-    """A client that attached before the start; its socket goes to the shim with the start."""
+    """A client that attached before the start; its socket goes to the shim with the start.
+
+    ``done`` resolves to "eof" or "detached" when its stream is over.
+    """
 
     sock: socket.socket
     options: AttachOptions
-    done: asyncio.Future[str]
+    done: asyncio.Future[AttachResult]
+
+    def finish(self, how: AttachResult) -> None:
+        """End the stream before a shim had it."""
+        self.sock.close()
+        if not self.done.done():
+            self.done.set_result(how)
+
+    def follow(self, stream: asyncio.Future[AttachResult]) -> None:
+        """The shim has it: its end is ours."""
+        stream.add_done_callback(self._ended)
+
+    def _ended(self, stream: asyncio.Future[AttachResult]) -> None:
+        if not self.done.done():
+            self.done.set_result(stream.result())
 
 
 @dataclass(slots=True)
@@ -145,6 +162,8 @@ class Container:
     exec_ids: list[str] = field(default_factory=list)
     health: HealthMonitor | None = None
     restart_delay_s: float = 0.0
+    keep_once: bool = False
+    """The next exit does not remove it in spite of AutoRemove: it is being restarted."""
     restart_cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while the init process does not run: what ``stop`` and ``remove`` wait for."""
@@ -152,7 +171,8 @@ class Container:
     @property
     def path(self) -> str:
         """The program that init runs: first word of entrypoint and command."""
-        return (*(self.config.entrypoint or ()), *(self.config.cmd or ()), "")[0]
+        words = [*(self.config.entrypoint or ()), *(self.config.cmd or ())]
+        return words[0] if words else ""
 
     @property
     def args(self) -> list[str]:

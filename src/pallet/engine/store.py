@@ -1,0 +1,55 @@
+"""Where a container's changes go: its record on disk, the index, the event stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pallet.engine.container import Container
+    from pallet.engine.events import EventSink
+    from pallet.engine.index import ContainerIndex
+    from pallet.storage.metadata import Metadata
+
+
+class ContainerStore:
+    """Saves and announces. Records are written on the loop thread.
+
+    One row costs about 50 µs in WAL mode and no disk sync, less than a hop to the database worker;
+    they are on the start path. See ADR "records on the loop thread".
+    """
+
+    def __init__(self, index: ContainerIndex, metadata: Metadata, events: EventSink) -> None:
+        self.index = index
+        self._metadata = metadata
+        self._events = events
+
+    def save(self, container: Container) -> None:
+        """Write the record."""
+        self._metadata.put_container(container.id, container.name, container.encode())
+
+    def delete(self, container: Container) -> None:
+        """Drop the record and the index entry."""
+        self._metadata.delete_container(container.id)
+        self.index.discard(container)
+
+    def emit(self, container: Container, action: str, **attributes: str) -> None:
+        """Announce ``action`` of the container."""
+        self._events.emit("container", action, container.id, container.attributes(**attributes))
+
+    def emit_network(self, container: Container, action: str) -> None:
+        """Announce that the container joined or left its network."""
+        if container.endpoint is not None:
+            kind = container.endpoint.network_name
+            self._events.emit("network", action, container.endpoint.network_id, {
+                "container": container.id, "name": kind,
+                "type": {"host": "host", "none": "null"}.get(kind, "bridge")})
+
+    def emit_volumes(self, container: Container, action: str) -> None:
+        """Announce mounts or unmounts of the container's volumes."""
+        for mount in container.mounts:
+            if mount.type == "volume":
+                attributes = {"container": container.id, "driver": mount.driver or "local"}
+                if action == "mount":
+                    attributes |= {"destination": mount.destination, "propagation": mount.propagation,
+                                   "read/write": str(not mount.read_only).lower()}
+                self._events.emit("volume", action, mount.name, attributes)
