@@ -1,1 +1,1 @@
-"""The Engine API over HTTP: routes, version shapes, errors. Reaches the engine through ``backends`` only."""
+"""The Engine API over HTTP: routes, version shapes, errors; the engine is behind ``backends``."""

@@ -1,6 +1,6 @@
 """What the Engine API asks of the engine: one Protocol an object, wired in ``daemon/app.py``.
 
-Owns   the Protocols and the ``Backends`` bundle; options are in ``spec/engine/options.py``. No behaviour.
+Owns   the Protocols and the ``Backends`` bundle; options: ``spec/engine/options.py``.
 Runs   every method on the daemon's event loop; blocking work is the implementation's to move away.
 Needs  implementations that raise the kinds of ``pallet.errors`` with Docker's words.
 
@@ -24,8 +24,8 @@ from pallet.spec.engine.options import (
     ExecStartOptions,
     ImageListOptions,
     ListOptions,
-    LogStream,
     LogsOptions,
+    LogStream,
     OpenStream,
     PullOptions,
     PushOptions,
@@ -277,7 +277,7 @@ class ImageArchiveBackend(Protocol):
         """Open an archive of the images; unknown names raise before the first byte."""
         ...
 
-    async def import_tree(  # noqa: PLR0913 - one argument a query parameter
+    async def import_tree(
         self,
         source: AsyncIterator[bytes],
         *,

@@ -3,7 +3,7 @@
 Owns   the queue between a backend's ``progress`` calls and the client's pace.
 Runs   on the event loop. Messages of one id that only move its bar replace each other while the
        client is slow, so the queue is bounded by the number of things that move.
-Spec   semantics "json progress": CRLF after each object; the status is settled by the first message.
+Spec   semantics "json progress": CRLF after each object; the first message settles the status.
 """
 
 from __future__ import annotations

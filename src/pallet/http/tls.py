@@ -8,9 +8,12 @@ Needs  ``ssl`` memory BIOs. asyncio closes a TLS connection when the peer sends 
 Spec   RFC 8446 6.1 (close_notify closes one direction only).
 """
 
+# ruff: noqa: D102 - the methods of asyncio.Protocol and asyncio.Transport, as documented there
+
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from typing import TYPE_CHECKING, Any, cast
@@ -119,11 +122,9 @@ class TlsLayer(asyncio.Protocol):
 
     def close_output(self) -> None:
         """Send close_notify."""
-        try:
+        # WANT_READ: the peer's own close_notify is not there yet, ours is in the buffer.
+        with contextlib.suppress(ssl.SSLError, ValueError):
             self._ssl.unwrap()
-        except (ssl.SSLError, ValueError):
-            # WANT_READ: the peer's own close_notify is not there yet, ours is in the buffer.
-            pass
         self._flush()
 
     def _flush(self) -> None:

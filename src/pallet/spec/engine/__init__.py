@@ -1,6 +1,6 @@
 """Documents of the Engine API, one module an object.
 
-Attribute names are Python's, wire names are Docker's (``field(name=...)`` where they are irregular).
+Attribute names are Python's, wire names Docker's (``field(name=...)`` where they are irregular).
 Replies are shaped for the newest API version; ``api/version.py`` makes the older shapes.
 
 How Go's rules are kept:

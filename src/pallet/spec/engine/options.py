@@ -181,7 +181,10 @@ class PushOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageListOptions:
-    """``all`` includes intermediate images. Filter keys: before, dangling, label, reference, since, until."""
+    """``all`` includes intermediate images.
+
+    Filter keys: before, dangling, label, reference, since, until.
+    """
 
     all: bool = False
     shared_size: bool = False

@@ -5,7 +5,7 @@ Spec   Engine API; Go's ``encoding/json`` for null, absent and empty.
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TypeVar, Union
 
 import msgspec
@@ -31,6 +31,6 @@ def given(value: Maybe[T | None]) -> T | None:
 def rfc3339_nano(time_ns: int) -> str:
     """Write nanoseconds since 1970 as Go's RFC3339Nano: UTC, no trailing zeros in the fraction."""
     seconds, fraction = divmod(time_ns, 1_000_000_000)
-    text = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     digits = f"{fraction:09d}".rstrip("0")
     return f"{text}.{digits}Z" if digits else f"{text}Z"
