@@ -68,6 +68,7 @@ class UnreachableError(RegistryError):
 
     def __init__(self, method: str, url: str, reason: str, *, wrong_scheme: bool = False) -> None:
         super().__init__(f'{method.capitalize()} "{url}": {reason}')
+        self.reason = reason
         self.wrong_scheme = wrong_scheme
 
 

@@ -60,12 +60,14 @@ def fetch(
         RegistryError: the attempts are used up, or an answer that no retry can mend.
         CancelledRequestError: cancelled.
     """
+    reader = _Reader(size_bytes, sink, cancel, on_bytes)
     ranges = True
     while sink.size < size_bytes:
         before = sink.size
         try:
             cancel.check()
-            _attempt(open_at, sink.size if ranges else 0, size_bytes, sink, cancel, on_bytes)
+            offset = sink.size if ranges else 0
+            reader.read(open_at(offset), offset)
         except RegistryError as error:
             cancel.check()
             failure = error
@@ -75,48 +77,52 @@ def fetch(
             retries.failed(failure, progressed=sink.size > before)
 
 
-def _attempt(  # noqa: PLR0913 - the loop's state
-    open_at: Callable[[int], HTTPResponse], offset: int, size_bytes: int, sink: Sink,
-    cancel: Cancellation, on_bytes: Callable[[int], None],
-) -> None:
-    response = open_at(offset)
-    closer = response.shutdown
-    cancel.add(closer)
-    try:
-        skip = _bytes_to_skip(response, size_bytes, offset, sink.size)
-        _read(response, size_bytes, sink, skip, cancel, on_bytes)
-    except (u3.HTTPError, OSError, ValueError) as error:
-        abandon(response)
-        cancel.check()
-        if isinstance(error, OSError) and not isinstance(error, (ConnectionError, TimeoutError)):
+class _Reader:
+    """Copies replies into the sink."""
+
+    def __init__(self, size_bytes: int, sink: Sink, cancel: Cancellation,
+                 on_bytes: Callable[[int], None]) -> None:
+        self._size = size_bytes
+        self._sink = sink
+        self._cancel = cancel
+        self._on_bytes = on_bytes
+
+    def read(self, response: HTTPResponse, offset: int) -> None:
+        """Copy one reply that begins at ``offset``; the connection is released or closed."""
+        closer = response.shutdown
+        self._cancel.add(closer)
+        try:
+            self._copy(response, _bytes_to_skip(response, self._size, offset, self._sink.size))
+        except (u3.HTTPError, OSError, ValueError) as error:
+            abandon(response)
+            self._cancel.check()
+            if isinstance(error, OSError) and not isinstance(
+                    error, (ConnectionError, TimeoutError)):
+                raise  # the disk, not the network
+            raise from_exception("GET", response.url or "", error) from error
+        except BaseException:
+            abandon(response)
             raise
-        raise from_exception("GET", response.url or "", error) from error
-    except BaseException:
-        abandon(response)
-        raise
-    finally:
-        cancel.discard(closer)
-    response.release_conn()
+        finally:
+            self._cancel.discard(closer)
+        response.release_conn()
 
-
-def _read(
-    response: HTTPResponse, size_bytes: int, sink: Sink, skip: int,
-    cancel: Cancellation, on_bytes: Callable[[int], None],
-) -> None:
-    while chunk := response.read(CHUNK_BYTES, decode_content=False):
-        cancel.check()
-        if skip:
-            dropped = min(skip, len(chunk))
-            skip -= dropped
-            chunk = chunk[dropped:]
-            if not chunk:
-                continue
-        if sink.size + len(chunk) > size_bytes:
-            message = f"blob is larger than the {size_bytes} bytes of its descriptor"
-            raise BadContentError(message)
-        on_bytes(sink.write(chunk))
-    if sink.size < size_bytes:
-        raise UnreachableError("GET", response.url or "", "unexpected EOF")
+    def _copy(self, response: HTTPResponse, skip: int) -> None:
+        sink, size = self._sink, self._size
+        while chunk := response.read(CHUNK_BYTES, decode_content=False):
+            self._cancel.check()
+            if skip:
+                dropped = min(skip, len(chunk))
+                skip -= dropped
+                chunk = chunk[dropped:]
+                if not chunk:
+                    continue
+            if sink.size + len(chunk) > size:
+                message = f"blob is larger than the {size} bytes of its descriptor"
+                raise BadContentError(message)
+            self._on_bytes(sink.write(chunk))
+        if sink.size < size:
+            raise UnreachableError("GET", response.url or "", "unexpected EOF")
 
 
 def _bytes_to_skip(response: HTTPResponse, size_bytes: int, offset: int, have: int) -> int:

@@ -238,7 +238,7 @@ class LayerJob:
         lower: list[str] = []
         if self._source.parents_ready and self._source.parents:
             mount = self._tools.snapshotter.root_mount_of_layers(self._source.parents)
-            lower = [os.path.join(mount.base_dir, name) for name in mount.lower]  # noqa: PTH118
+            lower = [os.path.join(mount.base_dir, name) for name in mount.lower]
         request = ApplyRequest(target=draft.path, growing=feed is not None, lower_dirs=lower)
         fds = [source_fd] if feed is None else [source_fd, feed.read_fd]
         reply = await self._tools.workers.run_worker(

@@ -5,8 +5,8 @@ Runs   on the event loop.
 Needs  ``ContentStore``, ``Snapshotter`` and the ``Supervisor`` as ``WorkerRunner``.
 Spec   Docker daemon option max-concurrent-downloads.
 
-Two pulls that want one layer share the work and both see its progress; it is cancelled when the last
-of them goes away.
+Two pulls that want one layer share the work and both see its progress; it is cancelled when the
+last of them goes away.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Work:
 class LayerPool:
     """Brings layers in. One a daemon."""
 
-    def __init__(  # noqa: PLR0913 - the seams it joins
+    def __init__(
         self, content: ContentStore, snapshotter: Snapshotter, workers: WorkerRunner,
         threads: TransferThreads, *, max_downloads: int, retry: RetryPolicy,
         max_unpacks: int | None = None,

@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from pallet.errors import SystemFailureError
-from pallet.transfer.transport import Cancellation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pallet.transfer.transport import Cancellation
 
 T = TypeVar("T")
 
@@ -24,8 +25,10 @@ _SPARE = 4
 
 
 class TransferThreads:
-    """Threads for downloads and uploads, apart from the daemon's general pool: they may block for
-    as long as a registry likes."""
+    """Threads for downloads and uploads, which may block for as long as a registry likes.
+
+    They are apart from the daemon's general pool, whose few threads answer other requests.
+    """
 
     def __init__(self, max_transfers: int) -> None:
         self._pool = ThreadPoolExecutor(max_transfers + _SPARE,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol, cast
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
@@ -36,7 +36,23 @@ _CONNECT_TIMEOUT_S = 30.0
 _READ_TIMEOUT_S = 60.0
 _BLOCK_BYTES = 256 << 10
 
-Body = bytes | IO[bytes] | None
+class BodyFile(Protocol):
+    """A request body that is read while it is sent, and again after a redirect or a challenge."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to ``size`` bytes, b"" at the end."""
+        ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move to ``offset``."""
+        ...
+
+    def tell(self) -> int:
+        """Return the position."""
+        ...
+
+
+Body = bytes | BodyFile | None
 
 
 class Cancellation:
@@ -152,9 +168,9 @@ class Transport:
         while True:
             try:
                 response = pool.request(
-                    method, url, headers={"User-Agent": USER_AGENT, **headers}, body=body,
-                    timeout=self._timeout, retries=False, redirect=False, preload_content=False,
-                    decode_content=False)
+                    method, url, headers={"User-Agent": USER_AGENT, **headers},
+                    body=cast("bytes | IO[bytes] | None", body), timeout=self._timeout, retries=False,
+                    redirect=False, preload_content=False, decode_content=False)
             except u3.ProtocolError as error:
                 # A pooled connection the server had closed meanwhile: once more on a new one.
                 if again and _never_answered(error):
