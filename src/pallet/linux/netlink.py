@@ -96,6 +96,7 @@ class Link(NamedTuple):
     up: bool
     mtu: int
     mac: str
+    alias: str = ""
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -249,11 +250,11 @@ def _link(index: int = 0, *, flags: int = 0, change: int = 0) -> bytes:
     return _IFINFO.pack(0, 0, index, flags, change)
 
 
-def bridge_add(name: str, *, mac: str, mtu: int) -> Message:
+def bridge_add(name: str, *, mac: str, mtu: int, alias: str) -> Message:
     """Create a bridge that is down. A fixed ``mac`` keeps it from changing with its ports."""
     data = nested(IFLA_INFO_DATA, number(IFLA_BR_FORWARD_DELAY, 0), number(IFLA_BR_STP_STATE, 0))
     body = (_link() + text(IFLA_IFNAME, name) + number(IFLA_MTU, mtu)
-            + attribute(IFLA_ADDRESS, mac_bytes(mac))
+            + attribute(IFLA_ADDRESS, mac_bytes(mac)) + text(IFLA_IFALIAS, alias)
             + nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "bridge"), data))
     return Message("add link", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, name)
 
@@ -353,6 +354,7 @@ def decode_link(body: bytes) -> Link:
         up=bool(flags & IFF_UP),
         mtu=int.from_bytes(found.get(IFLA_MTU, b""), "little" if _LITTLE else "big"),
         mac=found.get(IFLA_ADDRESS, b"").hex(":"),
+        alias=string(found.get(IFLA_IFALIAS, b"")),
     )
 
 

@@ -66,14 +66,14 @@ class LiveEndpoint(Struct, frozen=True, kw_only=True):
 class Listener:
     """A bound socket that reserves a published port and feeds the port proxy.
 
-    ``fd`` is a listening TCP socket or a bound UDP socket. With ``serve`` False it is only held.
+    ``fd`` is a listening TCP socket or a bound UDP socket. Without the user-land proxy it has a
+    filter that lets nothing through, so that it never becomes readable.
     """
 
     fd: int
     proto: str
     target_ip: str
     target_port: int
-    serve: bool = True
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pallet.errors import InvalidParameterError, SystemFailureError
+from pallet.linux import sockfilter
 from pallet.network.model import Listener, PublishedPort
 
 if TYPE_CHECKING:
@@ -176,9 +177,10 @@ class PortAllocator:
             for one in wanted:
                 for port, sock in self._reserve_one(container_id, one, ip, ip6):
                     ports.append(port)
+                    if not self._userland_proxy:
+                        sockfilter.drop_all(sock)
                     listeners.append(Listener(
-                        sock.detach(), port.proto, port.target_ip, port.container_port,
-                        self._userland_proxy))
+                        sock.detach(), port.proto, port.target_ip, port.container_port))
         except BaseException:
             for listener in listeners:
                 socket.close(listener.fd)
