@@ -1,18 +1,23 @@
 """Seccomp: loading a compiled filter with seccomp(2).
 
-Owns   the system call and its flags. What a filter says is ``runtime/seccomp_profile.py``.
-Runs   in a container's init, the last thing before execve(2).
-Needs  CAP_SYS_ADMIN or no_new_privs.
+Owns   the system call and its flags, and finding libseccomp. What a filter says is
+       ``runtime/seccomp_profile.py``.
+Runs   ``load`` in a container's init, the last thing before execve(2); the rest in the daemon.
+Needs  CAP_SYS_ADMIN or no_new_privs; libseccomp 2.5 for compiling.
 Spec   seccomp(2); runtime-spec config-linux.md#seccomp (``flags``).
 """
 
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
 import errno
+import importlib
 import os
+from functools import cache
+from typing import Any
 
-from pallet.errors import SyscallError
+from pallet.errors import SyscallError, SystemFailureError
 from pallet.linux._libc import bind, call
 
 # include/uapi/linux/seccomp.h
@@ -22,6 +27,8 @@ FLAG_LOG = 1 << 1
 FLAG_SPEC_ALLOW = 1 << 2
 _GET_ACTION_AVAIL = 2
 _PR_SET_NO_NEW_PRIVS = 38
+
+_LIBSECCOMP = "libseccomp.so.2"
 
 INSTRUCTION_BYTES = 8
 MAX_INSTRUCTIONS = 4096
@@ -82,3 +89,47 @@ def is_supported() -> bool:
         # EOPNOTSUPP: the action is unknown, but the call is there. EINVAL: Linux < 4.14.
         return error.errno in (errno.EOPNOTSUPP, errno.EINVAL)
     return True
+
+
+def binding() -> Any:
+    """Return the libseccomp binding, imported at the first call.
+
+    The binding asks ``ctypes.util.find_library`` for two sonames, which would run ldconfig and a
+    compiler in child processes: 30 ms, and no forks are wanted in the daemon. The names are known.
+
+    Raises:
+        SystemFailureError: libseccomp is not installed.
+    """
+    sonames: dict[str, str | None] = {"c": None, "seccomp": _LIBSECCOMP}
+    original = ctypes.util.find_library
+    ctypes.util.find_library = lambda name: sonames[name] if name in sonames else original(name)
+    try:
+        return importlib.import_module("pyseccomp")
+    except OSError as error:
+        message = f"libseccomp is needed for seccomp profiles: {error}"
+        raise SystemFailureError(message) from error
+    finally:
+        ctypes.util.find_library = original
+
+
+class _Version(ctypes.Structure):
+    """``struct scmp_version``."""
+
+    _fields_ = (("major", ctypes.c_uint), ("minor", ctypes.c_uint), ("micro", ctypes.c_uint))
+
+
+@cache
+def library_version() -> str:
+    """Return libseccomp's version: what a compiled filter says depends on the names it knows.
+
+    Raises:
+        SystemFailureError: libseccomp is not installed.
+    """
+    try:
+        function = ctypes.CDLL(_LIBSECCOMP)["seccomp_version"]
+    except OSError as error:
+        message = f"libseccomp is needed for seccomp profiles: {error}"
+        raise SystemFailureError(message) from error
+    function.restype = ctypes.POINTER(_Version)
+    version = function().contents
+    return f"{version.major}.{version.minor}.{version.micro}"

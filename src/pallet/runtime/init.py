@@ -1,0 +1,259 @@
+"""A container's init: from a bare fork of the shim to the container's program.
+
+Owns   the order of the whole set-up inside the container's namespaces.
+Runs   in a child of the shim, already in the container's pid namespace, single-threaded.
+Needs  CAP_SYS_ADMIN and the host's /proc at /proc until ``pivot``.
+Spec   runtime-spec runtime.md#lifecycle steps 2 to 8, config-linux.md.
+
+``runtime/sync.py`` has the conversation with the shim. The shim makes the cgroup while this process
+makes mounts; the process joins it itself, as moving another process costs an RCU grace period on
+every hierarchy.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pallet.linux import cgroupfs, namespaces
+from pallet.linux import mount as m
+from pallet.linux import process as kernel
+from pallet.runtime import devices, process, reaper, rootfs, sysctl
+from pallet.runtime.cgroupmount import CgroupSource
+from pallet.runtime.failure import StartFailureError
+from pallet.spec.runtime import Mount
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pallet.runtime.cgroup import Cgroup
+    from pallet.runtime.rootfs import Prepared
+    from pallet.runtime.sync import InitSide
+    from pallet.spec.mounts import RootMount
+    from pallet.spec.runtime import Namespace, Spec
+
+_INIT_PATH = "/sbin/docker-init"
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP_RUNNING = 0x41
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitPlan:
+    """Everything a container's init needs."""
+
+    spec: Spec
+    root: RootMount | None
+    user: str
+    group_add: list[str]
+    stdio: process.Stdio
+    filter: bytes | None
+    init: str | None
+    """None: no init; "": Pallet's own; else the path of a tini-like program."""
+    netns_fd: int
+    """Namespace to join, -1 for what the spec says."""
+    mount_point: str
+    """Any directory: the root is mounted there, in this mount namespace only."""
+    cgroup: Cgroup | None
+    map_ids: Callable[[], None] | None
+    """Asks the shim to write the id maps; None without a user namespace."""
+
+
+def run(plan: InitPlan, sync: InitSide) -> None:
+    """Set up and execute; returns only by raising.
+
+    Raises:
+        StartFailureError: a step failed.
+    """
+    spec = plan.spec
+    process.restore_signals()
+    os.setsid()
+    os.umask(0)
+    prepared = _enter_namespaces(plan)
+    mount_ns_fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    sync.send_namespace(mount_ns_fd)
+    os.close(mount_ns_fd)
+    _set_names(spec)
+    root_fd = _mount_everything(plan, prepared, sync)
+    nodes = devices.clone_nodes(spec) if plan.map_ids and devices.owns_dev(spec) else {}
+    rootfs.pivot(root_fd)
+    os.close(root_fd)
+    rootfs.set_root_propagation(spec.linux.rootfs_propagation)
+    if devices.owns_dev(spec):
+        devices.populate(spec, nodes)
+    stdio = _open_terminal(plan, sync)
+    sysctl.apply(spec.linux.sysctl)
+    rootfs.protect(spec)
+    process.connect_stdio(stdio)
+    _become(plan, stdio, sync)
+
+
+def _enter_namespaces(plan: InitPlan) -> list[Prepared]:
+    """Join and make namespaces, and clone what the host's mount tree has to give."""
+    flags = 0
+    netns_fd = plan.netns_fd
+    try:
+        if plan.map_ids is not None:
+            namespaces.unshare(namespaces.CLONE_NEWUSER)
+            plan.map_ids()
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+        for entry in plan.spec.linux.namespaces:
+            if entry.type in {"pid", "user", "cgroup"} or (
+                    entry.type == "network" and netns_fd >= 0):
+                continue
+            if entry.path:
+                namespaces.join_path(entry.path, entry.type)
+            elif entry.type in namespaces.FLAGS:
+                flags |= namespaces.FLAGS[entry.type]
+        if netns_fd >= 0:
+            namespaces.setns(netns_fd, namespaces.CLONE_NEWNET)
+        namespaces.unshare(flags | namespaces.CLONE_NEWNS)
+        if flags & namespaces.CLONE_NEWNET:
+            _bring_up_loopback()
+    except OSError as error:
+        raise StartFailureError.of(error, "entering namespaces") from error
+    prepared = rootfs.prepare(plan.spec.mounts)
+    if plan.init:
+        prepared += rootfs.prepare([Mount(destination=_INIT_PATH, type="bind", source=plan.init,
+                                          options=["bind", "ro"])])
+    # Nothing mounted from here on may reach the host; what the host mounts later may reach us.
+    m.mount(None, "/", flags=m.MS_SLAVE | m.MS_REC)
+    return prepared
+
+
+def _bring_up_loopback() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP_RUNNING))
+
+
+def _set_names(spec: Spec) -> None:
+    try:
+        if spec.hostname:
+            namespaces.set_hostname(spec.hostname)
+        if spec.domainname:
+            namespaces.set_domainname(spec.domainname)
+    except OSError as error:
+        raise StartFailureError.of(error, "setting the host name") from error
+
+
+def _mount_everything(plan: InitPlan, prepared: list[Prepared], sync: InitSide) -> int:
+    """Mount the root and all mounts; wait for the shim before the first cgroup mount."""
+    spec = plan.spec
+    path = spec.root.path if spec.root else "/"
+    root_fd = rootfs.mount_root(plan.root, path, plan.mount_point)
+    source: CgroupSource | None = None
+    for entry in prepared:
+        if not rootfs.is_cgroup(entry):
+            rootfs.attach(root_fd, entry)
+            continue
+        if source is None:
+            source = _join_cgroup(plan, sync)
+        rootfs.attach_cgroup(root_fd, entry, source)
+    if source is None:
+        _join_cgroup(plan, sync)
+    return root_fd
+
+
+def _join_cgroup(plan: InitPlan, sync: InitSide) -> CgroupSource:
+    sync.wait_go()
+    entry = next((n for n in plan.spec.linux.namespaces if n.type == "cgroup"), None)
+    try:
+        if plan.cgroup is not None:
+            plan.cgroup.join()
+        if entry is not None:
+            _enter_cgroup_namespace(entry)
+    except OSError as error:
+        raise StartFailureError.of(error, "joining the cgroup") from error
+    mounts = cgroupfs.detect()
+    return CgroupSource(
+        v1=mounts.v1, v2=mounts.v2, namespaced=entry is not None,
+        directories=plan.cgroup.directories() if plan.cgroup is not None else {})
+
+
+def _enter_cgroup_namespace(entry: Namespace) -> None:
+    if entry.path:
+        namespaces.join_path(entry.path, "cgroup")
+    else:
+        namespaces.unshare(namespaces.CLONE_NEWCGROUP)
+
+
+def _open_terminal(plan: InitPlan, sync: InitSide) -> process.Stdio:
+    wanted = plan.spec.process
+    if not wanted.terminal:
+        return plan.stdio
+    size = wanted.console_size
+    master_fd, terminal_fd = devices.open_terminal(
+        size.height if size else 0, size.width if size else 0, console=True)
+    sync.send_terminal(master_fd)
+    os.close(master_fd)
+    return process.Stdio(terminal_fd=terminal_fd)
+
+
+def _become(plan: InitPlan, stdio: process.Stdio, sync: InitSide) -> None:
+    wanted = plan.spec.process
+    command = process.Plan(process=wanted, user=plan.user, group_add=plan.group_add,
+                           filter=plan.filter, make_cwd=True)
+    own_init = plan.init == ""
+
+    def execute(program: str, argv: list[str], environment: dict[bytes, bytes]) -> None:
+        if plan.init:
+            process.execute(_INIT_PATH, [_INIT_PATH, "--", *argv], environment)
+        elif own_init:
+            kernel.set_name("pallet-init")
+            reaper.run_under_init(
+                lambda: process.execute(program, argv, environment), sync.close)
+        else:
+            process.execute(program, argv, environment)
+
+    process.become(command, stdio, run=execute)
+
+
+# --- an exec's process ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecPlan:
+    """Everything one more process in a running container needs."""
+
+    command: process.Plan
+    stdio: process.Stdio
+    pidfd: int
+    """The container's main process."""
+    namespaces: list[str]
+    cgroup: Cgroup | None
+
+
+def run_exec(plan: ExecPlan, sync: InitSide) -> None:
+    """Enter the container and execute; returns only by raising.
+
+    Precondition: this process was forked into the container's pid namespace.
+    """
+    process.restore_signals()
+    os.setsid()
+    sync.wait_go()
+    try:
+        if plan.cgroup is not None:
+            plan.cgroup.join()
+        namespaces.setns(plan.pidfd, sum(
+            namespaces.FLAGS[kind] for kind in plan.namespaces if kind != "pid"))
+        os.chdir("/")
+    except OSError as error:
+        raise StartFailureError.of(error, "entering the container's namespaces") from error
+    if "user" in plan.namespaces:
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    stdio = plan.stdio
+    wanted = plan.command.process
+    if wanted.terminal:
+        size = wanted.console_size
+        master_fd, terminal_fd = devices.open_terminal(
+            size.height if size else 0, size.width if size else 0, console=False)
+        sync.send_terminal(master_fd)
+        os.close(master_fd)
+        stdio = process.Stdio(terminal_fd=terminal_fd)
+    process.connect_stdio(stdio)
+    process.become(plan.command, stdio, run=process.execute)

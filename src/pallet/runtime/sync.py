@@ -1,0 +1,131 @@
+"""The conversation between a shim and the process it starts, over one SOCK_SEQPACKET pair.
+
+Owns   the messages and their order.
+Runs   in both.
+
+| step | from | message | meaning |
+|---|---|---|---|
+| 1 | init | ``N`` + mount namespace | namespaces exist; only from a container's init |
+| 2 | shim | ``G`` | the shim's state is on disk, the cgroup is there: go on |
+| 3 | init | ``T`` + terminal's master | only with a terminal |
+| 4 | init | ``F`` + JSON, or end of file | failed, or executed: the pair closes on exec |
+
+The end of file at step 2 tells the init that its shim is gone: it must not run unowned.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+
+import msgspec
+
+from pallet.runtime.failure import StartFailureError
+
+_MESSAGE_BYTES = 64 * 1024
+
+
+class FailureReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A ``StartFailureError`` on the wire."""
+
+    message: str
+    call: str = ""
+    code: int = 0
+    path: str = ""
+    plain: bool = False
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(FailureReport)
+
+
+class InitSide:
+    """The child's end."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def send_namespace(self, mount_ns_fd: int) -> None:
+        """Step 1."""
+        socket.send_fds(self._sock, [b"N"], [mount_ns_fd], socket.MSG_NOSIGNAL)
+
+    def wait_go(self) -> None:
+        """Step 2. A shim that is gone ends this process."""
+        try:
+            message = self._sock.recv(1)
+        except ConnectionError:
+            message = b""
+        if message != b"G":
+            os._exit(255)
+
+    def send_terminal(self, master_fd: int) -> None:
+        """Step 3."""
+        socket.send_fds(self._sock, [b"T"], [master_fd], socket.MSG_NOSIGNAL)
+
+    def fail(self, error: BaseException) -> None:
+        """Step 4, in words and as data."""
+        if isinstance(error, StartFailureError):
+            report = FailureReport(message=error.message, call=error.call, code=error.code,
+                                   path=error.path, plain=error.plain)
+        elif isinstance(error, OSError):
+            report = FailureReport(
+                message=f"error during container init: {error}".lower(),
+                call=getattr(error, "call", ""), code=error.errno or 0,
+                path=str(error.filename or ""))
+        else:
+            report = FailureReport(
+                message=f"error during container init: {type(error).__name__}: {error}")
+        body = _encoder.encode(report)[: _MESSAGE_BYTES - 1]
+        try:
+            self._sock.sendmsg([b"F", body], (), socket.MSG_NOSIGNAL)
+        except OSError:
+            os._exit(255)
+
+    def close(self) -> None:
+        """Let go, for a process that stays as it is instead of executing something."""
+        self._sock.close()
+
+
+class ShimSide:
+    """The parent's end."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def fileno(self) -> int:
+        """For polling."""
+        return self._sock.fileno()
+
+    def go(self) -> None:
+        """Step 2; an init that is already gone is found out by ``receive``."""
+        try:
+            self._sock.send(b"G", socket.MSG_NOSIGNAL)
+        except OSError:
+            return
+
+    def receive(self) -> tuple[bytes, int, FailureReport | None]:
+        """Return one message: its letter ("" at the end of file), a descriptor or -1, a report."""
+        try:
+            data, ancillary, _, _ = self._sock.recvmsg(
+                _MESSAGE_BYTES, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+        except ConnectionError:
+            return b"", -1, None
+        fd = -1
+        for level, kind, rights in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(rights)
+                fd = fds[0]
+        letter = data[:1]
+        return letter, fd, _decoder.decode(data[1:]) if letter == b"F" else None
+
+    def close(self) -> None:
+        """Close the pair's end."""
+        self._sock.close()
+
+
+def pair() -> tuple[ShimSide, InitSide]:
+    """Return both ends; each closes on exec."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return ShimSide(ours), InitSide(theirs)
