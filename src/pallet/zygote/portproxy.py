@@ -10,6 +10,7 @@ Spec   docker-proxy's behaviour.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -170,7 +171,7 @@ def _reset(sock: socket.socket) -> None:
 class _Side:
     """One end of a connection: its socket and what still has to be written to it."""
 
-    __slots__ = ("ended", "events", "fd", "pending", "peer", "shut", "sock")
+    __slots__ = ("ended", "events", "fd", "peer", "pending", "shut", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -186,45 +187,46 @@ class _Side:
 
 
 class _Connection:
-    """A client and the container, copied both ways until both have finished."""
+    """A client and the container, copied both ways until both have finished.
+
+    A side is watched only while something can be done with it: the kernel reports hang-ups even to
+    those who asked for nothing, and a side that waits for the other would make the loop spin.
+    """
 
     def __init__(self, proxy: Proxy, client: socket.socket, backend: socket.socket) -> None:
         self._proxy = proxy
         self._client, self._backend = _Side(client), _Side(backend)
         self._client.peer, self._backend.peer = self._backend, self._client
         self._connected = False
-        proxy.watch(self._client.fd, 0, lambda events: self._ready(self._client, events))
-        proxy.watch(self._backend.fd, _WRITE, lambda events: self._ready(self._backend, events))
-        self._backend.events = _WRITE
+        self._watch(self._backend, _WRITE)
 
     def _ready(self, side: _Side, events: int) -> None:
         try:
             if not self._connected:
-                self._establish(side)
-                return
+                code = side.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if code:
+                    self._abort()
+                    return
+                self._connected = True
             if events & (_WRITE | _GONE) and side.pending:
                 self._flush(side)
             if events & (_READ | _GONE) and not side.ended and not side.peer.pending:
                 self._read(side)
-            if events & _GONE and side.ended and not side.pending:
-                # Both directions are over for the kernel, whatever we still watch.
-                side.shut = True
             self._settle()
         except OSError as error:
             if error.errno not in _TRANSIENT:
                 self._abort()
 
-    def _establish(self, side: _Side) -> None:
-        if side is self._client:
-            # Only errors are reported before the container answers: the client has gone.
-            self._abort()
+    def _watch(self, side: _Side, wanted: int) -> None:
+        if wanted == side.events:
             return
-        code = side.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            self._abort()
-            return
-        self._connected = True
-        self._settle()
+        if not wanted:
+            self._proxy.forget(side.fd)
+        elif not side.events:
+            self._proxy.watch(side.fd, wanted, lambda events: self._ready(side, events))
+        else:
+            self._proxy.poll.modify(side.fd, wanted)
+        side.events = wanted
 
     def _read(self, side: _Side) -> None:
         buffer = self._proxy.buffer
@@ -251,7 +253,8 @@ class _Connection:
         for side in (self._client, self._backend):
             if side.peer.ended and not side.pending and not side.shut:
                 side.shut = True
-                side.sock.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(OSError):  # it may have closed both ways already
+                    side.sock.shutdown(socket.SHUT_WR)
         if self._client.shut and self._backend.shut:
             self._close()
             return
@@ -261,9 +264,7 @@ class _Connection:
                 wanted |= _READ
             if side.pending:
                 wanted |= _WRITE
-            if wanted != side.events:
-                side.events = wanted
-                self._proxy.poll.modify(side.fd, wanted)
+            self._watch(side, wanted)
 
     def _abort(self) -> None:
         for side in (self._client, self._backend):
