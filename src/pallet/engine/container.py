@@ -162,6 +162,8 @@ class Container:
     exec_ids: list[str] = field(default_factory=list)
     health: HealthMonitor | None = None
     restart_delay_s: float = 0.0
+    removed: bool = False
+    """Nothing of it is left but this object."""
     keep_once: bool = False
     """The next exit does not remove it in spite of AutoRemove: it is being restarted."""
     restart_cancelled: asyncio.Event = field(default_factory=asyncio.Event)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from pallet.spec.engine.event import EventActor, EventMessage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
 _HISTORY = 256
 _QUEUE_LIMIT = 4096
@@ -34,6 +34,11 @@ class EventBus:
         self._history: deque[EventMessage] = deque(maxlen=_HISTORY)
         self._queues: set[asyncio.Queue[EventMessage | None]] = set()
 
+    @property
+    def listeners(self) -> int:
+        """How many subscribers there are."""
+        return len(self._queues)
+
     def emit(self, kind: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
         """See ``EventSink.emit``. Never blocks; a subscriber that does not read is cut off."""
         now = time.time_ns()
@@ -50,7 +55,7 @@ class EventBus:
 
     def subscribe(
         self, *, since_ns: int | None, until_ns: int | None, wanted: Callable[[EventMessage], bool]
-    ) -> AsyncIterator[EventMessage]:
+    ) -> AsyncGenerator[EventMessage, None]:
         """Return past events from ``since_ns`` on, then live ones, until ``until_ns`` or closing.
 
         The subscription stands when this returns, not only when the first event is asked for.
@@ -66,7 +71,7 @@ class EventBus:
     async def _drain(
         self, queue: asyncio.Queue[EventMessage | None], until_ns: int | None,
         wanted: Callable[[EventMessage], bool],
-    ) -> AsyncIterator[EventMessage]:
+    ) -> AsyncGenerator[EventMessage, None]:
         try:
             while True:
                 event = await _next(queue, until_ns)

@@ -62,7 +62,7 @@ class ExitWatcher:
             except PalletError as error:
                 logger.warning("automatic removal of %s failed: %s", container.id, error)
 
-    async def finish(self, container: Container, end: Exit) -> float | None:
+    async def finish(self, container: Container, end: Exit, *, may_restart: bool = True) -> float | None:
         """Record the end and tell everyone; return the delay of the restart, None for none.
 
         Preconditions: ``container.lock`` is held.
@@ -75,7 +75,7 @@ class ExitWatcher:
         container.error = end.error
         container.finished_at_ns = end.finished_at_ns
         ran_s = max(0.0, (end.finished_at_ns - container.started_at_ns) / 1e9)
-        delay_s = self._restart_delay(container, ran_s)
+        delay_s = self._restart_delay(container, ran_s) if may_restart else None
         await self._network.release(container.id)
         change = Change.EXIT if delay_s is None else Change.EXIT_RESTART
         container.status = advance(container.status, change)

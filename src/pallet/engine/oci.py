@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pallet.engine import merge, resources, security
 from pallet.spec import runtime as oci
 from pallet.spec.engine.wire import given
@@ -184,6 +186,11 @@ def build(container: Container, around: Surroundings, options: security.Security
             readonly_paths=readonly,
         ),
     )
+
+
+def with_seccomp(spec: oci.Spec, document: msgspec.Raw) -> oci.Spec:
+    """``spec`` with the OCI seccomp document, which foreign runtimes compile themselves."""
+    return msgspec.structs.replace(spec, linux=msgspec.structs.replace(spec.linux, seccomp=document))
 
 
 def _root_propagation(container: Container) -> str:

@@ -36,18 +36,14 @@ class Remover:
 
     async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
         """See ``api.backends.ContainerBackend.remove``."""
-        if container.status is Status.REMOVING:
-            msg = f"removal of container {container.name} is already in progress"
-            raise ConflictError(msg)
+        _check_not_removing(container)
         if is_running(container.status):
             if not force:
                 raise _still_running(container)
             container.keep_once = True  # the removal below is ours, also for AutoRemove
             await self._stopper.end(container, int(signal.SIGKILL), -1)
         async with container.lock:
-            if container.status is Status.REMOVING:
-                msg = f"removal of container {container.name} is already in progress"
-                raise ConflictError(msg)
+            _check_not_removing(container)
             if is_running(container.status):
                 raise _still_running(container)
             await self._remove(container, volumes=volumes)
@@ -72,11 +68,18 @@ class Remover:
         except (PalletError, OSError):
             container.status = advance(container.status, Change.REMOVE_FAILED)
             raise
+        container.removed = True
         self._store.emit(container, "destroy")
         result = container.result()
         Waiters.resolve(container.waiters.removed, result)
         Waiters.resolve(container.waiters.not_running, result)
         Waiters.resolve(container.waiters.next_exit, result)
+
+
+def _check_not_removing(container: Container) -> None:
+    if container.status is Status.REMOVING or container.removed:
+        msg = f"removal of container {container.name} is already in progress"
+        raise ConflictError(msg)
 
 
 def _still_running(container: Container) -> ConflictError:

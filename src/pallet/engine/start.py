@@ -180,10 +180,10 @@ class Starter:
             recursive_read_only=self._facts.recursive_read_only)
         spec = oci.build(container, around, options)
         names = spec.process.capabilities.bounding if spec.process.capabilities else []
-        seccomp_path, document = await self._filters.select(options, names, privileged=host.privileged)
+        seccomp = await self._filters.select(options, names, privileged=host.privileged)
         runtime = self._foreign_runtime(container)
-        if runtime is not None and document is not None:
-            spec = oci.with_seccomp(spec, document)
+        if runtime is not None and seccomp.path is not None:
+            spec = oci.with_seccomp(spec, seccomp.document)
         os.makedirs(shim_dir, mode=0o700, exist_ok=True)  # noqa: PTH103 - hot path
         return messages.StartContainer(
             id=container.id, spec=spec,
@@ -197,8 +197,8 @@ class Starter:
                     stderr=attach.options.stderr, mux=not container.config.tty,
                     detach_keys=detach_keys_of(container, attach.options))
                     for number, attach in enumerate(container.pending, 1)]),
-            shim_dir=shim_dir, init=self._init(container), runtime=runtime, seccomp_path=seccomp_path,
-            has_netns=sandbox.netns_fd is not None,
+            shim_dir=shim_dir, init=self._init(container), runtime=runtime, seccomp_path=seccomp.path,
+            seccomp_flags=seccomp.flags, has_netns=sandbox.netns_fd is not None,
             listeners=[messages.Listener(proto=listener.proto, target_ip=listener.target_ip,
                                          target_port=listener.target_port) for listener in sandbox.listeners],
             cgroup_driver=self._config.cgroup_driver)

@@ -114,6 +114,8 @@ class StartContainer(_Message, frozen=True, kw_only=True, omit_defaults=True):
     runtime: ForeignRuntime | None = None
     seccomp_path: str | None = None
     """Compiled filter (array of struct sock_filter); None leaves the process unconfined."""
+    seccomp_flags: int = 0
+    """Flags of seccomp(2) for the filter."""
     has_netns: bool = False
     """Join the netns whose descriptor is passed; the spec has a network entry without path."""
     listeners: list[Listener] = []
@@ -140,6 +142,7 @@ class StartExec(_Message, frozen=True, kw_only=True, omit_defaults=True):
     shim_dir: str
     runtime: ForeignRuntime | None = None
     seccomp_path: str | None = None
+    seccomp_flags: int = 0
     start_timeout_s: float = 30.0
 
 

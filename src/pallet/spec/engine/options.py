@@ -15,7 +15,7 @@ from pallet.spec.engine.filters import NO_FILTERS, Filters
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from pallet.spec.engine.auth import AuthConfig
     from pallet.spec.engine.config import ContainerConfig
@@ -31,7 +31,7 @@ WaitCondition = Literal["not-running", "next-exit", "removed"]
 class Stream(Protocol[T_co]):
     """An asynchronous iterator that the API closes, started or not, when the client is done."""
 
-    def __aiter__(self) -> Stream[T_co]:
+    def __aiter__(self) -> AsyncIterator[T_co]:
         """Return itself."""
         ...
 

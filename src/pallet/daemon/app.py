@@ -1,0 +1,232 @@
+"""Composition root: makes every part of the daemon and hands each what it needs.
+
+The only module that knows all of them. ``start`` brings the engine to where the machine is before
+the API listens; ``close`` leaves containers running unless live-restore is off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+from typing import TYPE_CHECKING
+
+from pallet.aio import run_blocking
+from pallet.api.backends import Backends
+from pallet.engine import hostinfo
+from pallet.engine.attach import Attacher
+from pallet.engine.containerlogs import LogReader
+from pallet.engine.containers import Containers
+from pallet.engine.create import Creator
+from pallet.engine.events import EventBus
+from pallet.engine.exec import ExecInstances
+from pallet.engine.exits import ExitWatcher
+from pallet.engine.files import ContainerFiles
+from pallet.engine.health import HealthMonitors
+from pallet.engine.imageconfig import ImageDefaults
+from pallet.engine.images import Images
+from pallet.engine.index import ContainerIndex
+from pallet.engine.joins import Joins
+from pallet.engine.mountplan import MountPlanner
+from pallet.engine.networks import Networks
+from pallet.engine.remove import Remover
+from pallet.engine.restore import Restorer
+from pallet.engine.seccomp import SeccompFilters
+from pallet.engine.security import default_capabilities
+from pallet.engine.start import HostFacts, Starter
+from pallet.engine.status import is_running
+from pallet.engine.stop import Stopper
+from pallet.engine.store import ContainerStore
+from pallet.engine.system import System
+from pallet.engine.tasks import Tasks
+from pallet.engine.volumes import Volumes
+from pallet.errors import PalletError, SystemFailureError
+from pallet.image.model import ImageUser
+from pallet.image.store import ImageStore
+from pallet.network.controller import NetworkController
+from pallet.paths import LAYOUT_VERSION, DataPaths, ExecPaths
+from pallet.runtime.seccomp_profile import SeccompCache
+from pallet.storage.content import ContentStore
+from pallet.storage.metadata import Metadata
+from pallet.storage.overlay import OverlaySnapshotter
+from pallet.supervisor.client import Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pallet.config import Config
+    from pallet.engine.container import Container
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_roots(data: DataPaths, run: ExecPaths) -> None:
+    """Make the directories and check the layout's version.
+
+    Raises:
+        SystemFailureError: the data root is of a later version of Pallet.
+    """
+    for directory in (data.root, data.containers, data.volumes, run.root, run.shims):
+        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    try:
+        found = int(data.version_file.read_text().strip())
+    except (FileNotFoundError, ValueError):
+        data.version_file.write_text(f"{LAYOUT_VERSION}\n")
+        return
+    if found > LAYOUT_VERSION:
+        msg = (f"{data.root} was written by a later version of Pallet (layout {found}, this one knows "
+               f"{LAYOUT_VERSION}); upgrade Pallet or choose another --data-root")
+        raise SystemFailureError(msg)
+
+
+def daemon_id(data: DataPaths) -> str:
+    """The daemon's stable id, made at its first start."""
+    path = data.root / "engine-id"
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        parts = secrets.token_hex(16)
+        value = "-".join((parts[:8], parts[8:12], parts[12:16], parts[16:20], parts[20:]))
+        path.write_text(value)
+        return value
+
+
+class Daemon:
+    """All parts of one daemon."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.data = DataPaths(config.data_root)
+        self.run = ExecPaths(config.exec_root)
+        prepare_roots(self.data, self.run)
+        self.host = hostinfo.collect()
+        self.events = EventBus()
+        self.tasks = Tasks()
+        self.supervisor = Supervisor()
+        self.metadata = Metadata(self.data.database)
+        self.index = ContainerIndex()
+        self.store = ContainerStore(self.index, self.metadata, self.events)
+        self.content = ContentStore(self.data)
+        self.snapshotter = OverlaySnapshotter(self.data, self.metadata)
+        self.images = ImageStore(self.content, self.snapshotter, self.metadata, users=self._image_users)
+        self.network = NetworkController(config.bridge, store=self.metadata, netns=self.supervisor)
+        self._wire()
+
+    def _wire(self) -> None:
+        """Make the engine's parts; each gets only what it uses."""
+        config, store = self.config, self.store
+        joins = Joins(self.index)
+        self.files = files = ContainerFiles(self.data, config, joins)
+        seccomp_cache = SeccompCache(self.data.seccomp, daemon_profile=_profile_text(config))
+        self.filters = filters = SeccompFilters(seccomp_cache, self.run.root / "seccomp")
+        self.volumes = Volumes(self.data, self.metadata, self.index, self.events, self.supervisor)
+        mounts = MountPlanner(self.volumes, self.index, self.snapshotter)
+        facts = HostFacts(cgroup_v2=self.host.cgroup_v2,
+                          recursive_read_only=hostinfo.kernel_at_least(self.host.kernel, (5, 12)))
+        starter = Starter(
+            config=config, exec_paths=self.run, facts=facts, store=store, snapshotter=self.snapshotter,
+            network=self.network, supervisor=self.supervisor, files=files, joins=joins, filters=filters)
+        execs = ExecInstances(config=config, exec_paths=self.run, store=store, supervisor=self.supervisor,
+                              filters=filters, tasks=self.tasks)
+        self.stopper = Stopper(store, starter)
+        remover = Remover(store=store, snapshotter=self.snapshotter, files=files, mounts=mounts, stopper=self.stopper)
+        watcher = ExitWatcher(
+            store=store, network=self.network, starter=starter, tasks=self.tasks,
+            health=HealthMonitors(execs=execs, store=store, tasks=self.tasks), remove=remover.remove_after_exit)
+        starter.on_start = watcher.watch
+        creator = Creator(
+            config=config, cgroup_v2=self.host.cgroup_v2, index=self.index, store=store, images=self.images,
+            defaults=ImageDefaults(), snapshotter=self.snapshotter, files=files, mounts=mounts)
+        logs = LogReader(files)
+        containers = Containers(
+            store=store, images=self.images, snapshotter=self.snapshotter, files=files, network=self.network,
+            creator=creator, starter=starter, stopper=self.stopper, remover=remover,
+            attacher=Attacher(store, logs, self.tasks), logs=logs, tasks=self.tasks)
+        image_api = Images(config=config, content=self.content, snapshotter=self.snapshotter, images=self.images,
+                           supervisor=self.supervisor, events=self.events)
+        self.restorer = Restorer(
+            exec_paths=self.run, store=store, metadata=self.metadata, supervisor=self.supervisor,
+            network=self.network, snapshotter=self.snapshotter, files=files, watcher=watcher, starter=starter,
+            remover=remover)
+        system = System(
+            config=config, daemon_id=daemon_id(self.data), host=self.host, index=self.index, events=self.events,
+            images=self.images, snapshotter=self.snapshotter, containers=containers, image_api=image_api,
+            volumes=self.volumes, warnings=self._warnings)
+        self._starter = starter
+        self.backends = Backends(
+            containers=containers, execs=execs, images=image_api, networks=Networks(self.network), system=system,
+            volumes=self.volumes, archives=image_api)
+
+    def _image_users(self, image_id: str) -> Iterable[ImageUser]:
+        return [ImageUser(container_id=c.id, running=is_running(c.status))
+                for c in self.index if c.image_id == image_id]
+
+    def _warnings(self) -> list[str]:
+        found = list(self.network.warnings)
+        if not self.host.swap_limit:
+            found.append("WARNING: No swap limit support")
+        if not self.host.ipv4_forwarding:
+            found.append("WARNING: IPv4 forwarding is disabled")
+        return found
+
+    async def start(self) -> None:
+        """Start the zygote, take over what runs, sweep what is left, start what wants to run.
+
+        Raises:
+            PalletError: the daemon cannot work with these settings on this host.
+        """
+        await self.supervisor.start()
+        self.content.sweep()
+        self.snapshotter.sweep()
+        wanted = await self.restorer.restore()
+        self.tasks.spawn(self._warm_up(), "warm-up")
+        for container in wanted:
+            self.tasks.spawn(self._start_again(container), f"start of {container.id[:12]}")
+
+    async def _warm_up(self) -> None:
+        """Compile the default seccomp filter before the first container asks for it."""
+        from pallet.engine.security import SecurityOptions  # noqa: PLC0415
+
+        await self.filters.select(SecurityOptions(), default_capabilities(), privileged=False)
+
+    async def _start_again(self, container: Container) -> None:
+        async with container.lock:
+            try:
+                await self._starter.start(container)
+            except PalletError as error:
+                logger.warning("start of %s after the daemon's start failed: %s", container.id, error)
+
+    async def close(self) -> None:
+        """Let go of everything; containers go on running under live-restore, else they are stopped."""
+        if not self.config.live_restore:
+            running = [c for c in self.index if is_running(c.status)]
+            await asyncio.gather(*(self._end(c) for c in running), return_exceptions=True)
+        await self.tasks.close()
+        keep = any(is_running(c.status) for c in self.index)
+        await self.network.close(keep=keep)
+        await self.supervisor.close()
+        await run_blocking(self.metadata.close)
+
+    async def _end(self, container: Container) -> None:
+        await self.stopper.end(container, signal.SIGTERM, self.config.shutdown_timeout_s)
+        container.stopped_by_hand = False  # the daemon's end is nobody's wish to keep it down
+        self.store.save(container)
+
+
+def _profile_text(config: Config) -> str | None:
+    """The daemon's own seccomp profile: None is Docker's default.
+
+    Raises:
+        SystemFailureError: the file cannot be read.
+    """
+    name = config.seccomp_profile
+    if name in {None, "", "builtin", "unconfined"}:
+        return name or None
+    try:
+        with open(os.fspath(name or ""), encoding="utf-8") as handle:  # noqa: PTH123
+            return handle.read()
+    except OSError as error:
+        msg = f"opening seccomp profile ({name}) failed: {error.strerror}"
+        raise SystemFailureError(msg) from error

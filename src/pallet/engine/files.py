@@ -1,0 +1,165 @@
+"""A container's own files on the host: hosts, hostname, resolv.conf, log.
+
+Semantics rows "hosts file", "resolv.conf", "modes". The three text files are written at each start
+and bind-mounted by the runtime; a resolv.conf that the user edited is kept.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pallet.network import files as texts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pallet.config import Config
+    from pallet.engine.container import Container
+    from pallet.engine.joins import Joins
+    from pallet.network.model import Endpoint
+    from pallet.paths import DataPaths
+
+_OURS_NS = 1_000_000_000
+"""Modification time of a resolv.conf as written here; any other means that the user edited it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePaths:
+    """Paths as inspect shows them."""
+
+    hosts: str
+    hostname: str
+    resolv_conf: str
+    log: str
+
+
+class ContainerFiles:
+    """Writes and removes the files of containers."""
+
+    def __init__(self, paths: DataPaths, config: Config, joins: Joins) -> None:
+        self._paths = paths
+        self._config = config
+        self._joins = joins
+        self._root = os.fspath(paths.containers)
+        self._host_resolver: tuple[tuple[int, int], texts.Resolver] | None = None
+
+    def directory(self, container_id: str) -> str:
+        """The container's directory."""
+        return f"{self._root}/{container_id}"
+
+    def log_path(self, container_id: str) -> Path:
+        """The json-file log."""
+        return self._paths.containers / container_id / f"{container_id}-json.log"
+
+    def prepare(self, container_id: str) -> None:
+        """Make the directory."""
+        os.makedirs(self.directory(container_id), mode=0o710, exist_ok=True)  # noqa: PTH103 - start path
+
+    def paths(self, container: Container) -> FilePaths:
+        """Paths of the container's files; the text files appear with the first start."""
+        base = self.directory(container.id)
+        ran = bool(container.started_at_ns)
+        has_log = container.host_config.log_config.type == "json-file"
+        return FilePaths(
+            hosts=f"{base}/hosts" if ran else "", hostname=f"{base}/hostname" if ran else "",
+            resolv_conf=f"{base}/resolv.conf" if ran else "",
+            log=os.fspath(self.log_path(container.id)) if ran and has_log else "")
+
+    def write(self, container: Container, endpoint: Endpoint | None) -> dict[str, str]:
+        """Write what the container's ``/etc`` gets; return container path → host path.
+
+        Raises:
+            OSError: the data root cannot be written.
+            InvalidParameterError: ``host-gateway`` without a gateway.
+        """
+        donor = self._joins.donor(container, "network")
+        owner = donor or container
+        base = self.directory(owner.id)
+        if donor is None:
+            self._write_hosts(container, endpoint, base)
+            self._write_resolv_conf(container, endpoint, base)
+            _write(f"{base}/hostname", texts.hostname_file(container.hostname))
+        return {"/etc/resolv.conf": f"{base}/resolv.conf", "/etc/hostname": f"{base}/hostname",
+                "/etc/hosts": f"{base}/hosts"}
+
+    def _write_hosts(self, container: Container, endpoint: Endpoint | None, base: str) -> None:
+        host = container.host_config
+        if host.network_mode == "host":
+            with open("/etc/hosts", encoding="utf-8") as source:  # noqa: PTH123
+                text = source.read()
+            for extra in host.extra_hosts or ():
+                name, address = texts.split_extra_host(extra)
+                text += f"{'127.0.0.1' if address == texts.HOST_GATEWAY else address}\t{name}\n"
+        else:
+            addresses = [endpoint.ip, endpoint.ip6] if endpoint is not None else []
+            text = texts.hosts_file(
+                hostname=container.hostname, domainname=container.config.domainname, addresses=addresses,
+                extra_hosts=host.extra_hosts or (), host_gateway=endpoint.gateway if endpoint is not None else "")
+        _write(f"{base}/hosts", text)
+
+    def _write_resolv_conf(self, container: Container, endpoint: Endpoint | None, base: str) -> None:
+        host, config = container.host_config, self._config
+        path = f"{base}/resolv.conf"
+        if container.started_at_ns and _edited(path):
+            return
+        text = texts.resolv_conf(
+            self._resolver(), servers=host.dns or config.dns, search=host.dns_search or config.dns_search,
+            options=host.dns_options or config.dns_options, ipv6=bool(endpoint and endpoint.ip6),
+            keep_loopback=host.network_mode == "host")
+        _write(path, text)
+        os.utime(path, ns=(_OURS_NS, _OURS_NS))
+
+    def _resolver(self) -> texts.Resolver:
+        """The host's resolv.conf, read again only when it changed."""
+        path = texts.HOST_RESOLV_CONF
+        try:
+            status = os.stat(path)  # noqa: PTH116
+        except FileNotFoundError:
+            return texts.Resolver()
+        stamp = (status.st_ino, status.st_mtime_ns)
+        if self._host_resolver is None or self._host_resolver[0] != stamp:
+            resolver = texts.parse_resolv_conf(_read(path))
+            if texts.is_local_stub(resolver) and os.path.exists(texts.SYSTEMD_RESOLV_CONF):  # noqa: PTH110
+                resolver = texts.parse_resolv_conf(_read(texts.SYSTEMD_RESOLV_CONF))
+            self._host_resolver = (stamp, resolver)
+        return self._host_resolver[1]
+
+    def remove(self, container_id: str) -> None:
+        """Delete the directory and everything in it; nothing when it is gone already."""
+        base = self.directory(container_id)
+        try:
+            for name in os.listdir(base):  # noqa: PTH208
+                os.unlink(f"{base}/{name}")  # noqa: PTH108
+            os.rmdir(base)  # noqa: PTH106
+        except FileNotFoundError:
+            return
+
+    def known(self) -> list[str]:
+        """Ids that have a directory: the sweep at start-up compares them with the records."""
+        try:
+            return os.listdir(self._root)  # noqa: PTH208
+        except FileNotFoundError:
+            return []
+
+
+def _write(path: str, text: str) -> None:
+    """Rewrite in place: a running donor's bind mount keeps seeing the same inode."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _edited(path: str) -> bool:
+    try:
+        return os.stat(path).st_mtime_ns != _OURS_NS  # noqa: PTH116
+    except FileNotFoundError:
+        return False
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as handle:  # noqa: PTH123
+        return handle.read()
