@@ -1,0 +1,1 @@
+"""One module a command or small family; ``table.py`` says which."""

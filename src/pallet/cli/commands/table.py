@@ -1,0 +1,155 @@
+"""The tree of commands as data: nothing is imported until a command is named.
+
+An entry is ``(module, function, usage, (least, most), summary)``: ``pallet.cli.commands.<module>``
+holds ``function(session, flags) -> int`` and its option table ``<FUNCTION>_FLAGS``; ``most`` -1
+is any number. Names and usage lines are Docker's.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Entry = tuple[str, str, str, tuple[int, int], str]
+
+# Commands whose options end at the first argument, because the rest is another command's line.
+PASS_THROUGH = frozenset(("container run", "container create", "container exec", "container top"))
+
+_ANY = -1
+_MANY = "[OPTIONS] CONTAINER [CONTAINER...]"
+
+ENTRIES: dict[str, Entry] = {
+    "container run": ("run", "run", "[OPTIONS] IMAGE [COMMAND] [ARG...]", (1, _ANY),
+                      "Create and run a new container from an image"),
+    "container create": ("create", "create", "[OPTIONS] IMAGE [COMMAND] [ARG...]", (1, _ANY),
+                         "Create a new container"),
+    "container start": ("start", "start", _MANY, (1, _ANY),
+                        "Start one or more stopped containers"),
+    "container stop": ("lifecycle", "stop", _MANY, (1, _ANY),
+                       "Stop one or more running containers"),
+    "container restart": ("lifecycle", "restart", _MANY, (1, _ANY),
+                          "Restart one or more containers"),
+    "container kill": ("lifecycle", "kill", _MANY, (1, _ANY),
+                       "Kill one or more running containers"),
+    "container rm": ("lifecycle", "rm", _MANY, (1, _ANY), "Remove one or more containers"),
+    "container pause": ("lifecycle", "pause", "CONTAINER [CONTAINER...]", (1, _ANY),
+                        "Pause all processes within one or more containers"),
+    "container unpause": ("lifecycle", "unpause", "CONTAINER [CONTAINER...]", (1, _ANY),
+                          "Unpause all processes within one or more containers"),
+    "container wait": ("lifecycle", "wait", "CONTAINER [CONTAINER...]", (1, _ANY),
+                       "Block until one or more containers stop, then print their exit codes"),
+    "container rename": ("lifecycle", "rename", "CONTAINER NEW_NAME", (2, 2),
+                         "Rename a container"),
+    "container prune": ("prune", "containers", "[OPTIONS]", (0, 0),
+                        "Remove all stopped containers"),
+    "container ls": ("ps", "ls", "[OPTIONS]", (0, 0), "List containers"),
+    "container logs": ("logs", "logs", "[OPTIONS] CONTAINER", (1, 1),
+                       "Fetch the logs of a container"),
+    "container attach": ("attach", "attach", "[OPTIONS] CONTAINER", (1, 1),
+                         "Attach local standard input, output, and error streams to a running "
+                         "container"),
+    "container exec": ("exec", "exec_", "[OPTIONS] CONTAINER COMMAND [ARG...]", (2, _ANY),
+                       "Execute a command in a running container"),
+    "container inspect": ("inspect", "containers", _MANY, (1, _ANY),
+                          "Display detailed information on one or more containers"),
+    "container port": ("port", "port", "CONTAINER [PRIVATE_PORT[/PROTO]]", (1, 2),
+                       "List port mappings or a specific mapping for the container"),
+    "container top": ("top", "top", "CONTAINER [ps OPTIONS]", (1, _ANY),
+                      "Display the running processes of a container"),
+    "image ls": ("images", "ls", "[OPTIONS] [REPOSITORY[:TAG]]", (0, 1), "List images"),
+    "image pull": ("pull", "pull", "[OPTIONS] NAME[:TAG|@DIGEST]", (1, 1),
+                   "Download an image from a registry"),
+    "image push": ("pull", "push", "[OPTIONS] NAME[:TAG]", (1, 1),
+                   "Upload an image to a registry"),
+    "image tag": ("images", "tag", "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", (2, 2),
+                  "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE"),
+    "image rm": ("images", "rm", "[OPTIONS] IMAGE [IMAGE...]", (1, _ANY),
+                 "Remove one or more images"),
+    "image inspect": ("inspect", "images", "[OPTIONS] IMAGE [IMAGE...]", (1, _ANY),
+                      "Display detailed information on one or more images"),
+    "image history": ("history", "history", "[OPTIONS] IMAGE", (1, 1),
+                      "Show the history of an image"),
+    "image import": ("importing", "import_", "[OPTIONS] file|URL|- [REPOSITORY[:TAG]]", (1, 2),
+                     "Import the contents from a tarball to create a filesystem image"),
+    "image prune": ("prune", "images", "[OPTIONS]", (0, 0), "Remove unused images"),
+    "image bootstrap": ("bootstrap", "bootstrap", "[OPTIONS] NAME[:TAG]", (1, 1),
+                        "Make a base image from this distribution's own packages"),
+    "network ls": ("networks", "ls", "[OPTIONS]", (0, 0), "List networks"),
+    "network inspect": ("inspect", "networks", "[OPTIONS] NETWORK [NETWORK...]", (1, _ANY),
+                        "Display detailed information on one or more networks"),
+    "volume ls": ("volumes", "ls", "[OPTIONS]", (0, 0), "List volumes"),
+    "volume create": ("volumes", "create", "[OPTIONS] [VOLUME]", (0, 1), "Create a volume"),
+    "volume inspect": ("inspect", "volumes", "[OPTIONS] VOLUME [VOLUME...]", (1, _ANY),
+                       "Display detailed information on one or more volumes"),
+    "volume rm": ("volumes", "rm", "[OPTIONS] VOLUME [VOLUME...]", (1, _ANY),
+                  "Remove one or more volumes"),
+    "volume prune": ("prune", "volumes", "[OPTIONS]", (0, 0), "Remove unused local volumes"),
+    "system info": ("info", "info", "[OPTIONS]", (0, 0), "Display system-wide information"),
+    "system events": ("events", "events", "[OPTIONS]", (0, 0),
+                      "Get real time events from the server"),
+    "system df": ("df", "df", "[OPTIONS]", (0, 0), "Show disk usage"),
+    "system dial-stdio": ("dial", "dial_stdio", "", (0, 0),
+                          "Proxy the stdio stream to the daemon connection"),
+    "context ls": ("contexts", "ls", "[OPTIONS]", (0, 0), "List contexts"),
+    "context show": ("contexts", "show", "", (0, 0), "Print the name of the current context"),
+    "registry serve": ("registry", "serve", "[OPTIONS]", (0, 0),
+                       "Serve images over the OCI distribution protocol"),
+    "inspect": ("inspect", "inspect", "[OPTIONS] NAME|ID [NAME|ID...]", (1, _ANY),
+                "Return low-level information on Docker objects"),
+    "version": ("version", "version", "[OPTIONS]", (0, 0),
+                "Show the version of client and server"),
+    "login": ("login", "login", "[OPTIONS] [SERVER]", (0, 1), "Authenticate to a registry"),
+    "logout": ("login", "logout", "[SERVER]", (0, 1), "Log out from a registry"),
+    "doctor": ("doctor", "doctor", "[OPTIONS]", (0, 0),
+               "Say what this host lacks, what that costs, and how to get it"),
+}
+
+SHORTCUTS: dict[str, str] = {
+    **{name: f"container {name}" for name in (
+        "run", "create", "start", "stop", "restart", "kill", "rm", "pause", "unpause", "wait",
+        "rename", "logs", "attach", "exec", "port", "top")},
+    **{name: f"image {name}" for name in ("pull", "push", "tag", "history", "import")},
+    "ps": "container ls", "container list": "container ls", "container ps": "container ls",
+    "container remove": "container rm",
+    "images": "image ls", "image list": "image ls", "rmi": "image rm", "image remove": "image rm",
+    "network list": "network ls", "volume list": "volume ls", "volume remove": "volume rm",
+    "context list": "context ls",
+    "info": "system info", "events": "system events",
+}
+
+_HIDDEN = frozenset(("system dial-stdio",))
+
+GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
+    group: (summary, tuple(sorted(
+        path.partition(" ")[2] for path in ENTRIES
+        if path.startswith(group + " ") and path not in _HIDDEN)))
+    for group, summary in (
+        ("container", "Manage containers"), ("image", "Manage images"),
+        ("network", "Manage networks"), ("volume", "Manage volumes"),
+        ("system", "Manage the daemon"), ("context", "Manage contexts"),
+        ("registry", "Serve images to others"))
+}
+
+SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Common Commands", ("run", "exec", "ps", "pull", "push", "images", "login", "logout",
+                         "version", "info", "doctor")),
+    ("Management Commands", tuple(sorted(GROUPS))),
+    ("Commands", ("attach", "create", "events", "history", "import", "inspect", "kill", "logs",
+                  "pause", "port", "rename", "restart", "rm", "rmi", "start", "stop", "tag", "top",
+                  "unpause", "wait")),
+)
+
+
+def canonical(path: str) -> str:
+    """Return the path an alias stands for, or ``path``."""
+    return SHORTCUTS.get(path, path)
+
+
+def entry(path: str) -> Entry:
+    """Return the entry of a command named by its path or an alias of it."""
+    return ENTRIES[canonical(path)]
+
+
+def aliases(path: str) -> list[str]:
+    """Return every name of a command, the canonical one first."""
+    target = canonical(path)
+    return [target, *sorted(name for name, meant in SHORTCUTS.items() if meant == target)]

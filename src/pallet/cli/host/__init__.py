@@ -1,0 +1,1 @@
+"""What concerns this machine: starting a daemon, diagnosis, base images."""

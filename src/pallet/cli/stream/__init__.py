@@ -1,0 +1,1 @@
+"""Attached sessions: terminal modes, stream copying, signals."""
