@@ -1,0 +1,102 @@
+"""Reading json-file logs: tail, since, until, rotation, following."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pallet.errors import InvalidParameterError
+from pallet.logs.driver import ReadOptions
+from pallet.logs.jsonfile import JsonFileLog, fixed_time, parse_tail, parse_time_ns, time_ns
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def line(number: int, stream: str = "stdout") -> bytes:
+    return json.dumps({"log": f"line {number}\n", "stream": stream,
+                       "time": f"2026-01-02T03:04:{number:02d}.5Z"}).encode() + b"\n"
+
+
+async def read(path: Path, options: ReadOptions, *, live: bool = False) -> list[str]:
+    log = JsonFileLog(path, lambda: live)
+    return [record.line.decode().strip() async for batch in log.read(options) for record in batch]
+
+
+async def test_all_generations_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "c-json.log"
+    (tmp_path / "c-json.log.2.gz").write_bytes(gzip.compress(line(1)))
+    (tmp_path / "c-json.log.1").write_bytes(line(2))
+    path.write_bytes(line(3) + line(4))
+    assert await read(path, ReadOptions()) == ["line 1", "line 2", "line 3", "line 4"]
+    assert await read(path, ReadOptions(tail=3)) == ["line 2", "line 3", "line 4"]
+    assert await read(path, ReadOptions(tail=0)) == []
+
+
+async def test_streams_since_and_until(tmp_path: Path) -> None:
+    path = tmp_path / "c-json.log"
+    path.write_bytes(line(1) + line(2, "stderr") + line(3) + line(4))
+    assert await read(path, ReadOptions(stdout=False)) == ["line 2"]
+    since, until = time_ns("2026-01-02T03:04:02.5Z"), time_ns("2026-01-02T03:04:03.5Z")
+    assert await read(path, ReadOptions(since_ns=since, until_ns=until)) == ["line 2", "line 3"]
+
+
+async def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "c-json.log"
+    path.write_bytes(line(1) + line(2)[:20])
+    assert await read(path, ReadOptions()) == ["line 1"]
+    assert await read(path, ReadOptions(tail=5)) == ["line 1"]
+
+
+async def test_no_file_yet_is_an_empty_log(tmp_path: Path) -> None:
+    assert await read(tmp_path / "none", ReadOptions(tail=3)) == []
+    assert await read(tmp_path / "none", ReadOptions(follow=True)) == []
+
+
+async def test_follow_sees_appends_and_rotation_and_ends_with_the_container(tmp_path: Path) -> None:
+    path = tmp_path / "c-json.log"
+    path.write_bytes(line(1))
+    live = True
+    got: list[str] = []
+    seen = asyncio.Condition()
+
+    async def follow() -> None:
+        async for batch in JsonFileLog(path, lambda: live).read(ReadOptions(follow=True)):
+            got.extend(record.line.decode().strip() for record in batch)
+            async with seen:
+                seen.notify_all()
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(5), seen:
+            await seen.wait_for(lambda: len(got) >= count)
+
+    task = asyncio.get_running_loop().create_task(follow())
+    await until(1)
+    with path.open("ab") as handle:
+        handle.write(line(2))
+    await until(2)
+    path.rename(tmp_path / "c-json.log.1")
+    path.write_bytes(line(3))
+    await until(3)
+    live = False
+    async with asyncio.timeout(5):
+        await task
+    assert got == ["line 1", "line 2", "line 3"]
+
+
+def test_times() -> None:
+    assert fixed_time("2026-01-02T03:04:05.12Z") == "2026-01-02T03:04:05.120000000Z"
+    assert time_ns("1970-01-01T00:00:01.000000002Z") == 1_000_000_002
+    assert parse_time_ns("12.5", "since") == 12_500_000_000
+    assert parse_time_ns("0", "since") is None
+    with pytest.raises(InvalidParameterError, match="failed to parse value as unix timestamp"):
+        parse_time_ns("yesterday", "since")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("all", None), ("", None), ("7", 7), ("0", 0), ("-1", None)])
+def test_tail(text: str, expected: int | None) -> None:
+    assert parse_tail(text) == expected
