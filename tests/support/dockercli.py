@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -56,6 +58,7 @@ class DockerCli:
         self.host = host
         self.config = config
         config.mkdir(parents=True, exist_ok=True)
+        self._started: list[subprocess.Popen[str]] = []
         self.env = {
             "PATH": f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}",
             "HOME": str(config),
@@ -91,6 +94,13 @@ class DockerCli:
         """Run, demand exit code 0 and return standard output, stripped."""
         return self.run(*args, stdin=stdin, timeout_s=timeout_s, check=True).text
 
+    def events(self, *filters: str, template: str = "{{.Action}}") -> list[str]:
+        """Past events up to this moment, oldest first, one formatted line each."""
+        words = [word for text in filters for word in ("--filter", text)]
+        until = f"{time.time():.9f}"
+        return self.ok("events", "--since", "1h", "--until", until, *words, "--format",
+                       template).splitlines()  # fmt: skip
+
     def inspect(self, name: str) -> Any:
         """``docker inspect NAME``, decoded."""
         return json.loads(self.ok("inspect", name))[0]
@@ -99,7 +109,21 @@ class DockerCli:
         """Start without waiting; text pipes on all three streams unless ``options`` say otherwise."""
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE,
                                  "stderr": subprocess.PIPE, "text": True}  # fmt: skip
-        return subprocess.Popen([*self.argv, *args], env=self.env, **(pipes | options))
+        process = subprocess.Popen([*self.argv, *args], env=self.env, **(pipes | options))
+        self._started.append(process)
+        return process
+
+    def end_started(self) -> None:
+        """Kill and reap what ``start`` started and the test did not wait for."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe:
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
+        self._started.clear()
 
     def terminal(self, *args: str, rows: int = 24, columns: int = 80) -> Terminal:
         """Start on a pseudo-terminal."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+_WHERE_IS_THE_CURSOR = b"\x1b[6n"
+
 
 class Terminal:
     """``argv`` with a pty as its controlling terminal."""
@@ -75,6 +77,8 @@ class Terminal:
         except OSError:  # EIO: every writer has gone
             return False
         self.output += data.decode(errors="replace")
+        for _ in range(data.count(_WHERE_IS_THE_CURSOR)):
+            os.write(self._master, b"\x1b[1;1R")
         return bool(data)
 
     def expect(self, pattern: str, *, timeout_s: float = 15.0) -> re.Match[str]:
