@@ -169,8 +169,8 @@ class Transport:
             try:
                 response = pool.request(
                     method, url, headers={"User-Agent": USER_AGENT, **headers},
-                    body=cast("bytes | IO[bytes] | None", body), timeout=self._timeout, retries=False,
-                    redirect=False, preload_content=False, decode_content=False)
+                    body=cast("bytes | IO[bytes] | None", body), timeout=self._timeout,
+                    retries=False, redirect=False, preload_content=False, decode_content=False)
             except u3.ProtocolError as error:
                 # A pooled connection the server had closed meanwhile: once more on a new one.
                 if again and _never_answered(error):

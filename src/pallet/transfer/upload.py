@@ -63,28 +63,27 @@ def upload(
         try:
             if client.has_blob(digest):
                 return Outcome.EXISTED, ""
-            for source in sources[:mount_attempts(size)]:
-                location = client.start_upload(mount=digest, source=source)
-                if location is None:
-                    return Outcome.MOUNTED, source
-                return _send(client, location, digest, path, cancel, on_bytes)
-            location = client.start_upload()
-            assert location is not None
-            return _send(client, location, digest, path, cancel, on_bytes)
+            location, source = _open_session(client, digest, sources[:mount_attempts(size)])
+            if location is None:
+                return Outcome.MOUNTED, source
+            with path.open("rb", buffering=0) as file:
+                client.finish_upload(location, digest, _Watched(file, cancel, on_bytes), size)
+            return Outcome.SENT, ""
         except RegistryError as error:
             cancel.check()
             retries.failed(error, progressed=False)
 
 
-def _send(
-    client: RepositoryClient, location: str, digest: Digest, path: Path,
-    cancel: Cancellation, on_bytes: Callable[[int], None],
-) -> tuple[Outcome, str]:
-    with path.open("rb", buffering=0) as source:
-        size = os.fstat(source.fileno()).st_size
-        body = _Watched(source, cancel, on_bytes)
-        client.finish_upload(location, digest, body, size)
-    return Outcome.SENT, ""
+def _open_session(
+    client: RepositoryClient, digest: Digest, sources: Sequence[str]
+) -> tuple[str | None, str]:
+    """Location to upload to, or None and the repository the blob was mounted from."""
+    location: str | None = None
+    for source in sources:
+        location = client.start_upload(mount=digest, source=source)
+        if location is None:
+            return None, source
+    return location or client.start_upload(), ""
 
 
 class _Watched:

@@ -1,0 +1,180 @@
+"""Manifests over the registry protocol: get, put, delete, referrers.
+
+Owns   validation of pushed manifests and the referrers index.
+Runs   in the server's threads.
+Needs  ``RegistryStore``.
+Spec   distribution-spec "Pulling manifests", "Pushing Manifests", "Listing Referrers"; image-spec
+       manifest.md, image-index.md.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pallet.registry.codes import RegistryHttpError
+from pallet.registry.messages import RegistryResponse, parse_digest
+from pallet.spec import digest as digests
+from pallet.spec import image
+from pallet.spec import reference as references
+
+if TYPE_CHECKING:
+    from pallet.registry.messages import RegistryRequest
+    from pallet.registry.store import RegistryStore
+    from pallet.types import Digest
+
+MAX_MANIFEST_BYTES = 4 << 20
+_MAX_TAGS = 32
+
+
+class ManifestRoutes:
+    """Answers requests under ``manifests/`` and ``referrers/``."""
+
+    def __init__(self, store: RegistryStore, *, allow_delete: bool) -> None:
+        self._store = store
+        self._allow_delete = allow_delete
+
+    def handle(self, request: RegistryRequest, name: str, ref: str) -> RegistryResponse:
+        """Answer one request on manifest ``ref``, a tag or a digest."""
+        if request.method in {"GET", "HEAD"}:
+            return self._get(name, ref)
+        if request.method == "PUT":
+            return self._put(request, name, ref)
+        if request.method == "DELETE":
+            return self._delete(name, ref)
+        raise RegistryHttpError("UNSUPPORTED", headers={"Allow": "GET, HEAD, PUT, DELETE"})
+
+    def _get(self, name: str, ref: str) -> RegistryResponse:
+        by_tag = references.is_tag(ref)
+        digest = self._store.resolve(name, ref) if by_tag else parse_digest(ref)
+        media_type, raw = self._store.manifest(name, digest)
+        return RegistryResponse(status=200, body=raw, headers={
+            "Content-Type": media_type, "Docker-Content-Digest": digest, "ETag": f'"{digest}"'})
+
+    def _put(self, request: RegistryRequest, name: str, ref: str) -> RegistryResponse:
+        raw = _read_manifest(request)
+        tags = request.parameters("tag")
+        if references.is_tag(ref):
+            digest = digests.of_bytes(raw)
+            tags = [ref, *tags]
+        else:
+            digest = parse_digest(ref)
+            if digests.of_bytes(raw, digests.algorithm(digest)) != digest:
+                raise RegistryHttpError("DIGEST_INVALID", {"digest": ref})
+        if len(tags) > _MAX_TAGS or not all(references.is_tag(tag) for tag in tags):
+            raise RegistryHttpError("TAG_INVALID", {"tags": tags})
+        media_type, document = _checked(raw, request.headers.get("content-type", ""))
+        self._require_content(name, document)
+        subject = _digest_of(document.get("subject"))
+        self._store.put_manifest(name, digest, media_type, raw)
+        headers = {"Location": f"/v2/{name}/manifests/{ref}", "Docker-Content-Digest": digest}
+        if subject is not None:
+            descriptor = _referrer(digest, media_type, raw, document)
+            self._store.add_referrer(name, subject, digest, descriptor)
+            headers["OCI-Subject"] = subject
+        for tag in tags:
+            self._store.tag(name, tag, digest)
+        if request.parameters("tag"):
+            headers["OCI-Tag"] = ", ".join(request.parameters("tag"))
+        return RegistryResponse(status=201, headers=headers)
+
+    def _require_content(self, name: str, document: dict[str, Any]) -> None:
+        """Refuse a manifest that names content this repository does not have."""
+        for entry in [document.get("config"), *(document.get("layers") or ())]:
+            digest = _digest_of(entry)
+            if digest is None or image.is_foreign(str(entry.get("mediaType", ""))):
+                continue
+            if not self._store.has_blob(name, digest):
+                raise RegistryHttpError("MANIFEST_BLOB_UNKNOWN", {"digest": digest})
+        for entry in document.get("manifests") or ():
+            digest = _digest_of(entry)
+            if digest is not None and not self._store.has_manifest(name, digest):
+                raise RegistryHttpError("MANIFEST_BLOB_UNKNOWN", {"digest": digest})
+
+    def _delete(self, name: str, ref: str) -> RegistryResponse:
+        if not self._allow_delete:
+            raise RegistryHttpError("UNSUPPORTED")
+        if references.is_tag(ref):
+            self._store.untag(name, ref)
+        else:
+            self._store.delete_manifest(name, parse_digest(ref))
+        return RegistryResponse(status=202)
+
+    def referrers(self, request: RegistryRequest, name: str, text: str) -> RegistryResponse:
+        """List the manifests whose subject is ``text``."""
+        found = self._store.referrers(name, parse_digest(text))
+        headers = {"Content-Type": image.OCI_INDEX}
+        wanted = request.parameter("artifactType")
+        if wanted:
+            found = [entry for entry in found if entry.get("artifactType") == wanted]
+            headers["OCI-Filters-Applied"] = "artifactType"
+        document = {"schemaVersion": 2, "mediaType": image.OCI_INDEX, "manifests": found}
+        return RegistryResponse(status=200, headers=headers,
+                                       body=json.dumps(document).encode())
+
+
+def _read_manifest(request: RegistryRequest) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while piece := request.body.read(1 << 20):
+        size += len(piece)
+        if size > MAX_MANIFEST_BYTES:
+            raise RegistryHttpError("SIZE_INVALID", message="manifest is too large", status=413)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _checked(raw: bytes, content_type: str) -> tuple[str, dict[str, Any]]:
+    """Media type and parsed form of a pushed manifest.
+
+    Raises:
+        RegistryHttpError: MANIFEST_INVALID.
+    """
+    header = content_type.partition(";")[0].strip()
+    try:
+        document = json.loads(raw)
+    except ValueError as error:
+        raise RegistryHttpError("MANIFEST_INVALID", str(error)) from error
+    if not isinstance(document, dict) or document.get("schemaVersion") != 2:
+        raise RegistryHttpError("MANIFEST_INVALID", "not a document of schema version 2")
+    own = document.get("mediaType")
+    if own and header and own != header:
+        detail = f"mediaType is {own!r} but Content-Type is {header!r}"
+        raise RegistryHttpError("MANIFEST_INVALID", detail)
+    media_type = header or own or image.OCI_MANIFEST
+    lists = isinstance(document.get("manifests"), list)
+    layers = isinstance(document.get("layers"), list)
+    if media_type in image.INDEX_TYPES and (not lists or layers):
+        raise RegistryHttpError("MANIFEST_INVALID", "an index has manifests and no layers")
+    if media_type in image.IMAGE_TYPES and (
+            not layers or lists or _digest_of(document.get("config")) is None):
+        raise RegistryHttpError("MANIFEST_INVALID", "an image has a config and layers")
+    return media_type, document
+
+
+def _digest_of(entry: object) -> Digest | None:
+    """Digest of a descriptor.
+
+    Raises:
+        RegistryHttpError: MANIFEST_INVALID, when there is a descriptor without a proper digest.
+    """
+    if entry is None:
+        return None
+    text = entry.get("digest") if isinstance(entry, dict) else None
+    if not isinstance(text, str) or not digests.is_digest(text):
+        raise RegistryHttpError("MANIFEST_INVALID", "a descriptor has no valid digest")
+    return digests.parse(text)
+
+
+def _referrer(
+    digest: Digest, media_type: str, raw: bytes, document: dict[str, Any]
+) -> dict[str, Any]:
+    entry: dict[str, Any] = {"mediaType": media_type, "digest": digest, "size": len(raw)}
+    artifact_type = document.get("artifactType")
+    if not artifact_type and isinstance(document.get("config"), dict):
+        artifact_type = document["config"].get("mediaType")
+    if artifact_type:
+        entry["artifactType"] = artifact_type
+    if document.get("annotations"):
+        entry["annotations"] = document["annotations"]
+    return entry
