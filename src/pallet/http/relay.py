@@ -5,8 +5,6 @@ Owns   the copying between a client's transport and one end of a socket pair, wi
 Runs   on the event loop. Used for TLS, and where bytes of the stream had already been read.
 """
 
-# ruff: noqa: D102 - the methods of asyncio.Protocol, as documented there
-
 from __future__ import annotations
 
 import asyncio

@@ -1,0 +1,1 @@
+"""palletd: options, listeners, signals and the composition root."""
