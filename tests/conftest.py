@@ -62,14 +62,10 @@ def in_mount_ns() -> Callable[[Callable[[], Any]], Any]:
 @pytest.fixture
 def in_net_ns() -> Callable[[Callable[[], Any]], Any]:
     """Run a body in a child with its own network (loopback up) and mount namespace."""
-    return lambda body: isolation.run_isolated(
-        body, isolation.CLONE_NEWNS | isolation.CLONE_NEWNET
-    )
+    return lambda body: isolation.run_isolated(body, isolation.CLONE_NEWNS | isolation.CLONE_NEWNET)
 
 
 @pytest.fixture
 def in_pid_ns() -> Callable[[Callable[[], Any]], Any]:
     """Run a body as process 1 of its own pid and mount namespace."""
-    return lambda body: isolation.run_isolated(
-        body, isolation.CLONE_NEWNS | isolation.CLONE_NEWPID
-    )
+    return lambda body: isolation.run_isolated(body, isolation.CLONE_NEWNS | isolation.CLONE_NEWPID)

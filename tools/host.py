@@ -1,7 +1,7 @@
 """Find or install what the host must provide: Debian packages behind the commands we call.
 
-``host.py run`` is what running Pallet wants, ``host.py test`` adds what the test suite compares with
-and drives. Standard library only: it runs before the virtual environment exists. As root on a
+``host.py run`` is what running Pallet wants, ``host.py test`` adds what the test suite drives and
+compares with. Standard library only: it runs before the virtual environment exists. As root on a
 Debian-like host missing packages are installed; otherwise they are listed and the exit status is 1.
 """
 
@@ -70,7 +70,7 @@ def install(packages: list[str]) -> bool:
 
 
 class keep_services_down:  # noqa: N801 - reads as a statement
-    """Answer Debian's ``policy-rc.d`` with "no" while packages are set up, unless the host has one."""
+    """While packages are set up, ``policy-rc.d`` says "no", unless the host has its own."""
 
     path = Path("/usr/sbin/policy-rc.d")
 

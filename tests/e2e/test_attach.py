@@ -72,8 +72,9 @@ def test_start_attach_interactive_keeps_the_layer(any_docker: DockerCli, name: s
 
 def test_two_clients_see_the_same_output(docker: DockerCli, name: str) -> None:
     docker.ok("run", "-d", "--name", name, "busybox", "sh", "-c", LOOP)
-    one, two = docker.start("attach", "--sig-proxy=false", name), docker.start(
-        "attach", "--sig-proxy=false", name
+    one, two = (
+        docker.start("attach", "--sig-proxy=false", name),
+        docker.start("attach", "--sig-proxy=false", name),
     )
     assert one.stdout and two.stdout
     seen = [{stream.readline() for _ in range(20)} for stream in (one.stdout, two.stdout)]

@@ -45,7 +45,9 @@ def test_failure_is_a_container_error(client: Any) -> None:
 
 
 def test_life_of_a_container(client: Any, name: str) -> None:
-    container = client.containers.run("busybox", ["sleep", "600"], detach=True, name=name, init=True)
+    container = client.containers.run(
+        "busybox", ["sleep", "600"], detach=True, name=name, init=True
+    )
     assert container.status in ("created", "running")
     assert [c.name for c in client.containers.list(filters={"name": name})] == [name]
     code, output = container.exec_run(["sh", "-c", "echo in; exit 4"])

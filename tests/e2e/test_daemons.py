@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import subprocess
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from tests.support.daemon import Daemon
 
 pytestmark = pytest.mark.needs("root", "overlay", "docker_cli", "busybox")
-
 
 
 @pytest.fixture
@@ -57,14 +57,14 @@ def test_two_daemons_know_nothing_of_each_other(make: Callable[..., Daemon]) -> 
 
 
 def test_ports_of_two_daemons(make: Callable[..., Daemon]) -> None:
-    from tests.e2e.test_network import BODY, WEB, fetch
+    from tests.e2e.test_network import BODY, WEB, fetch, serves
 
     one, two = make(), make()
     ports = [free_port(), free_port()]
     for daemon, port in zip((one, two), ports, strict=True):
         daemon.cli().ok("run", "-d", "--name", "web", "-p", f"{port}:80", *WEB)
     for port in ports:
-        eventually(lambda port=port: fetch(f"http://127.0.0.1:{port}") == BODY)
+        eventually(partial(serves, f"http://127.0.0.1:{port}"))
     result = two.cli().run("run", "-d", "-p", f"{ports[0]}:80", *WEB)
     assert result.code == 125
     one.cli().ok("rm", "-f", "web")
@@ -128,7 +128,9 @@ def test_tls_demands_a_client_certificate(make: Callable[..., Daemon], tmp_path:
     host = f"tcp://127.0.0.1:{port}"
     known = DockerCli([*base, "--tlscert", f"{certs}/client.pem", "--tlskey",
                        f"{certs}/client-key.pem"], host, daemon.top / "tls")  # fmt: skip
-    result = known.run("run", "--rm", "-i", "busybox", "sh", "-c", "cat; echo end", stdin="over tls ")
+    result = known.run(
+        "run", "--rm", "-i", "busybox", "sh", "-c", "cat; echo end", stdin="over tls "
+    )
     assert (result.code, result.out) == (0, "over tls end\n")
     with known.terminal("run", "--rm", "-it", "busybox") as terminal:
         terminal.expect("# ")
@@ -208,7 +210,9 @@ def test_other_runtimes(make: Callable[..., Daemon], runtime: str) -> None:
     docker = daemon.cli()
     result = docker.run("run", "--rm", "-i", "--runtime", "other", "busybox", "cat", stdin="x")
     assert (result.code, result.out) == (0, "x"), result.err
-    assert docker.run("run", "--rm", "--runtime", "other", "busybox", "sh", "-c", "exit 9").code == 9
+    assert (
+        docker.run("run", "--rm", "--runtime", "other", "busybox", "sh", "-c", "exit 9").code == 9
+    )
     result = docker.run("run", "--rm", "--runtime", "other", "busybox", "no-such")
     assert result.code == 127
     with docker.terminal("run", "--rm", "-it", "--runtime", "other", "busybox") as terminal:

@@ -37,7 +37,9 @@ def test_stdin(docker: DockerCli, box: str) -> None:
 def test_is_inside_the_container(docker: DockerCli, box: str) -> None:
     out = docker.ok("exec", box, "sh", "-c", "hostname; pwd; echo $FROM_RUN; cat /proc/1/comm")
     assert out.splitlines()[:3] == ["box", "/srv", "1"]
-    same = "for n in mnt pid net uts ipc; do readlink /proc/1/ns/$n; readlink /proc/self/ns/$n; done"
+    same = (
+        "for n in mnt pid net uts ipc; do readlink /proc/1/ns/$n; readlink /proc/self/ns/$n; done"
+    )
     lines = docker.ok("exec", box, "sh", "-c", same).splitlines()
     assert lines[::2] == lines[1::2]
     assert len(lines) == 10
@@ -94,7 +96,9 @@ def test_stopped_container_is_refused(docker: DockerCli, box: str) -> None:
 
 def test_lives_in_the_container_s_cgroup(docker: DockerCli, box: str) -> None:
     read = "cat /proc/self/cgroup"
-    assert docker.ok("exec", box, "sh", "-c", read) == docker.ok("exec", box, "cat", "/proc/1/cgroup")
+    assert docker.ok("exec", box, "sh", "-c", read) == docker.ok(
+        "exec", box, "cat", "/proc/1/cgroup"
+    )
 
 
 def test_ends_with_the_container(docker: DockerCli, box: str) -> None:

@@ -30,7 +30,9 @@ def image(docker: DockerCli, name: str) -> Iterator[str]:
     full = docker.ok("import", "-m", "by a test", "-c", 'CMD ["/content"]', "-", f"{name}:one",
                      stdin=small_tar(name))  # fmt: skip
     yield full
-    for row in docker.ok("images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}").splitlines():
+    for row in docker.ok(
+        "images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}"
+    ).splitlines():
         if row.startswith(full) or name in row:
             docker.run("rmi", "-f", row.split()[0])
 
@@ -86,7 +88,9 @@ def test_remove_by_id_with_several_names(docker: DockerCli, image: str, name: st
     assert not tags(docker, name)
 
 
-def test_tag_moves_and_leaves_the_old_one_dangling(docker: DockerCli, image: str, name: str) -> None:
+def test_tag_moves_and_leaves_the_old_one_dangling(
+    docker: DockerCli, image: str, name: str
+) -> None:
     second = docker.ok("import", "-", f"{name}:one", stdin=small_tar("second"))
     dangling = docker.ok("images", "--no-trunc", "-q", "--filter", "dangling=true").split()
     assert image in dangling

@@ -164,7 +164,9 @@ def test_names_are_made_up(docker: DockerCli) -> None:
 def test_bad_names(docker: DockerCli, bad: str) -> None:
     result = docker.run("create", f"--name={bad}", "busybox")
     assert result.code == 1
-    assert f"Invalid container name ({bad}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed" in result.err
+    assert (
+        f"Invalid container name ({bad}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed" in result.err
+    )
 
 
 def test_list_and_filters(docker: DockerCli, name: str) -> None:
@@ -211,7 +213,9 @@ def test_list_columns(docker: DockerCli, name: str) -> None:
 
 
 def test_inspect_fields(docker: DockerCli, name: str) -> None:
-    docker.ok("run", "-d", "--name", name, "--memory", "64m", "-e", "A=b", "busybox", "sleep", "600")
+    docker.ok(
+        "run", "-d", "--name", name, "--memory", "64m", "-e", "A=b", "busybox", "sleep", "600"
+    )
     data = docker.inspect(name)
     assert data["Name"] == f"/{name}"
     assert (data["Path"], data["Args"]) == ("sleep", ["600"])
@@ -255,7 +259,7 @@ def test_events_live(docker: DockerCli, name: str) -> None:
     assert watcher.stdout
     steady(lambda: watcher.poll() is None, for_s=0.4)
     docker.ok("run", "--rm", "--name", name, "busybox", "true")
-    seen = []
+    seen: list[str] = []
     while not seen or seen[-1] != "destroy":
         seen.append(watcher.stdout.readline().strip())
     watcher.kill()

@@ -87,7 +87,9 @@ def test_tmpfs(docker: DockerCli) -> None:
 
 def test_mount_tmpfs(docker: DockerCli) -> None:
     mount = "type=tmpfs,target=/scratch,tmpfs-size=2097152"
-    out = docker.ok("run", "--rm", "--mount", mount, "busybox", "grep", " /scratch ", "/proc/mounts")
+    out = docker.ok(
+        "run", "--rm", "--mount", mount, "busybox", "grep", " /scratch ", "/proc/mounts"
+    )
     assert "size=2048k" in out
 
 
@@ -137,7 +139,9 @@ def test_engine_files(docker: DockerCli) -> None:
 def test_resolv_conf(docker: DockerCli) -> None:
     args = ("--dns", "10.1.2.3", "--dns-search", "example.test", "--dns-option", "ndots:2")
     out = docker.ok("run", "--rm", *args, "busybox", "cat", "/etc/resolv.conf")
-    assert {"nameserver 10.1.2.3", "search example.test", "options ndots:2"} <= set(out.splitlines())
+    assert {"nameserver 10.1.2.3", "search example.test", "options ndots:2"} <= set(
+        out.splitlines()
+    )
 
 
 def test_shm_size(docker: DockerCli) -> None:

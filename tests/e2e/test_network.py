@@ -36,6 +36,11 @@ def fetch(url: str) -> str:
         return str(reply.read().decode())
 
 
+def serves(url: str) -> bool:
+    """The web container answers at ``url``."""
+    return fetch(url) == BODY
+
+
 def address(docker: DockerCli, name: str) -> str:
     return str(docker.inspect(name)["NetworkSettings"]["Networks"]["bridge"]["IPAddress"])
 
@@ -132,7 +137,7 @@ def test_bound_to_one_address(docker: DockerCli, name: str) -> None:
     port = free_port()
     docker.ok("run", "-d", "--name", name, "-p", f"127.0.0.1:{port}:80", *WEB)
     eventually(lambda: fetch(f"http://127.0.0.1:{port}") == BODY)
-    with pytest.raises(OSError, match="refused|timed out"):
+    with pytest.raises(OSError, match=r"refused|timed out"):
         fetch(f"http://{HOST_ADDRESS}:{port}")
 
 

@@ -33,7 +33,9 @@ def test_stdin_is_piped_and_its_end_is_seen(any_docker: DockerCli) -> None:
 
 def test_output_after_stdin_ended_still_arrives(docker: DockerCli) -> None:
     script = "cat >/dev/null; sleep 0.2; echo after"
-    assert docker.run("run", "--rm", "-i", "busybox", "sh", "-c", script, stdin="x").out == "after\n"
+    assert (
+        docker.run("run", "--rm", "-i", "busybox", "sh", "-c", script, stdin="x").out == "after\n"
+    )
 
 
 def test_large_output_is_complete(docker: DockerCli) -> None:
@@ -55,7 +57,9 @@ def test_without_interactive_stdin_is_empty(docker: DockerCli) -> None:
 def test_detached_prints_the_full_id(docker: DockerCli, name: str) -> None:
     container_id = docker.ok("run", "-d", "--name", name, "busybox", "sleep", "60")
     assert len(container_id) == 64
-    assert docker.ok("ps", "--no-trunc", "--format", "{{.ID}} {{.Names}}") == f"{container_id} {name}"
+    assert (
+        docker.ok("ps", "--no-trunc", "--format", "{{.ID}} {{.Names}}") == f"{container_id} {name}"
+    )
 
 
 def test_default_command_comes_from_the_image(docker: DockerCli) -> None:
@@ -120,7 +124,9 @@ def test_group_add(docker: DockerCli) -> None:
 
 def test_home_follows_the_user(docker: DockerCli) -> None:
     script = "echo $HOME; pwd"
-    assert docker.ok("run", "--rm", "--user", "app", "busybox", "sh", "-c", script) == "/home/app\n/"
+    assert (
+        docker.ok("run", "--rm", "--user", "app", "busybox", "sh", "-c", script) == "/home/app\n/"
+    )
 
 
 def test_unknown_user_is_refused(docker: DockerCli) -> None:
@@ -183,10 +189,10 @@ def test_standard_input_of_a_tty_needs_one(docker: DockerCli) -> None:
 def test_terminal_is_one(any_docker: DockerCli) -> None:
     with any_docker.terminal("run", "--rm", "-it", "busybox", rows=33, columns=101) as terminal:
         terminal.expect("# ")
-        terminal.type("tty; stty size; echo $TERM\n")
+        terminal.type("tty; echo $TERM; while ! stty size | grep '33 101'; do sleep 0.1; done\n")
         terminal.expect("/dev/pts/0")
-        terminal.expect(r"33 101")
-        terminal.expect("xterm")
+        terminal.expect("\nxterm")
+        terminal.expect("\n33 101")
         terminal.type("exit 7\n")
         assert terminal.wait() == 7
 

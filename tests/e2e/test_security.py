@@ -60,7 +60,9 @@ def test_unknown_capability(docker: DockerCli) -> None:
 
 
 def seccomp_mode(docker: DockerCli, *flags: str) -> str:
-    return docker.ok("run", "--rm", *flags, "busybox", "grep", "Seccomp:", "/proc/self/status").split()[1]
+    return docker.ok(
+        "run", "--rm", *flags, "busybox", "grep", "Seccomp:", "/proc/self/status"
+    ).split()[1]
 
 
 def test_seccomp_is_on_by_default(docker: DockerCli) -> None:
@@ -92,7 +94,9 @@ def test_own_seccomp_profile(docker: DockerCli, tmp_path: Path) -> None:
     }
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(profile))
-    result = docker.run("run", "--rm", "--security-opt", f"seccomp={path}", "busybox", "mkdir", "/x")
+    result = docker.run(
+        "run", "--rm", "--security-opt", f"seccomp={path}", "busybox", "mkdir", "/x"
+    )
     assert result.code == 1
     assert "Operation not permitted" in result.err
 
@@ -147,7 +151,9 @@ def test_other_devices_are_refused(docker: DockerCli) -> None:
 
 def test_device_is_given(docker: DockerCli) -> None:
     flags = ("--device", "/dev/null:/dev/mine:rw")
-    out = docker.ok("run", "--rm", *flags, "busybox", "sh", "-c", "echo x > /dev/mine; ls -l /dev/mine")
+    out = docker.ok(
+        "run", "--rm", *flags, "busybox", "sh", "-c", "echo x > /dev/mine; ls -l /dev/mine"
+    )
     assert out.startswith("crw")
     result = docker.run("run", "--rm", "--device", "/dev/none", "busybox", "true")
     assert result.code in (125, 127)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.support.daemon import Daemon
+    from tests.support.dockercli import DockerCli
 
 pytestmark = pytest.mark.needs("root", "overlay", "docker_cli", "busybox")
 
@@ -82,8 +84,12 @@ def _alive(pid: int) -> bool:
         return False
 
 
+def _runs(docker: DockerCli, name: str) -> bool:
+    return bool(docker.inspect(name)["State"]["Running"])
+
+
 def test_published_ports_go_on(daemon: Daemon) -> None:
-    from tests.e2e.test_network import BODY, WEB, fetch
+    from tests.e2e.test_network import BODY, WEB, fetch, serves
 
     docker = daemon.cli()
     port = free_port()
@@ -91,7 +97,7 @@ def test_published_ports_go_on(daemon: Daemon) -> None:
     eventually(lambda: fetch(f"http://127.0.0.1:{port}") == BODY)
     daemon.kill()
     for host in ("127.0.0.1", "[::1]"):
-        eventually(lambda host=host: fetch(f"http://{host}:{port}") == BODY)
+        eventually(partial(serves, f"http://{host}:{port}"))
     daemon.start()
     assert fetch(f"http://127.0.0.1:{port}") == BODY
     result = docker.run("run", "-d", "-p", f"{port}:80", *WEB)
@@ -155,7 +161,7 @@ def test_restart_policies_at_daemon_start(daemon: Daemon) -> None:
     eventually(lambda: not any(_alive(pid) for pid in pids))
     daemon.start()
     for policy in ("always", "unless-stopped"):
-        eventually(lambda p=policy: docker.inspect(f"p-{p}")["State"]["Running"])
+        eventually(partial(_runs, docker, f"p-{policy}"))
     assert not docker.inspect("p-no")["State"]["Running"]
     steady(lambda: not docker.inspect("p-stopped")["State"]["Running"])
 

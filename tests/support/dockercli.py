@@ -87,7 +87,9 @@ class DockerCli:
         result = Result(done.returncode, done.stdout.decode(errors="replace"),
                         done.stderr.decode(errors="replace"))  # fmt: skip
         if check:
-            assert result.code == 0, f"{' '.join(args)}: exit {result.code}\n{result.err}{result.out}"
+            assert result.code == 0, (
+                f"{' '.join(args)}: exit {result.code}\n{result.err}{result.out}"
+            )
         return result
 
     def ok(self, *args: str, stdin: str | bytes | None = None, timeout_s: float = 60.0) -> str:

@@ -102,7 +102,9 @@ def _clean(daemon: Daemon) -> None:
     ids = set(daemon.container_ids)
     daemon.container_ids.clear()
     if ids:
-        eventually(lambda: not leaks.cgroups(*ids), timeout_s=5.0, what="cgroups of containers gone")
+        eventually(
+            lambda: not leaks.cgroups(*ids), timeout_s=5.0, what="cgroups of containers gone"
+        )
         shims = daemon.exec_root / "shims"
         if shims.is_dir():
             eventually(lambda: not list(shims.iterdir()), timeout_s=5.0, what="shims gone")

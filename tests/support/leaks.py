@@ -131,7 +131,9 @@ class Snapshot:
         return lines
 
 
-def assert_nothing_left(before: Snapshot, *, timeout_s: float = 3.0, ignore: Iterable[str] = ()) -> None:
+def assert_nothing_left(
+    before: Snapshot, *, timeout_s: float = 3.0, ignore: Iterable[str] = ()
+) -> None:
     """Fail with a list of what is here and was not at ``before``, once ``timeout_s`` has passed.
 
     Args:

@@ -79,7 +79,9 @@ def _mounted(kind: str, *options: str) -> str | None:
 
 
 def _cgroup1() -> str | None:
-    missing = [name for name in ("memory", "pids", "cpu", "devices") if not _mounted("cgroup", name)]
+    missing = [
+        name for name in ("memory", "pids", "cpu", "devices") if not _mounted("cgroup", name)
+    ]
     return f"cgroup v1 controllers not mounted: {', '.join(missing)}" if missing else None
 
 
@@ -95,7 +97,9 @@ def _cgroup2_controllers() -> str | None:
 
 
 def _limits() -> str | None:
-    return None if not _cgroup1() or not _cgroup2_controllers() else "no memory and pids controllers"
+    return (
+        None if not _cgroup1() or not _cgroup2_controllers() else "no memory and pids controllers"
+    )
 
 
 def _nft() -> str | None:

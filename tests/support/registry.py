@@ -66,9 +66,7 @@ def build_image(
         data = gzip.compress(tar, 1, mtime=0) if compression == "gzip" else tar
         suffix = "+gzip" if compression == "gzip" else ""
         blobs[digest(data)] = data
-        descriptors.append(
-            {"mediaType": LAYER + suffix, "digest": digest(data), "size": len(data)}
-        )
+        descriptors.append({"mediaType": LAYER + suffix, "digest": digest(data), "size": len(data)})
     document = {
         "architecture": architecture,
         "os": "linux",
@@ -130,7 +128,11 @@ class Registry:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def request(
-        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
     ) -> tuple[int, dict[str, str], bytes]:
         """One call, with credentials if the registry has any."""
         sent = dict(headers or {})

@@ -94,7 +94,19 @@ def busybox_tar() -> bytes:
     path = which("busybox")
     assert path, "busybox is not installed"
     tree = TreeTar()
-    for name in ("bin", "dev", "etc", "home", "proc", "root", "sys", "usr", "usr/bin", "var", "srv"):
+    for name in (
+        "bin",
+        "dev",
+        "etc",
+        "home",
+        "proc",
+        "root",
+        "sys",
+        "usr",
+        "usr/bin",
+        "var",
+        "srv",
+    ):
         tree.directory(name)
     tree.directory("tmp", mode=0o1777)
     tree.directory("home/app", uid=1000, gid=1000)

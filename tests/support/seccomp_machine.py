@@ -14,8 +14,12 @@ def decode(program: bytes) -> list[tuple[int, int, int, int]]:
     return list(struct.iter_unpack("=HBBI", program))
 
 
-def run(instructions: list[tuple[int, int, int, int]], arch: int, number: int,
-        args: tuple[int, ...] = ()) -> int:
+def run(
+    instructions: list[tuple[int, int, int, int]],
+    arch: int,
+    number: int,
+    args: tuple[int, ...] = (),
+) -> int:
     """Return what the filter returns for one system call."""
     padded = (*args, 0, 0, 0, 0, 0, 0)[:6]
     data = struct.pack("=IIQ6Q", number, arch, 0, *padded)

@@ -36,7 +36,9 @@ def eventually(
         time.sleep(interval_s)
 
 
-def steady(condition: Callable[[], object], *, for_s: float = 0.3, interval_s: float = 0.03) -> None:
+def steady(
+    condition: Callable[[], object], *, for_s: float = 0.3, interval_s: float = 0.03
+) -> None:
     """Assert that ``condition`` stays truthy for ``for_s``: for things that must not happen."""
     deadline = time.monotonic() + for_s
     while time.monotonic() < deadline:
