@@ -168,7 +168,8 @@ class SeccompCache:
 
     Args:
         directory: ``DataPaths.seccomp``; made when the first filter is written.
-        daemon_profile: text of the daemon's own default profile; None or ``builtin`` is Docker's.
+        daemon_profile: text of the daemon's own default profile; None or ``builtin`` is Docker's,
+            ``unconfined`` none.
         host: what conditions are held against; None is this host.
 
     Raises:
@@ -179,8 +180,7 @@ class SeccompCache:
                  host: Host | None = None) -> None:
         self._directory = directory
         self._host = Host.here() if host is None else host
-        builtin = daemon_profile in (None, "builtin")
-        self._default = default_profile() if builtin else parse_profile(daemon_profile or "")
+        self._default = _named_profile(daemon_profile)
         self._memory: dict[tuple[str | None, frozenset[str]], SeccompFilter | None] = {}
 
     def filter_for(self, profile: str | None, bounding: Collection[str]) -> SeccompFilter | None:
@@ -197,8 +197,6 @@ class SeccompCache:
             InvalidParameterError: the profile is malformed.
             SystemFailureError: libseccomp is not installed.
         """
-        if profile == "unconfined":
-            return None
         key = (None if profile == "" else profile, frozenset(bounding))
         if key in self._memory:
             return self._memory[key]
@@ -211,10 +209,9 @@ class SeccompCache:
         return self._memory.get((None if profile == "" else profile, frozenset(bounding)))
 
     def _make(self, profile: str | None, bounding: frozenset[str]) -> SeccompFilter | None:
-        if profile is None:
-            parsed = self._default
-        else:
-            parsed = default_profile() if profile == "builtin" else parse_profile(profile)
+        parsed = self._default if profile is None else _named_profile(profile)
+        if parsed is None:
+            return None
         document = resolve(parsed, bounding=bounding, host=self._host)
         if document is None:
             return None
@@ -227,6 +224,13 @@ class SeccompCache:
             bpf = compile_filter(document)
             _write_cached(path, bpf)
         return SeccompFilter(bpf=bpf, flags=flags_of(document), document=document)
+
+
+def _named_profile(profile: str | None) -> Profile | None:
+    """Return the profile a name or JSON text means; None for no filter."""
+    if profile == "unconfined":
+        return None
+    return default_profile() if profile in (None, "builtin") else parse_profile(profile or "")
 
 
 def _read_cached(path: Path) -> bytes | None:
