@@ -168,6 +168,8 @@ class Netlink:
         Raises:
             SyscallError: of the first that failed; those after it were still tried.
         """
+        if not messages:
+            return
         first = self._sequence + 1
         parts = [
             self.encode(message, message.flags | NLM_F_REQUEST | NLM_F_ACK) for message in messages]
@@ -250,11 +252,11 @@ def _link(index: int = 0, *, flags: int = 0, change: int = 0) -> bytes:
     return _IFINFO.pack(0, 0, index, flags, change)
 
 
-def bridge_add(name: str, *, mac: str, mtu: int, alias: str) -> Message:
+def bridge_add(name: str, *, mac: str, mtu: int) -> Message:
     """Create a bridge that is down. A fixed ``mac`` keeps it from changing with its ports."""
     data = nested(IFLA_INFO_DATA, number(IFLA_BR_FORWARD_DELAY, 0), number(IFLA_BR_STP_STATE, 0))
     body = (_link() + text(IFLA_IFNAME, name) + number(IFLA_MTU, mtu)
-            + attribute(IFLA_ADDRESS, mac_bytes(mac)) + text(IFLA_IFALIAS, alias)
+            + attribute(IFLA_ADDRESS, mac_bytes(mac))
             + nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "bridge"), data))
     return Message("add link", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, name)
 

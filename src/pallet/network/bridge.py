@@ -60,8 +60,10 @@ def ensure_bridge(link: netlink.Netlink, name: str, plan: Plan, *, mtu: int) -> 
         found = netlink.find_link(link, name)
         if found is None:
             mac = "02:42:" + os.urandom(4).hex(":")
-            link.request(netlink.bridge_add(name, mac=mac, mtu=mtu, alias=ALIAS))
+            link.request(netlink.bridge_add(name, mac=mac, mtu=mtu))
             found = netlink.find_link(link, name)
+            if found is not None:  # the kernel takes no alias when it makes a link
+                link.request(netlink.link_set(found.number, alias=ALIAS))
         if found is None or found.kind != "bridge":
             message = f"cannot use {name} as a bridge: a link of that name is something else"
             raise SystemFailureError(message)

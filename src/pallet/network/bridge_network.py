@@ -8,8 +8,8 @@ Spec   libnetwork's bridge driver.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import errno
 import ipaddress
 import logging
 import os
@@ -323,16 +323,13 @@ class BridgeNetwork:
 
     async def _check_bridge(self) -> None:
         """Make the bridge anew if someone deleted it; costs a few microseconds otherwise."""
-        try:
+        with contextlib.suppress(OSError):  # no such interface
             if socket.if_nametoindex(self._config.name) == self._number:
                 return
-        except OSError as error:
-            if error.errno not in {errno.ENODEV, errno.ENXIO}:
-                raise
         logger.warning("bridge %s is gone: making it anew", self._config.name)
-        self._pool.drop_all()
         self._number = await aio.run_blocking(self._remake_bridge)
         self._pool.use_bridge(self._number)
+        self._pool.drop_all()
         if self._firewall is not None:
             bridge.allow_loopback_routing(self._config.name)
 

@@ -134,6 +134,7 @@ class SandboxPool:
         self._unwire = unwire
         self._ready: list[Ready] = []
         self._refill: asyncio.Task[None] | None = None
+        self._working: set[asyncio.Future[None]] = set()
         self._closed = False
 
     def __len__(self) -> int:
@@ -166,11 +167,14 @@ class SandboxPool:
         # In a thread that goes on when the caller is cancelled: it then still owns both fds.
         work = asyncio.ensure_future(aio.run_blocking(
             self._plumber.furnish, netns_fd, netlink_fd, wiring, self._port))
+        self._working.add(work)
+        work.add_done_callback(self._working.discard)
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:
             def discard(done: asyncio.Future[None]) -> None:
-                done.exception()
+                if not done.cancelled():
+                    done.exception()
                 os.close(netns_fd)
 
             work.add_done_callback(discard)
@@ -192,6 +196,7 @@ class SandboxPool:
         while len(self._ready) < self._size:
             if self._ready:
                 await asyncio.sleep(REFILL_DELAY_S)
+            port = self._port
             try:
                 ready = await self.make(self._wire())
             except (SystemFailureError, OSError) as error:
@@ -199,7 +204,11 @@ class SandboxPool:
                 logger.warning("cannot make a network sandbox ahead of need: %s", error)
                 await asyncio.sleep(_RETRY_S)
                 continue
-            self._ready.append(ready)
+            if port is self._port and not self._closed:
+                self._ready.append(ready)
+            else:  # the bridge was made anew meanwhile: this one hangs in the air
+                os.close(ready.netns_fd)
+                self._unwire(ready.wiring)
 
     def use_bridge(self, number: int) -> None:
         """Attach what is made from now on to another bridge."""
@@ -211,6 +220,8 @@ class SandboxPool:
         if self._refill is not None:
             self._refill.cancel()
             await asyncio.gather(self._refill, return_exceptions=True)
+        # A thread that was furnishing a sandbox still uses the host's socket.
+        await asyncio.gather(*self._working, return_exceptions=True)
         self.drop_all()
 
     def drop_all(self) -> None:
