@@ -121,8 +121,9 @@ class Daemon:
         self.files = files = ContainerFiles(self.data, config, joins)
         seccomp_cache = SeccompCache(self.data.seccomp, daemon_profile=_profile_text(config))
         self.filters = filters = SeccompFilters(seccomp_cache, self.run.root / "seccomp")
-        self.volumes = Volumes(self.data, self.metadata, self.index, self.events, self.supervisor)
-        mounts = MountPlanner(self.volumes, self.index, self.snapshotter)
+        self.volumes = Volumes(self.data, self.metadata, self.index, self.events)
+        mounts = MountPlanner(volumes=self.volumes, index=self.index, snapshotter=self.snapshotter,
+                              supervisor=self.supervisor)
         facts = HostFacts(cgroup_v2=self.host.cgroup_v2,
                           recursive_read_only=hostinfo.kernel_at_least(self.host.kernel, (5, 12)))
         starter = Starter(
@@ -180,6 +181,7 @@ class Daemon:
         await self.supervisor.start()
         self.content.sweep()
         self.snapshotter.sweep()
+        self.volumes.store.sweep()
         wanted = await self.restorer.restore()
         self.tasks.spawn(self._warm_up(), "warm-up")
         for container in wanted:

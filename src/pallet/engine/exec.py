@@ -196,7 +196,8 @@ class ExecInstances:
     ) -> messages.StartExec:
         container, config = instance.container, instance.config
         host = container.host_config
-        options = security.parse_security_opts(host.security_opt or [])
+        options = security.parse_security_opts(
+            host.security_opt or [], no_new_privileges=self._config.no_new_privileges)
         privileged = config.privileged or host.privileged
         names = security.merge_capabilities(host.cap_add or [], host.cap_drop or [], privileged=privileged)
         seccomp = await self._filters.select(options, names, privileged=privileged)
@@ -216,7 +217,7 @@ class ExecInstances:
                 cwd=config.working_dir or container.config.working_dir or "/",
                 capabilities=oci.Capabilities(bounding=names, effective=names, permitted=names),
                 rlimits=security.rlimits(host.ulimits, self._config.default_ulimits),
-                no_new_privileges=options.no_new_privileges or self._config.no_new_privileges,
+                no_new_privileges=options.no_new_privileges,
                 oom_score_adj=host.oom_score_adj),
             user=config.user or container.config.user,
             group_add=host.group_add or [] if not config.user else [],

@@ -56,4 +56,6 @@ class Joins:
             donor = self.donor(container, kind)
             if donor is not None:
                 paths[kind] = f"/proc/{donor.pid}/ns/{name}"
+                if kind == "ipc":
+                    paths["shm"] = f"/proc/{donor.pid}/root/dev/shm"
         return paths

@@ -41,13 +41,11 @@ class Surroundings:
     files: Mapping[str, str]
     """Container path → host path of hosts, hostname and resolv.conf."""
     joined: Mapping[str, str]
-    """Namespace type → path, for ``container:ID`` modes."""
+    """Namespace type → path, for ``container:ID`` modes; ``shm`` is the donor's /dev/shm."""
     private_network: bool
     """The container gets a network namespace of its own."""
     recursive_read_only: bool
     """The kernel has mount_setattr(2), Linux 5.12."""
-    shared_shm: str = ""
-    """Host path of the /dev/shm to share (``ipc=host``), "" for an own one."""
 
 
 def namespaces(container: Container, around: Surroundings) -> list[oci.Namespace]:
@@ -67,7 +65,9 @@ def namespaces(container: Container, around: Surroundings) -> list[oci.Namespace
     return wanted
 
 
-def default_mounts(container: Container, around: Surroundings) -> list[oci.Mount]:
+def default_mounts(
+    container: Container, around: Surroundings, options: security.SecurityOptions
+) -> list[oci.Mount]:
     """The kernel file systems every container has."""
     privileged = container.host_config.privileged
     access = "rw" if privileged else "ro"
@@ -79,7 +79,7 @@ def default_mounts(container: Container, around: Surroundings) -> list[oci.Mount
                   options=["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
         oci.Mount(destination="/sys", type="sysfs", source="sysfs", options=["nosuid", "noexec", "nodev", access]),
         oci.Mount(destination="/sys/fs/cgroup", type="cgroup", source="cgroup",
-                  options=[access, "nosuid", "noexec", "nodev"]),
+                  options=["rw" if options.writable_cgroups else access, "nosuid", "noexec", "nodev"]),
     ]
     if container.host_config.ipc_mode == "host":
         mounts += [oci.Mount(destination=path, type="bind", source=path,
@@ -87,8 +87,8 @@ def default_mounts(container: Container, around: Surroundings) -> list[oci.Mount
         return mounts
     mounts.append(oci.Mount(destination="/dev/mqueue", type="mqueue", source="mqueue",
                             options=["nosuid", "noexec", "nodev"]))
-    if around.shared_shm:
-        mounts.append(oci.Mount(destination="/dev/shm", type="bind", source=around.shared_shm,  # noqa: S108
+    if shm := around.joined.get("shm"):
+        mounts.append(oci.Mount(destination="/dev/shm", type="bind", source=shm,  # noqa: S108
                                 options=["rbind", "nosuid", "noexec", "nodev"]))
     elif container.host_config.ipc_mode != "none":
         size = container.host_config.shm_size or around.config.default_shm_size_bytes
@@ -120,10 +120,10 @@ def user_mount(mount: MountRecord, around: Surroundings) -> oci.Mount:
     return oci.Mount(destination=mount.destination, type="bind", source=mount.source, options=options)
 
 
-def mounts(container: Container, around: Surroundings) -> list[oci.Mount]:
+def mounts(container: Container, around: Surroundings, options: security.SecurityOptions) -> list[oci.Mount]:
     """Every mount in order: kernel file systems, then the rest from shallow to deep."""
     taken = {mount.destination for mount in container.mounts}
-    defaults = [mount for mount in default_mounts(container, around) if mount.destination not in taken]
+    defaults = [mount for mount in default_mounts(container, around, options) if mount.destination not in taken]
     own = [user_mount(mount, around) for mount in container.mounts]
     access = "ro" if container.host_config.readonly_rootfs else "rw"
     own += [oci.Mount(destination=path, type="bind", source=source, options=["rbind", "rprivate", access])
@@ -144,7 +144,7 @@ def process(container: Container, around: Surroundings, options: security.Securi
         cwd=config.working_dir or "/",
         capabilities=oci.Capabilities(bounding=names, effective=names, permitted=names),
         rlimits=security.rlimits(host.ulimits, around.config.default_ulimits),
-        no_new_privileges=options.no_new_privileges or around.config.no_new_privileges,
+        no_new_privileges=options.no_new_privileges,
         oom_score_adj=host.oom_score_adj,
     )
 
@@ -173,7 +173,7 @@ def build(container: Container, around: Surroundings, options: security.Security
         root=oci.Root(path="rootfs", readonly=host.readonly_rootfs),
         hostname="" if host.uts_mode == "host" else container.hostname,
         domainname="" if host.uts_mode == "host" else container.config.domainname,
-        mounts=mounts(container, around),
+        mounts=mounts(container, around, options),
         annotations=given(host.annotations) or {},
         linux=oci.Linux(
             namespaces=namespaces(container, around),

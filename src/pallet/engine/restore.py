@@ -74,7 +74,7 @@ class Restorer:
         """Do all of it; return the containers whose restart policy wants them started now."""
         known = self._load()
         found = {c.id: await self._find(c) for c in known}
-        live = {c.id: LiveEndpoint(container_name=c.name, endpoint=c.endpoint) for c in known
+        live: dict[str, LiveEndpoint] = {c.id: LiveEndpoint(container_name=c.name, endpoint=c.endpoint) for c in known
                 if isinstance(found[c.id], Shim) and c.endpoint is not None}
         await self._network.start(live)
         wanted: list[Container] = []

@@ -172,7 +172,8 @@ class Starter:
         self, container: Container, sandbox: Sandbox, joined: dict[str, str], shim_dir: str
     ) -> messages.StartContainer:
         host = container.host_config
-        options = security.parse_security_opts(host.security_opt or [])
+        options = security.parse_security_opts(
+            host.security_opt or [], no_new_privileges=self._config.no_new_privileges)
         around = oci.Surroundings(
             config=self._config, cgroup_v2=self._facts.cgroup_v2, joined=joined,
             files=self._files.write(container, sandbox.endpoint),
@@ -199,7 +200,8 @@ class Starter:
                     for number, attach in enumerate(container.pending, 1)]),
             shim_dir=shim_dir, init=self._init(container), runtime=runtime, seccomp_path=seccomp.path,
             seccomp_flags=seccomp.flags, has_netns=sandbox.netns_fd is not None,
-            listeners=[messages.Listener(proto=listener.proto, target_ip=listener.target_ip,
+            listeners=[messages.Listener(proto=listener.proto,  # type: ignore[arg-type]  # tcp or udp
+                                         target_ip=listener.target_ip,
                                          target_port=listener.target_port) for listener in sandbox.listeners],
             cgroup_driver=self._config.cgroup_driver)
 
