@@ -1,0 +1,282 @@
+"""Committed layers: their directories, their records, and whether they have reached the disk.
+
+Owns   ``snapshots/l``, ``snapshots/draft`` and the ``layers`` records; shared by all snapshotters.
+Runs   in the daemon. Look-ups are dictionary reads and may be made anywhere; commits take a lock.
+
+Crash safety. A layer is unpacked into ``draft/<n>``, renamed to ``l/<n>``, and then recorded. A
+killed daemon leaves a draft, or a directory without a record: ``sweep`` removes both. Syncing
+1.3 GB takes three seconds on a development machine's disk, so a commit does not wait for it: the
+record says ``synced`` false and carries the kernel's boot id; a thread syncs the file system
+afterwards and marks the records. After a power cut the boot id differs, and layers that were never
+marked are dropped at start-up; the blob they came from was fsynced before, so they are unpacked
+again without a download (``ImageStore.missing_layers``).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import logging
+import os
+import struct
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pallet.errors import ConflictError
+from pallet.layer import lower
+from pallet.storage.snapshot import LayerDraft, LayerNotFoundError
+from pallet.storage.trash import Trash
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pallet.paths import DataPaths
+    from pallet.storage.metadata import Metadata
+    from pallet.types import DiffID
+
+logger = logging.getLogger(__name__)
+
+_FS_IOC_GETFLAGS = 0x80086601
+_FS_IOC_SETFLAGS = 0x40086602
+_TOPDIR = 0x00020000
+
+
+class LayerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One committed layer."""
+
+    number: int
+    size_bytes: int
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+    """Of the layer's root directory: a container's upper directory must look like the topmost."""
+    opaque_root: bool = False
+    implied_dirs: list[bytes] = []
+    """Still without the attributes of their parents."""
+    boot_id: str = ""
+    synced: bool = False
+
+
+_decode = msgspec.json.Decoder(LayerRecord).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class LayerTable:
+    """Layers of one data root."""
+
+    def __init__(self, paths: DataPaths, metadata: Metadata) -> None:
+        for directory in (paths.layers, paths.drafts):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.base_dir = str(paths.snapshots)
+        self.trash = Trash(paths.trash)
+        self._layers_dir = str(paths.layers)
+        self._drafts_dir = str(paths.drafts)
+        self._metadata = metadata
+        self._lock = threading.Lock()
+        self._boot_id = _boot_id()
+        self._draft_numbers = itertools.count()
+        self._unsynced = threading.Event()
+        self._syncer: threading.Thread | None = None
+        self._closing = False
+        _spread(self._drafts_dir)
+        self._records = {diff_id: _decode(record) for diff_id, record in metadata.layers()}
+
+    def has(self, diff_id: DiffID) -> bool:
+        """Whether the layer is committed."""
+        return diff_id in self._records
+
+    def record(self, diff_id: DiffID) -> LayerRecord:
+        """Record of a layer.
+
+        Raises:
+            LayerNotFoundError: it is not committed.
+        """
+        found = self._records.get(diff_id)
+        if found is None:
+            message = f"layer {diff_id} does not exist"
+            raise LayerNotFoundError(message)
+        return found
+
+    def all(self) -> list[DiffID]:
+        """Every committed layer."""
+        return list(self._records)
+
+    def stack(self, layers: Sequence[DiffID]) -> list[LayerRecord]:
+        """Records of the layers that show, topmost first.
+
+        A layer that comes twice counts where it is on top: overlay refuses the same directory
+        twice, and all that the lower one holds is decided by the upper one already. Nothing shows
+        below a layer with an opaque root.
+        """
+        found: dict[DiffID, LayerRecord] = {}
+        for diff_id in reversed(layers):
+            if diff_id not in found:
+                record = self.record(diff_id)
+                found[diff_id] = record
+                if record.opaque_root:
+                    break
+        return list(found.values())
+
+    def directory(self, record: LayerRecord) -> str:
+        """Path of a layer's tree relative to ``base_dir``; short, since 127 must fit in a page."""
+        return f"l/{record.number}/fs"
+
+    def draft(self) -> LayerDraft:
+        """Make an empty draft."""
+        # Random: ext4 picks the block group of a TOPDIR's child by a hash of its name.
+        directory = f"{self._drafts_dir}/{next(self._draft_numbers)}-{os.urandom(4).hex()}"
+        os.mkdir(directory, 0o700)
+        os.mkdir(f"{directory}/fs", 0o755)
+        return LayerDraft(path=f"{directory}/fs", directory=directory)
+
+    def abort(self, draft: LayerDraft) -> None:
+        """Drop a draft."""
+        self.trash.take(draft.directory)
+
+    def commit(self, draft: LayerDraft, diff_id: DiffID, size_bytes: int, *,
+               implied_dirs: Sequence[bytes], opaque_root: bool) -> None:
+        """Publish a draft; see ``Snapshotter.commit_layer``."""
+        with self._lock:
+            if diff_id in self._records:
+                self.trash.take(draft.directory)
+                return
+            root = os.stat(draft.path)
+            record = LayerRecord(
+                number=self._metadata.next_layer_number(), size_bytes=size_bytes,
+                mode=root.st_mode & 0o7777, uid=root.st_uid, gid=root.st_gid,
+                opaque_root=opaque_root, implied_dirs=list(implied_dirs), boot_id=self._boot_id)
+            os.rename(draft.directory, f"{self._layers_dir}/{record.number}")
+            self._put(diff_id, record)
+        self._sync_later()
+
+    def _put(self, diff_id: DiffID, record: LayerRecord) -> None:
+        self._metadata.put_layer(diff_id, _encode(record))
+        self._records[diff_id] = record
+
+    def remove(self, diff_id: DiffID, in_use: set[int]) -> None:
+        """Drop a layer that is not among the layer numbers ``in_use``.
+
+        Raises:
+            ConflictError: it is.
+        """
+        with self._lock:
+            record = self._records.get(diff_id)
+            if record is None:
+                return
+            if record.number in in_use:
+                message = f"layer {diff_id} is in use by a container"
+                raise ConflictError(message)
+            # Record first: a directory without one is swept, one without a directory is trouble.
+            self._metadata.delete_layer(diff_id)
+            del self._records[diff_id]
+        self.trash.take(f"{self._layers_dir}/{record.number}")
+
+    def settle(self, layers: Sequence[DiffID]) -> None:
+        """Give implied directories the attributes they have below; see ``Snapshotter.settle``."""
+        for index, diff_id in enumerate(layers):
+            record = self.record(diff_id)
+            if not record.implied_dirs:
+                continue
+            below = self.stack(layers[:index]) if not record.opaque_root else []
+            with self._lock:
+                record = self.record(diff_id)
+                self._adopt(record, below)
+                root = os.stat(f"{self.base_dir}/{self.directory(record)}")
+                self._put(diff_id, msgspec.structs.replace(
+                    record, implied_dirs=[], mode=root.st_mode & 0o7777, uid=root.st_uid,
+                    gid=root.st_gid))
+
+    def _adopt(self, record: LayerRecord, below: Sequence[LayerRecord]) -> None:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        fds: list[int] = []
+        try:
+            for layer in (record, *below):
+                fds.append(os.open(f"{self.base_dir}/{self.directory(layer)}", flags))
+            for path in record.implied_dirs:
+                found = lower.directory_attributes(fds[1:], path)
+                if found is not None:
+                    lower.set_directory_attributes(fds[0], path, found)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def sweep(self) -> int:
+        """Remove drafts, unrecorded directories, and layers a power cut may have damaged."""
+        swept = self.trash.sweep()
+        for entry in list(os.scandir(self._drafts_dir)):
+            swept += self.trash.take(entry.path)
+        there = {entry.name for entry in os.scandir(self._layers_dir)}
+        for diff_id, record in list(self._records.items()):
+            lost = not record.synced and record.boot_id != self._boot_id
+            if lost or str(record.number) not in there:
+                logger.warning("layer %s may not have reached the disk and is dropped", diff_id)
+                self._metadata.delete_layer(diff_id)
+                del self._records[diff_id]
+        known = {str(record.number) for record in self._records.values()}
+        for name in there - known:
+            swept += self.trash.take(f"{self._layers_dir}/{name}")
+        if any(not record.synced for record in self._records.values()):
+            self._sync_later()
+        return swept
+
+    def close(self) -> None:
+        """Sync what is not yet, and end the threads."""
+        self._closing = True
+        self._unsynced.set()
+        if self._syncer is not None:
+            self._syncer.join()
+        self.trash.close()
+
+    def _sync_later(self) -> None:
+        self._unsynced.set()
+        with self._lock:
+            if self._syncer is None and not self._closing:
+                self._syncer = threading.Thread(target=self._sync_loop, name="pallet-sync",
+                                                daemon=True)
+                self._syncer.start()
+
+    def _sync_loop(self) -> None:
+        while True:
+            self._unsynced.wait()
+            self._unsynced.clear()
+            wanted = [item for item in list(self._records.items()) if not item[1].synced]
+            if wanted:
+                os.sync()
+                self._mark_synced(wanted)
+            if self._closing:
+                return
+
+    def _mark_synced(self, wanted: Sequence[tuple[DiffID, LayerRecord]]) -> None:
+        with self._lock, suppress(Exception), self._metadata.transaction():
+            for diff_id, record in wanted:
+                now = self._records.get(diff_id)
+                if now is not None and now.number == record.number:
+                    self._put(diff_id, msgspec.structs.replace(now, synced=True))
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _spread(directory: str) -> None:
+    """Mark ``directory`` as one whose children are unrelated trees (``chattr +T``).
+
+    ext4 then starts each in another block group. Without a journal it also searches past every
+    inode deleted in the last minutes before it takes one of the same group: making 50,000 files
+    soon after deleting as many took 40 s instead of 1.3 s.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flags = struct.unpack("i", fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(4)))[0]
+        fcntl.ioctl(fd, _FS_IOC_SETFLAGS, struct.pack("i", flags | _TOPDIR))
+    except OSError:
+        return  # not ext4
+    finally:
+        os.close(fd)

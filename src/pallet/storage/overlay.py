@@ -1,0 +1,171 @@
+"""The overlay snapshotter: layers and upper directories, joined by the kernel's overlayfs.
+
+Owns   ``snapshots/c``: one directory a container with ``upper``, ``work`` and ``lower``, a symlink
+       whose text is the numbers of the layers below, topmost first (``7:3:1``). Making it is one
+       system call, it needs no record, and it says what a layer is still used by.
+Runs   in the daemon; nothing is mounted here.
+Needs  a file system that overlay accepts as upper (ext4, xfs with ftype=1, btrfs, tmpfs).
+Spec   Linux Documentation/filesystems/overlayfs.rst.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pallet.errors import InvalidParameterError
+from pallet.spec.mounts import RootMount
+from pallet.storage.layertable import LayerTable
+from pallet.storage.snapshot import SnapshotExistsError, SnapshotNotFoundError
+from pallet.storage.usage import tree_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pallet.paths import DataPaths
+    from pallet.storage.metadata import Metadata
+    from pallet.storage.snapshot import LayerDraft
+    from pallet.types import DiffID
+
+KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+_EMPTY = "empty"
+_PLAIN_ROOT = (0o755, 0, 0)
+
+
+class OverlaySnapshotter:
+    """``Snapshotter`` on overlayfs."""
+
+    name = "overlay2"
+
+    def __init__(self, paths: DataPaths, metadata: Metadata) -> None:
+        self._table = LayerTable(paths, metadata)
+        self._base = str(paths.snapshots)
+        self._active = str(paths.active)
+        paths.active.mkdir(mode=0o700, exist_ok=True)
+        # Overlay needs a lower directory: this is the one of an image without layers.
+        (paths.snapshots / _EMPTY).mkdir(mode=0o755, exist_ok=True)
+        self._options = _mount_options()
+
+    def has_layer(self, diff_id: DiffID) -> bool:
+        return self._table.has(diff_id)
+
+    def layer_size(self, diff_id: DiffID) -> int:
+        return self._table.record(diff_id).size_bytes
+
+    def layers(self) -> list[DiffID]:
+        return self._table.all()
+
+    def draft(self) -> LayerDraft:
+        return self._table.draft()
+
+    def commit_layer(self, draft: LayerDraft, diff_id: DiffID, size_bytes: int, *,
+                     implied_dirs: Sequence[bytes] = (), opaque_root: bool = False) -> None:
+        self._table.commit(draft, diff_id, size_bytes, implied_dirs=implied_dirs,
+                           opaque_root=opaque_root)
+
+    def abort(self, draft: LayerDraft) -> None:
+        self._table.abort(draft)
+
+    def settle(self, layers: Sequence[DiffID]) -> None:
+        self._table.settle(layers)
+
+    def prepare(self, key: str, layers: Sequence[DiffID]) -> None:
+        if not KEY.fullmatch(key):
+            message = f"invalid snapshot key: {key!r}"
+            raise InvalidParameterError(message)
+        stack = self._table.stack(layers)
+        directory = f"{self._active}/{key}"
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:
+            message = f"snapshot {key} already exists"
+            raise SnapshotExistsError(message) from None
+        # The link last: without it the snapshot is half made, and ``root_mount`` says so.
+        upper = f"{directory}/upper"
+        os.mkdir(upper, 0o755)
+        os.mkdir(f"{directory}/work", 0o700)
+        if stack and (stack[0].mode, stack[0].uid, stack[0].gid) != _PLAIN_ROOT:
+            os.chown(upper, stack[0].uid, stack[0].gid)
+            os.chmod(upper, stack[0].mode)
+        os.symlink(":".join(str(record.number) for record in stack) or "-", f"{directory}/lower")
+
+    def has(self, key: str) -> bool:
+        return bool(KEY.fullmatch(key)) and Path(self._active, key).is_dir()
+
+    def keys(self) -> list[str]:
+        return os.listdir(self._active)
+
+    def root_mount(self, key: str, *, volatile: bool = False) -> RootMount:
+        numbers = self._lower(key)
+        lower = [f"l/{number}/fs" for number in numbers] or [_EMPTY]
+        options = [*self._options, "volatile"] if volatile else self._options
+        return RootMount(base_dir=self._base, lower=lower, upper=f"c/{key}/upper",
+                         work=f"c/{key}/work", options=options)
+
+    def root_mount_of_layers(self, layers: Sequence[DiffID]) -> RootMount:
+        stack = self._table.stack(layers)
+        lower = [self._table.directory(record) for record in stack] or [_EMPTY]
+        return RootMount(base_dir=self._base, lower=lower,
+                         options=self._options if len(lower) > 1 else [])
+
+    def remove(self, key: str) -> None:
+        if KEY.fullmatch(key):
+            self._table.trash.take(f"{self._active}/{key}")
+
+    def remove_layer(self, diff_id: DiffID) -> None:
+        self._table.remove(diff_id, self._used_numbers())
+
+    def usage(self, key: str) -> int:
+        try:
+            return tree_size(f"{self._active}/{key}/upper")
+        except FileNotFoundError as error:
+            raise _missing(key) from error
+
+    def sweep(self) -> int:
+        return self._table.sweep()
+
+    def drain(self) -> None:
+        """Wait until everything removed so far is deleted."""
+        self._table.trash.drain()
+
+    def close(self) -> None:
+        self._table.close()
+
+    def _lower(self, key: str) -> list[str]:
+        try:
+            text = os.readlink(f"{self._active}/{key}/lower")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _missing(key) from error
+        return text.split(":") if text != "-" else []
+
+    def _used_numbers(self) -> set[int]:
+        used: set[int] = set()
+        for key in self.keys():
+            try:
+                used.update(map(int, self._lower(key)))
+            except SnapshotNotFoundError:
+                continue  # removed meanwhile, or half made
+        return used
+
+
+def _missing(key: str) -> SnapshotNotFoundError:
+    return SnapshotNotFoundError(f"snapshot {key} does not exist")
+
+
+def _mount_options() -> list[str]:
+    """Undo module defaults that would tie an upper directory to one set of lower inodes.
+
+    ``index`` makes a mount fail once a layer was unpacked again; ``redirect_dir`` and ``metacopy``
+    leave an upper directory that cannot be read by itself, as copies of it (commit) must.
+    """
+    options = []
+    for name in ("index", "metacopy", "redirect_dir"):
+        try:
+            value = Path("/sys/module/overlay/parameters", name).read_text(encoding="ascii").strip()
+        except OSError:
+            continue  # the module is not loaded yet, or older: its defaults are off
+        if value == "Y":
+            options.append(f"{name}=off")
+    return options

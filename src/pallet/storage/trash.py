@@ -1,0 +1,96 @@
+"""Deletion in the background: a rename now, the unlinking later, and a sweep after a kill.
+
+Owns   ``snapshots/trash``.
+Runs   in the daemon: ``take`` on any thread, the deletions on one thread of its own, started with
+       the first and ended by ``close``. The deletions are system calls that release the interpreter
+       lock.
+Needs  the trash on the file system of what it takes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from pallet.layer.remove import remove_tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+class Trash:
+    """Trees on their way out."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory = str(directory)
+        self._prefix = f"{self._directory}/{os.getpid()}-{os.urandom(4).hex()}-"
+        self._numbers = itertools.count()
+        self._ready = threading.Condition()
+        self._waiting: list[str] = []
+        self._busy = False
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def take(self, path: str) -> bool:
+        """Make ``path`` disappear at once; False when it was not there.
+
+        Raises:
+            OSError: it cannot be renamed.
+        """
+        target = f"{self._prefix}{next(self._numbers)}"
+        try:
+            os.rename(path, target)
+        except FileNotFoundError:
+            return False
+        with self._ready:
+            self._waiting.append(target)
+            if self._thread is None and not self._closing:
+                self._thread = threading.Thread(target=self._work, name="pallet-trash", daemon=True)
+                self._thread.start()
+            self._ready.notify_all()
+        return True
+
+    def sweep(self) -> int:
+        """Schedule what an earlier daemon left; return how many trees."""
+        left = [entry.path for entry in os.scandir(self._directory)
+                if not entry.path.startswith(self._prefix)]
+        for path in left:
+            self.take(path)
+        return len(left)
+
+    def drain(self) -> None:
+        """Wait until everything taken so far is gone."""
+        with self._ready:
+            self._ready.wait_for(lambda: not self._waiting and not self._busy)
+
+    def close(self) -> None:
+        """Finish the deletion under way and end the thread; the next ``sweep`` takes the rest."""
+        with self._ready:
+            self._closing = True
+            self._ready.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._ready:
+                self._busy = False
+                self._ready.notify_all()
+                self._ready.wait_for(lambda: self._waiting or self._closing)
+                if self._closing:
+                    self._waiting.clear()
+                    self._ready.notify_all()
+                    return
+                path = self._waiting.pop()
+                self._busy = True
+            try:
+                remove_tree(path)
+            except OSError as error:
+                logger.warning("cannot delete %s: %s", path, error)
