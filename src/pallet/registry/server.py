@@ -43,6 +43,132 @@ _DRAIN_BYTES = 1 << 20
 _IDLE_S = 120.0
 
 
+class _Body:
+    """A request's body, with a length or chunked."""
+
+    def __init__(self, source: io.BufferedIOBase, length: int | None, *, chunked: bool) -> None:
+        self.length = None if chunked else (length or 0)
+        self._source = source
+        self._left = 0 if chunked else (length or 0)
+        self._chunked = chunked
+        self.ended = not chunked and not self._left
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to ``size`` bytes, b"" at the end.
+
+        Raises:
+            ConnectionError: the client broke off.
+        """
+        if self._chunked and not self._left and not self.ended:
+            self._next_chunk()
+        if self.ended:
+            return b""
+        data = self._source.read(min(size, self._left))
+        if not data:
+            message = "the client broke off its request"
+            raise ConnectionError(message)
+        self._left -= len(data)
+        if not self._left:
+            if self._chunked:
+                self._source.readline()
+            else:
+                self.ended = True
+        return data
+
+    def _next_chunk(self) -> None:
+        line = self._source.readline(1024)
+        try:
+            self._left = int(line.partition(b";")[0], 16)
+        except ValueError as error:
+            message = "malformed chunk"
+            raise ConnectionError(message) from error
+        if not self._left:
+            while self._source.readline(8192) not in {b"\r\n", b"\n", b""}:
+                continue
+            self.ended = True
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection: requests in, replies out."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = f"pallet/{__version__}"
+    disable_nagle_algorithm = True
+    wbufsize = 1 << 16
+    server: RegistryServer  # typed narrower than the base has it
+
+    def _answer(self) -> None:
+        parts = urlsplit(self.path)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        length = headers.get("content-length", "")
+        chunked = headers.get("transfer-encoding", "").lower() == "chunked"
+        if (length and not length.isdigit()) or (length and chunked):
+            self.close_connection = True
+            self.send_error(400)
+            return
+        body = _Body(self.rfile, int(length) if length else None,
+                     chunked=chunked)
+        host = headers.get("host", self.server.authority)
+        request = RegistryRequest(
+            method=self.command, path=parts.path, query=parts.query, headers=headers, body=body,
+            base_url=f"{self.server.scheme}://{host}")
+        try:
+            response = self.server.routes.handle(request)
+        except RegistryHttpError as error:
+            response = RegistryResponse(
+                status=error.status, body=error.body(),
+                headers={"Content-Type": "application/json; charset=utf-8", **error.headers})
+        except (ConnectionError, TimeoutError):
+            self.close_connection = True
+            return
+        except OSError as error:
+            logger.exception("registry request failed: %s %s", self.command, self.path)
+            self.close_connection = True
+            self.send_error(507 if error.errno == errno.ENOSPC else 500)
+            return
+        self._drain(body)
+        self.send(response)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _answer  # noqa: N815
+
+    def _drain(self, body: _Body) -> None:
+        """Read what a refused request still sends; too much of it ends the connection."""
+        taken = 0
+        with suppress(OSError):
+            while not body.ended and taken < _DRAIN_BYTES:
+                taken += len(body.read(1 << 16))
+        if not body.ended:
+            self.close_connection = True
+
+    def send(self, response: RegistryResponse) -> None:
+        """Write one reply."""
+        body = response.body
+        size = body.length if isinstance(body, FileRange) else len(body)
+        self.send_response(response.status)
+        self.send_header("Docker-Distribution-API-Version", "registry/2.0")
+        for name, value in response.headers.items():
+            self.send_header(name, value)
+        if response.status != 204:
+            self.send_header("Content-Length", str(size))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command == "HEAD" or not size:
+            self.wfile.flush()
+        elif isinstance(body, FileRange):
+            self.wfile.flush()
+            with body.path.open("rb") as file:
+                self.connection.sendfile(file, body.offset, body.length)
+        else:
+            self.wfile.write(body)
+            self.wfile.flush()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """One line a request, at debug level."""
+        text = (format % args).encode("ascii", "backslashreplace").decode()
+        logger.debug("%s %s", self.address_string(), text)
+
+
 class RegistryServer(ThreadingMixIn, TCPServer):
     """A listening registry.
 
@@ -52,6 +178,7 @@ class RegistryServer(ThreadingMixIn, TCPServer):
         tls: certificate and key files.
     """
 
+    handler_class: type[Handler] = Handler
     daemon_threads = True
     allow_reuse_address = True
     request_queue_size = 128
@@ -70,7 +197,7 @@ class RegistryServer(ThreadingMixIn, TCPServer):
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        super().__init__(address, _Handler)
+        super().__init__(address, self.handler_class)
         self._tls: ssl.SSLContext | None = None
         if tls:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -128,128 +255,6 @@ class RegistryServer(ThreadingMixIn, TCPServer):
                 connection.shutdown(socket.SHUT_RDWR)
         self.server_close()
         self._uploads.close()
-
-
-class _Body:
-    """A request's body, with a length or chunked."""
-
-    def __init__(self, source: io.BufferedIOBase, length: int | None, *, chunked: bool) -> None:
-        self.length = None if chunked else (length or 0)
-        self._source = source
-        self._left = 0 if chunked else (length or 0)
-        self._chunked = chunked
-        self.ended = not chunked and not self._left
-
-    def read(self, size: int, /) -> bytes:
-        """Return up to ``size`` bytes, b"" at the end.
-
-        Raises:
-            ConnectionError: the client broke off.
-        """
-        if self._chunked and not self._left and not self.ended:
-            self._next_chunk()
-        if self.ended:
-            return b""
-        data = self._source.read(min(size, self._left))
-        if not data:
-            message = "the client broke off its request"
-            raise ConnectionError(message)
-        self._left -= len(data)
-        if not self._left:
-            if self._chunked:
-                self._source.readline()
-            else:
-                self.ended = True
-        return data
-
-    def _next_chunk(self) -> None:
-        line = self._source.readline(1024)
-        try:
-            self._left = int(line.partition(b";")[0], 16)
-        except ValueError as error:
-            message = "malformed chunk"
-            raise ConnectionError(message) from error
-        if not self._left:
-            while self._source.readline(8192) not in {b"\r\n", b"\n", b""}:
-                continue
-            self.ended = True
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server_version = f"pallet/{__version__}"
-    disable_nagle_algorithm = True
-    wbufsize = 1 << 16
-    server: RegistryServer
-
-    def _answer(self) -> None:
-        parts = urlsplit(self.path)
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        length = headers.get("content-length", "")
-        chunked = headers.get("transfer-encoding", "").lower() == "chunked"
-        if (length and not length.isdigit()) or (length and chunked):
-            self.close_connection = True
-            self.send_error(400)
-            return
-        body = _Body(self.rfile, int(length) if length else None,
-                     chunked=chunked)
-        host = headers.get("host", self.server.authority)
-        request = RegistryRequest(
-            method=self.command, path=parts.path, query=parts.query, headers=headers, body=body,
-            base_url=f"{self.server.scheme}://{host}")
-        try:
-            response = self.server.routes.handle(request)
-        except RegistryHttpError as error:
-            response = RegistryResponse(
-                status=error.status, body=error.body(),
-                headers={"Content-Type": "application/json; charset=utf-8", **error.headers})
-        except (ConnectionError, TimeoutError):
-            self.close_connection = True
-            return
-        except OSError as error:
-            logger.exception("registry request failed: %s %s", self.command, self.path)
-            self.close_connection = True
-            self.send_error(507 if error.errno == errno.ENOSPC else 500)
-            return
-        self._drain(body)
-        self._send(response)
-
-    do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _answer  # noqa: N815
-
-    def _drain(self, body: _Body) -> None:
-        """Read what a refused request still sends; too much of it ends the connection."""
-        taken = 0
-        with suppress(OSError):
-            while not body.ended and taken < _DRAIN_BYTES:
-                taken += len(body.read(1 << 16))
-        if not body.ended:
-            self.close_connection = True
-
-    def _send(self, response: RegistryResponse) -> None:
-        body = response.body
-        size = body.length if isinstance(body, FileRange) else len(body)
-        self.send_response(response.status)
-        self.send_header("Docker-Distribution-API-Version", "registry/2.0")
-        for name, value in response.headers.items():
-            self.send_header(name, value)
-        if response.status != 204:
-            self.send_header("Content-Length", str(size))
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command == "HEAD" or not size:
-            self.wfile.flush()
-        elif isinstance(body, FileRange):
-            self.wfile.flush()
-            with body.path.open("rb") as file:
-                self.connection.sendfile(file, body.offset, body.length)
-        else:
-            self.wfile.write(body)
-            self.wfile.flush()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """One line a request, at debug level."""
-        logger.debug("%s %s", self.address_string(), format % args)
 
 
 def serve(

@@ -163,8 +163,8 @@ def parse_repository_tag(repository: str, tag: str) -> Reference:
     reference = parse_normalized(repository)
     if not tag:
         return reference
-    if ":" in tag:
-        return reference.repository().with_digest(digests.parse(tag))
+    if digests.is_digest(tag):
+        return reference.with_digest(digests.parse(tag))
     return reference.with_tag(tag)
 
 

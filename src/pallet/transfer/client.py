@@ -73,7 +73,7 @@ class RepositoryClient:
         start = body.tell() if body is not None and not isinstance(body, bytes) else 0
         for last in (False, True):
             sent = {**self._headers, **(headers or {})} if own_host else dict(headers or {})
-            value = self.authorizer.header(scopes) if own_host else None
+            value = self._authorization(scopes, full) if own_host else None
             if value:
                 sent["Authorization"] = value
             response = self._transport.request(method, full, headers=sent, body=body,
@@ -88,6 +88,13 @@ class RepositoryClient:
                 body.seek(start)
         message = "unreachable"
         raise AssertionError(message)
+
+    def _authorization(self, scopes: tuple[str, ...], url: str) -> str | None:
+        try:
+            return self.authorizer.header(scopes)
+        except RefusedError as error:
+            error.request_url = url
+            raise
 
     def _expect(self, response: HTTPResponse, *statuses: int) -> HTTPResponse:
         if response.status in statuses:

@@ -83,6 +83,8 @@ class RefusedError(RegistryError):
         self.status = status
         self.code = code
         self.retry_after_s = retry_after_s
+        self.request_url = ""
+        """The request for which a token was refused, when it was not the registry that refused."""
         self.retry = status >= 500 or (status in {408, 429} and code != "DENIED")
 
 
@@ -200,7 +202,7 @@ def _root(error: BaseException) -> BaseException:
 
 def for_pull(error: RegistryError, reference: Reference) -> PalletError:
     """Word and classify a failure of a pull as Docker's daemon does."""
-    if isinstance(error, RefusedError):
+    if isinstance(error, RefusedError) and not error.request_url:
         if error.code == "DENIED":
             return NotFoundError(
                 f"pull access denied for {reference.familiar_name}, repository does not exist or "
@@ -212,7 +214,7 @@ def for_pull(error: RegistryError, reference: Reference) -> PalletError:
         if error.status == 404:
             return NotFoundError(
                 f"manifest for {reference.familiar()} not found: manifest unknown: {error}")
-    return SystemFailureError(str(error))
+    return SystemFailureError(_with_request(error))
 
 
 def for_push(error: RegistryError) -> PalletError:
@@ -223,8 +225,15 @@ def for_push(error: RegistryError) -> PalletError:
 def for_login(error: RegistryError) -> PalletError:
     """Word and classify a failure of a login."""
     if isinstance(error, RefusedError) and error.status in {401, 403}:
-        return UnauthorizedError(str(error))
-    return SystemFailureError(str(error))
+        return UnauthorizedError(_with_request(error))
+    return SystemFailureError(_with_request(error))
+
+
+def _with_request(error: RegistryError) -> str:
+    """Name the request that a refused token was wanted for, as Go's client does."""
+    if isinstance(error, RefusedError) and error.request_url:
+        return f'Get "{error.request_url}": {error}'
+    return str(error)
 
 
 def is_final(error: RegistryError) -> bool:

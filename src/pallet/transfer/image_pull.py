@@ -109,6 +109,8 @@ class ImagePull:
         manifests = await self._choose(target, wanted)
         stored = manifests[-1]
         manifest = stored.manifest()
+        # Docker is silent about the layers of an image it has.
+        known = self._tools.content.has(manifest.config.digest)
         raw_config = await self._config(manifest.config)
         config = image.decode_config(raw_config)
         diff_ids = config.rootfs.diff_ids
@@ -117,7 +119,7 @@ class ImagePull:
         if config.os and config.os != "linux":
             message = f'image operating system "{config.os}" cannot be used on this platform'
             raise InvalidParameterError(message)
-        await self._layers(manifest, diff_ids)
+        await self._layers(manifest, diff_ids, quiet=known)
         await self._tools.threads.run(partial(self._keep, manifests))
         return PulledImage(reference=self._reference, target=target, manifest=stored,
                            config_digest=manifest.config.digest, config=config)
@@ -166,7 +168,9 @@ class ImagePull:
         content.put(raw, digest)
         return raw
 
-    async def _layers(self, manifest: Manifest, diff_ids: list[DiffID]) -> None:
+    async def _layers(
+        self, manifest: Manifest, diff_ids: list[DiffID], *, quiet: bool
+    ) -> None:
         """Bring in every layer, largest first, so that the last one to finish is a small one."""
         sources: dict[tuple[Digest, DiffID], LayerSource] = {}
         for index, (descriptor, diff_id) in enumerate(zip(manifest.layers, diff_ids, strict=True)):
@@ -178,7 +182,8 @@ class ImagePull:
                 descriptor=descriptor, diff_id=diff_id, parents=tuple(diff_ids[:index]),
                 open_at=partial(self._open, descriptor))
             if self._tools.layers.has(descriptor, diff_id):
-                self._watch(progress.update("Already exists", source.id))
+                if not quiet:
+                    self._watch(progress.update("Already exists", source.id))
                 continue
             key = (descriptor.digest, diff_id)
             if key not in sources:

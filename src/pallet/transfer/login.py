@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pallet.errors import UnauthorizedError
 from pallet.spec import image
 from pallet.transfer import failures
 from pallet.transfer.client import RepositoryClient
-from pallet.transfer.failures import RegistryError, UnreachableError
+from pallet.transfer.failures import RefusedError, RegistryError, UnreachableError
 from pallet.transfer.resolver import login_domain
 from pallet.transfer.transport import read_document
 
@@ -64,6 +65,12 @@ class Registries:
             except UnreachableError as error:
                 failure = UnreachableError("GET", f"{endpoint.url}/v2/", error.reason)
                 continue
+            except RefusedError as error:
+                if error.status == 401 and not error.request_url:
+                    message = (f"login attempt to {endpoint.url}/v2/ failed with status: "
+                               "401 Unauthorized")
+                    raise UnauthorizedError(message) from error
+                raise failures.for_login(error) from error
             except RegistryError as error:
                 raise failures.for_login(error) from error
             self._resolver.answered(endpoint)

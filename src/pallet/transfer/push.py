@@ -93,7 +93,6 @@ class Pusher:
             SystemFailureError: the registry refused or cannot be reached.
             DataLossError: a blob of the image is missing here.
         """
-        watch(progress.message(f"The push refers to repository [{request.reference.name}]"))
         client = await self._reach(request)
         try:
             return [await self._image(client, picture, watch) for picture in request.images]

@@ -1,0 +1,229 @@
+"""Images of the Engine API: pull, push, import, list, inspect, history, tag, remove.
+
+Owns   what image requests mean: names, messages, events; the stores and transfers do the work.
+Runs   on the event loop; disk work in worker threads.
+Needs  ``ImageStore``, ``Transfers``.
+Spec   Engine API tag Image; ``api.backends.ImageBackend``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pallet.aio import run_blocking
+from pallet.engine import imageview
+from pallet.engine.imagefilter import ImageFilter
+from pallet.engine.imagepush import push_request
+from pallet.errors import NotFoundError
+from pallet.spec import platform as platforms
+from pallet.spec import reference as references
+from pallet.spec.engine.auth import AuthResponse
+from pallet.spec.engine.image import ImageDeleteItem
+from pallet.transfer import progress as messages
+from pallet.transfer.auth import LoginCredentials
+from pallet.transfer.pull import PullRequest
+from pallet.transfer.service import Transfers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from pallet.config import Config
+    from pallet.engine.events import EventSink
+    from pallet.image.model import Image, ImageUser
+    from pallet.image.store import ImageStore
+    from pallet.spec.engine.auth import AuthConfig
+    from pallet.spec.engine.image import ImageHistoryItem, ImageInspect, ImageSummary
+    from pallet.spec.engine.options import ImageListOptions, PullOptions, PushOptions
+    from pallet.spec.engine.progress import ProgressMessage
+    from pallet.spec.mounts import RootMount
+    from pallet.spec.platform import Platform
+    from pallet.spec.reference import Reference
+    from pallet.storage.content import ContentStore
+    from pallet.storage.snapshot import Snapshotter
+    from pallet.transfer.image_pull import PulledImage
+    from pallet.transfer.layer_job import WorkerRunner
+    from pallet.transfer.login import RemoteImage
+    from pallet.types import ImageId
+
+    Report = Callable[[ProgressMessage], None]
+
+
+class Images:
+    """Implements ``api.backends.ImageBackend``."""
+
+    def __init__(
+        self, *, config: Config, content: ContentStore, snapshotter: Snapshotter,
+        images: ImageStore, supervisor: WorkerRunner, events: EventSink,
+        users: Callable[[ImageId], Iterable[ImageUser]] | None = None,
+    ) -> None:
+        """``users`` lists the containers of an image, for the counts of lists; None is unknown."""
+        self._content = content
+        self._snapshotter = snapshotter
+        self._images = images
+        self._events = events
+        self._users = users
+        self._transfers = Transfers(
+            config.registry, content=content, snapshotter=snapshotter, workers=supervisor,
+            lease=images.lease)
+
+    async def close(self) -> None:
+        """Stop pulls and pushes that are going on and wait for their clean-up."""
+        await self._transfers.close()
+
+    # Moving images
+
+    async def pull(self, options: PullOptions, progress: Report) -> None:
+        """Pull one image, or every tag of a repository when neither tag nor digest is given."""
+        reference = references.parse_repository_tag(options.reference, options.tag)
+        platform = platforms.parse(options.platform) if options.platform else None
+        request = PullRequest(
+            reference=reference, platform=platform, all_tags=reference.is_name_only,
+            credentials=LoginCredentials.from_config(options.auth), headers=options.meta_headers)
+        last: list[Image] = []
+
+        async def record(pulled: PulledImage) -> bool:
+            image, changed = await self._transfers.threads.run(partial(self._record, pulled))
+            last[:] = [image]
+            return changed
+
+        await self._transfers.puller.pull(request, progress, record)
+        for image in last:
+            if platform is not None:
+                _warn_of_platform(image, platform, reference, progress)
+            self._emit("pull", reference.familiar(), image, name=reference.familiar_name)
+
+    def _record(self, pulled: PulledImage) -> tuple[Image, bool]:
+        """Record a pulled image, in a worker thread; whether its reference points elsewhere now."""
+        reference = pulled.reference
+        if reference.digest is not None:
+            reference = reference.repository().with_digest(reference.digest)
+        before = self._images.find(reference)
+        image = self._images.put(
+            pulled.config_digest, manifest_digest=pulled.manifest.digest, reference=reference,
+            target_digest=pulled.target.digest)
+        return image, before is None or before.id != image.id
+
+    async def push(self, options: PushOptions, progress: Report) -> None:
+        """Push one tag, or every tag of the repository when none is given."""
+        reference = references.parse_repository_tag(options.reference, options.tag)
+        progress(messages.message(
+            f"The push refers to repository [{reference.name}]"))
+        request = await run_blocking(push_request, self._images, self._content, reference,
+                                     LoginCredentials.from_config(options.auth),
+                                     options.meta_headers)
+        pushed = await self._transfers.pusher.push(request, progress)
+        for picture, digest in zip(request.images, pushed, strict=True):
+            image = self._images.find(picture.reference)
+            if image is not None:
+                await run_blocking(self._images.add_digest, image.id,
+                                   reference.repository().with_digest(digest))
+        image = self._images.find(request.images[0].reference)
+        if image is not None:
+            self._emit("push", reference.familiar(), image, name=reference.familiar_name)
+
+    async def login(self, auth: AuthConfig) -> AuthResponse:
+        """Check credentials against their registry (Engine API SystemAuth).
+
+        Raises:
+            UnauthorizedError: they are refused.
+        """
+        token = await self._transfers.registries.login(
+            auth.serveraddress, LoginCredentials.from_config(auth))
+        return AuthResponse(identity_token=token)
+
+    async def remote(
+        self, name: str, auth: AuthConfig | None, headers: Mapping[str, str]
+    ) -> RemoteImage:
+        """Ask the registry what ``name`` is (Engine API DistributionInspect)."""
+        reference = references.parse_normalized(name).with_default_tag()
+        return await self._transfers.registries.inspect(
+            reference, LoginCredentials.from_config(auth), headers)
+
+    # Looking at images
+
+    async def list(self, options: ImageListOptions) -> Sequence[ImageSummary]:
+        """List images, newest first."""
+        chosen = ImageFilter(options.filters, self._images.resolve)
+        sharing = self._images.layer_sharing() if options.shared_size else {}
+        found: list[ImageSummary] = []
+        for image in self._images.list():
+            names = chosen.names(image)
+            if names is None or not chosen.accepts(image):
+                continue
+            if not options.all and image.is_dangling and self._images.children(image.id):
+                continue
+            shared = sum(self._snapshotter.layer_size(layer) for layer in image.diff_ids
+                         if sharing.get(layer, 0) > 1) if options.shared_size else -1
+            found.append(imageview.summary(
+                image, tags=names[0], digests=names[1], shared_bytes=shared,
+                containers=self._count(image)))
+        return found
+
+    def _count(self, image: Image) -> int:
+        return -1 if self._users is None else sum(1 for _ in self._users(image.id))
+
+    async def inspect(self, name: str, *, platform: str) -> ImageInspect:
+        """Describe one image; with ``platform`` only if it is for that one."""
+        image = self._resolve(name, platform)
+        return imageview.inspect(image, driver=self._snapshotter.name, mount=self._mount(image))
+
+    async def history(self, name: str, *, platform: str) -> Sequence[ImageHistoryItem]:
+        """List the image's steps, newest first."""
+        return imageview.history(self._resolve(name, platform), self._snapshotter.layer_size)
+
+    def _resolve(self, name: str, platform: str) -> Image:
+        image = self._images.resolve(name)
+        if platform and not platforms.matches(platforms.parse(platform), image.config.platform):
+            message = (f"image with reference {name} was found but does not provide the specified "
+                       f"platform ({platforms.parse(platform)})")
+            raise NotFoundError(message)
+        return image
+
+    def _mount(self, image: Image) -> RootMount | None:
+        try:
+            return self._snapshotter.root_mount_of_layers(image.diff_ids)
+        except NotFoundError:
+            return None
+
+    # Naming and removing images
+
+    async def tag(self, name: str, *, repository: str, tag: str) -> None:
+        """Give an image a further reference."""
+        image = self._images.resolve(name)
+        reference = references.parse_repository_tag(repository, tag).with_default_tag()
+        await run_blocking(self._images.tag, image.id, reference)
+        self._emit("tag", image.id, image, name=reference.familiar())
+
+    async def remove(
+        self, name: str, *, force: bool, prune_parents: bool
+    ) -> Sequence[ImageDeleteItem]:
+        """Untag, and delete what nothing refers to any more."""
+        image = self._images.resolve(name)
+        removals = await run_blocking(
+            partial(self._images.delete, name, force=force, prune=prune_parents))
+        items: list[ImageDeleteItem] = []
+        for removal in removals:
+            if removal.untagged is not None:
+                items.append(ImageDeleteItem(untagged=removal.untagged))
+            elif removal.deleted is not None:
+                items.append(ImageDeleteItem(deleted=removal.deleted))
+            if removal.image_id is not None:
+                action = "untag" if removal.untagged is not None else "delete"
+                self._emit(action, removal.image_id, image, name=removal.image_id)
+        return items
+
+    def _emit(self, action: str, actor_id: str, image: Image, *, name: str) -> None:
+        run = image.config.config
+        self._events.emit("image", action, actor_id, {
+            **((run.labels if run else None) or {}), "name": name})
+
+
+def _warn_of_platform(
+    image: Image, wanted: Platform, reference: Reference, progress: Report
+) -> None:
+    actual = image.config.platform
+    if not platforms.matches(wanted, actual):
+        progress(messages.message(
+            f"WARNING: image with reference {reference.familiar()} was found but does not match "
+            f"the specified platform: wanted {wanted}, actual: {platforms.normalize(actual)}"))
