@@ -96,6 +96,16 @@ def _cgroup2_controllers() -> str | None:
     return f"cgroup v2 lacks controllers: {', '.join(sorted(missing))}" if missing else None
 
 
+def _crun() -> str | None:
+    """crun 1.8 refuses a host that has v1 controllers while v2 holds one too."""
+    if reason := _command("crun")():
+        return reason
+    top = _mounted("cgroup2")
+    if not _cgroup1() and top and Path(top, "cgroup.controllers").read_text().strip():
+        return "crun does not run on a hybrid cgroup host whose v2 side has controllers"
+    return None
+
+
 def _limits() -> str | None:
     return (
         None if not _cgroup1() or not _cgroup2_controllers() else "no memory and pids controllers"
@@ -169,7 +179,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "docker_cli": _command("docker"),
     "dockerd": _command("dockerd", "containerd", "runc", "iptables"),
     "runc": _command("runc"),
-    "crun": _command("crun"),
+    "crun": _crun,
     "registry": _command("docker-registry"),
     "skopeo": _command("skopeo"),
     "tini": _command("tini"),
@@ -181,8 +191,8 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "testcontainers": _module("testcontainers"),
 }
 
-# A hybrid or v1 host mounts these controllers on v1; CI's is one, so "all" does not ask for them.
-_NOT_IN_ALL = {"cgroup2_controllers"}
+# Matters of how a host mounts its cgroups, not of what is installed: "all" does not ask for them.
+_NOT_IN_ALL = {"cgroup2_controllers", "crun"}
 
 
 @cache
