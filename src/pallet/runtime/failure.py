@@ -17,12 +17,14 @@ class StartFailureError(Exception):
     """A step of a start failed.
 
     Attributes:
-        message: words that follow "unable to start container process: "; or, with ``plain``, the
-            whole text, for what dockerd finds out before it calls its runtime.
+        message: words that follow "unable to start container process: ".
+        plain: ``message`` is the whole text: what dockerd finds out before it calls its runtime.
+        native: False when ``message`` is the error of a runtime program.
     """
 
     def __init__(
         self, message: str, *, call: str = "", code: int = 0, path: str = "", plain: bool = False,
+        native: bool = True,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -30,6 +32,7 @@ class StartFailureError(Exception):
         self.code = code
         self.path = path
         self.plain = plain
+        self.native = native
 
     @classmethod
     def of(cls, error: OSError, doing: str) -> StartFailureError:
@@ -45,8 +48,9 @@ def reason(error: OSError) -> str:
 
 
 CONTAINER_PREFIX = ("failed to create task for container: failed to create shim task: "
-                    "OCI runtime create failed: unable to start container process: ")
-EXEC_PREFIX = "OCI runtime exec failed: exec failed: unable to start container process: "
+                    "OCI runtime create failed: ")
+EXEC_PREFIX = "OCI runtime exec failed: exec failed: "
+NATIVE_PREFIX = "unable to start container process: "
 
 
 def outcome(text: str) -> tuple[str, int]:

@@ -28,8 +28,6 @@ from pallet.runtime.failure import StartFailureError
 from pallet.spec.runtime import Mount
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pallet.runtime.cgroup import Cgroup
     from pallet.runtime.rootfs import Prepared
     from pallet.runtime.sync import InitSide
@@ -39,6 +37,8 @@ if TYPE_CHECKING:
 _INIT_PATH = "/sbin/docker-init"
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x41
+_SEPARATE = frozenset({"pid", "user", "cgroup"})
+"""Namespaces entered by the shim, by ``usernamespace.py``, and after the cgroup was joined."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +58,8 @@ class InitPlan:
     mount_point: str
     """Any directory: the root is mounted there, in this mount namespace only."""
     cgroup: Cgroup | None
-    map_ids: Callable[[], None] | None
-    """Asks the shim to write the id maps; None without a user namespace."""
+    mapped: bool = False
+    """The container has a user namespace of its own; ``usernamespace.py`` comes first then."""
 
 
 def run(plan: InitPlan, sync: InitSide) -> None:
@@ -68,17 +68,24 @@ def run(plan: InitPlan, sync: InitSide) -> None:
     Raises:
         StartFailureError: a step failed.
     """
-    spec = plan.spec
     process.restore_signals()
     os.setsid()
     os.umask(0)
-    prepared = _enter_namespaces(plan)
+    enter_namespaces(plan)
+    prepared = prepare_mounts(plan)
+    root_fd = mount_root(plan)
+    set_up(plan, sync, prepared, root_fd)
+
+
+def set_up(plan: InitPlan, sync: InitSide, prepared: list[Prepared], root_fd: int) -> None:
+    """The part after the namespaces and the root are there."""
+    spec = plan.spec
     mount_ns_fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     sync.send_namespace(mount_ns_fd)
     os.close(mount_ns_fd)
     _set_names(spec)
-    root_fd = _mount_everything(plan, prepared, sync)
-    nodes = devices.clone_nodes(spec) if plan.map_ids and devices.owns_dev(spec) else {}
+    _mount_everything(plan, prepared, sync, root_fd)
+    nodes = devices.clone_nodes(spec) if plan.mapped and devices.owns_dev(spec) else {}
     rootfs.pivot(root_fd)
     os.close(root_fd)
     rootfs.set_root_propagation(spec.linux.rootfs_propagation)
@@ -91,19 +98,13 @@ def run(plan: InitPlan, sync: InitSide) -> None:
     _become(plan, stdio, sync)
 
 
-def _enter_namespaces(plan: InitPlan) -> list[Prepared]:
-    """Join and make namespaces, and clone what the host's mount tree has to give."""
-    flags = 0
+def enter_namespaces(plan: InitPlan) -> None:
+    """Join and make all namespaces but those of pids, users and cgroups."""
+    flags = namespaces.CLONE_NEWNS
     netns_fd = plan.netns_fd
     try:
-        if plan.map_ids is not None:
-            namespaces.unshare(namespaces.CLONE_NEWUSER)
-            plan.map_ids()
-            os.setresgid(0, 0, 0)
-            os.setresuid(0, 0, 0)
         for entry in plan.spec.linux.namespaces:
-            if entry.type in {"pid", "user", "cgroup"} or (
-                    entry.type == "network" and netns_fd >= 0):
+            if entry.type in _SEPARATE or (entry.type == "network" and netns_fd >= 0):
                 continue
             if entry.path:
                 namespaces.join_path(entry.path, entry.type)
@@ -111,11 +112,15 @@ def _enter_namespaces(plan: InitPlan) -> list[Prepared]:
                 flags |= namespaces.FLAGS[entry.type]
         if netns_fd >= 0:
             namespaces.setns(netns_fd, namespaces.CLONE_NEWNET)
-        namespaces.unshare(flags | namespaces.CLONE_NEWNS)
+        namespaces.unshare(flags)
         if flags & namespaces.CLONE_NEWNET:
             _bring_up_loopback()
     except OSError as error:
         raise StartFailureError.of(error, "entering namespaces") from error
+
+
+def prepare_mounts(plan: InitPlan) -> list[Prepared]:
+    """Clone what the host's mount tree has to give, then cut the tree off from the host."""
     prepared = rootfs.prepare(plan.spec.mounts)
     if plan.init:
         prepared += rootfs.prepare([Mount(destination=_INIT_PATH, type="bind", source=plan.init,
@@ -123,6 +128,12 @@ def _enter_namespaces(plan: InitPlan) -> list[Prepared]:
     # Nothing mounted from here on may reach the host; what the host mounts later may reach us.
     m.mount(None, "/", flags=m.MS_SLAVE | m.MS_REC)
     return prepared
+
+
+def mount_root(plan: InitPlan) -> int:
+    """Mount the container's root file system; return an O_PATH descriptor of it."""
+    path = plan.spec.root.path if plan.spec.root else "/"
+    return rootfs.mount_root(plan.root, path, plan.mount_point)
 
 
 def _bring_up_loopback() -> None:
@@ -140,11 +151,9 @@ def _set_names(spec: Spec) -> None:
         raise StartFailureError.of(error, "setting the host name") from error
 
 
-def _mount_everything(plan: InitPlan, prepared: list[Prepared], sync: InitSide) -> int:
-    """Mount the root and all mounts; wait for the shim before the first cgroup mount."""
-    spec = plan.spec
-    path = spec.root.path if spec.root else "/"
-    root_fd = rootfs.mount_root(plan.root, path, plan.mount_point)
+def _mount_everything(plan: InitPlan, prepared: list[Prepared], sync: InitSide, root_fd: int,
+                      ) -> None:
+    """Carry out all mounts; wait for the shim before the first cgroup mount."""
     source: CgroupSource | None = None
     for entry in prepared:
         if not rootfs.is_cgroup(entry):
@@ -155,7 +164,6 @@ def _mount_everything(plan: InitPlan, prepared: list[Prepared], sync: InitSide) 
         rootfs.attach_cgroup(root_fd, entry, source)
     if source is None:
         _join_cgroup(plan, sync)
-    return root_fd
 
 
 def _join_cgroup(plan: InitPlan, sync: InitSide) -> CgroupSource:
@@ -200,6 +208,7 @@ def _become(plan: InitPlan, stdio: process.Stdio, sync: InitSide) -> None:
     own_init = plan.init == ""
 
     def execute(program: str, argv: list[str], environment: dict[bytes, bytes]) -> None:
+        sync.executing()
         if plan.init:
             process.execute(_INIT_PATH, [_INIT_PATH, "--", *argv], environment)
         elif own_init:
@@ -256,4 +265,9 @@ def run_exec(plan: ExecPlan, sync: InitSide) -> None:
         os.close(master_fd)
         stdio = process.Stdio(terminal_fd=terminal_fd)
     process.connect_stdio(stdio)
-    process.become(plan.command, stdio, run=process.execute)
+
+    def execute(program: str, argv: list[str], environment: dict[bytes, bytes]) -> None:
+        sync.executing()
+        process.execute(program, argv, environment)
+
+    process.become(plan.command, stdio, run=execute)

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from pallet.spec.runtime import Process
 
 _DEFAULT_UMASK = 0o022
-_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+_CHANGED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGTERM, signal.SIGINT,
+                    signal.SIGHUP, signal.SIGQUIT)
+"""The first two are ignored by Python, the others by a shim or handled by it."""
 _EXEC_FAILED = 255
 """The exit status of runc's init when execve(2) itself fails."""
 
@@ -59,9 +61,9 @@ class Plan:
 
 def restore_signals() -> None:
     """Give a program the signal state it expects; Python and the daemon have changed it."""
-    for number in _IGNORED_BY_PYTHON:
+    signal.set_wakeup_fd(-1)
+    for number in _CHANGED_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

@@ -5,12 +5,15 @@ Runs   in both.
 
 | step | from | message | meaning |
 |---|---|---|---|
+| 0 | init | ``U`` | only with a new user namespace: write my id maps; answered by ``M`` |
+| 0 | init | ``P`` + pid | the init was born in that namespace under this pid of the host's |
 | 1 | init | ``N`` + mount namespace | namespaces exist; only from a container's init |
 | 2 | shim | ``G`` | the shim's state is on disk, the cgroup is there: go on |
 | 3 | init | ``T`` + terminal's master | only with a terminal |
-| 4 | init | ``F`` + JSON, or end of file | failed, or executed: the pair closes on exec |
+| 4 | init | ``X`` | everything is set up, the program is executed next |
+| 5 | init | ``F`` + JSON, or end of file | failed, or executed: the pair closes on exec |
 
-The end of file at step 2 tells the init that its shim is gone: it must not run unowned.
+An end of file without an ``X`` means that the init was killed on its way. One at step 2 tells the init that its shim is gone: it must not run unowned.
 """
 
 from __future__ import annotations
@@ -18,10 +21,14 @@ from __future__ import annotations
 import array
 import os
 import socket
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from pallet.runtime.failure import StartFailureError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _MESSAGE_BYTES = 64 * 1024
 
@@ -46,6 +53,16 @@ class InitSide:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
 
+    def request_maps(self) -> None:
+        """Step 0. A shim that is gone ends this process."""
+        self._sock.send(b"U", socket.MSG_NOSIGNAL)
+        if self._sock.recv(1) != b"M":
+            os._exit(255)
+
+    def send_pid(self, pid: int) -> None:
+        """Step 0, from the process between."""
+        self._sock.send(b"P" + str(pid).encode(), socket.MSG_NOSIGNAL)
+
     def send_namespace(self, mount_ns_fd: int) -> None:
         """Step 1."""
         socket.send_fds(self._sock, [b"N"], [mount_ns_fd], socket.MSG_NOSIGNAL)
@@ -63,8 +80,12 @@ class InitSide:
         """Step 3."""
         socket.send_fds(self._sock, [b"T"], [master_fd], socket.MSG_NOSIGNAL)
 
+    def executing(self) -> None:
+        """Step 4."""
+        self._sock.send(b"X", socket.MSG_NOSIGNAL)
+
     def fail(self, error: BaseException) -> None:
-        """Step 4, in words and as data."""
+        """Step 5, in words and as data."""
         if isinstance(error, StartFailureError):
             report = FailureReport(message=error.message, call=error.call, code=error.code,
                                    path=error.path, plain=error.plain)
@@ -97,6 +118,27 @@ class ShimSide:
         """For polling."""
         return self._sock.fileno()
 
+    def serve_mapping(self, write_maps: Callable[[], None]) -> int:
+        """Step 0: have the maps written; return the init's pid.
+
+        Raises:
+            StartFailureError: the process between failed.
+        """
+        while True:
+            data = self._sock.recv(_MESSAGE_BYTES)
+            if data == b"U":
+                write_maps()
+                self._sock.send(b"M", socket.MSG_NOSIGNAL)
+            elif data[:1] == b"P":
+                return int(data[1:])
+            elif data[:1] == b"F":
+                report = _decoder.decode(data[1:])
+                raise StartFailureError(report.message, call=report.call, code=report.code,
+                                        path=report.path, plain=report.plain)
+            else:
+                message = "error during container init: the user namespace's process died"
+                raise StartFailureError(message)
+
     def go(self) -> None:
         """Step 2; an init that is already gone is found out by ``receive``."""
         try:
@@ -105,7 +147,7 @@ class ShimSide:
             return
 
     def receive(self) -> tuple[bytes, int, FailureReport | None]:
-        """Return one message: its letter ("" at the end of file), a descriptor or -1, a report."""
+        """Return one message: its letter (b"" at the end of file), a descriptor or -1, a report."""
         try:
             data, ancillary, _, _ = self._sock.recvmsg(
                 _MESSAGE_BYTES, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)

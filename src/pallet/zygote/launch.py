@@ -1,0 +1,208 @@
+"""How a shim makes its process: natively, as an exec, or through an OCI runtime (``foreign.py``).
+
+Owns   the forks of init and exec, and what has to be there before them.
+Runs   in a shim.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from pallet.linux import idmap, namespaces, procfs
+from pallet.runtime import cgroup, init, process, sync, usernamespace
+from pallet.runtime.failure import StartFailureError
+from pallet.zygote import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pallet.runtime.cgroup import Cgroup
+    from pallet.runtime.sync import FailureReport, InitSide, ShimSide
+    from pallet.spec.runtime import LinuxResources
+    from pallet.zygote.stdio import Hub
+
+
+class Steps(Protocol):
+    """The conversation with a process on its way; ``ShimSide`` is the native runtime's."""
+
+    def fileno(self) -> int:
+        """For polling."""
+        ...
+
+    def go(self) -> None:
+        """The shim is ready."""
+        ...
+
+    def receive(self) -> tuple[bytes, int, FailureReport | None]:
+        """As ``ShimSide.receive``."""
+        ...
+
+    def close(self) -> None:
+        """Done."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Launched:
+    """A process on its way to its program."""
+
+    pid: int
+    sync: Steps
+    cgroup: Cgroup | None
+    owns_cgroup: bool
+    """The cgroup is this container's: killed and removed at the end."""
+    makes_cgroup: bool
+    """It is also made here, rather than by a runtime program."""
+    private_pids: bool
+    """Everything the process leaves behind dies with it."""
+    resources: LinuxResources | None = None
+    on_end: Callable[[], None] | None = None
+    """What else there is to undo once the process has ended."""
+    held_fds: list[int] = field(default_factory=list)
+    """Kept open until the process has ended: its mount namespace."""
+
+    def prepare_cgroup(self) -> None:
+        """Make the cgroup, while the process makes its mounts."""
+        if self.cgroup is not None and self.makes_cgroup:
+            self.cgroup.create()
+            if self.resources is not None:
+                self.cgroup.apply(self.resources)
+
+
+def read_filter(path: str | None) -> bytes | None:
+    """Return a compiled seccomp filter."""
+    if path is None:
+        return None
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
+
+
+def open_cgroup(path: str, driver: str) -> Cgroup | None:
+    """Return the handle of a configuration's cgroup; None where it names none."""
+    return cgroup.open_cgroup(path, driver=driver) if path else None
+
+
+def _run_child(body: Callable[[InitSide], None], theirs: InitSide) -> None:
+    """Run a child to its exec; never returns."""
+    try:
+        body(theirs)
+    except BaseException as error:  # noqa: BLE001 - a forked child has nobody above it
+        theirs.fail(error)
+    os._exit(1)
+
+
+def container(request: messages.StartContainer, hub: Hub, netns_fd: int) -> Launched:
+    """Fork a container's init. Precondition: the working directory is ``shim_dir``."""
+    spec = request.spec
+    kinds = {entry.type: entry for entry in spec.linux.namespaces}
+    ours, theirs = sync.pair()
+    child_fds = (-1, -1, -1) if spec.process.terminal else hub.make_pipes()
+    cgroup_handle = open_cgroup(spec.linux.cgroups_path, request.cgroup_driver)
+    mapped = "user" in kinds and not kinds["user"].path
+    plan = init.InitPlan(
+        spec=spec, root=request.root, user=request.user, group_add=request.group_add,
+        stdio=process.Stdio(stdin_fd=child_fds[0], stdout_fd=child_fds[1], stderr_fd=child_fds[2]),
+        filter=read_filter(request.seccomp_path), init=request.init, netns_fd=netns_fd,
+        mount_point=request.shim_dir, cgroup=cgroup_handle, mapped=mapped)
+    pid_entry = kinds.get("pid")
+    if not mapped:
+        _choose_pid_namespace(pid_entry.path if pid_entry else None)
+    pid = os.fork()
+    if not pid:
+        _run_child(lambda side: (usernamespace.run if mapped else init.run)(plan, side), theirs)
+    theirs.close()
+    if mapped:
+        pid = _await_mapped(request, ours, pid)
+    for fd in child_fds:
+        if fd >= 0:
+            os.close(fd)
+    if netns_fd >= 0:
+        os.close(netns_fd)
+    return Launched(pid=pid, sync=ours, cgroup=cgroup_handle, owns_cgroup=True,
+                    makes_cgroup=True, private_pids=pid_entry is not None and not pid_entry.path,
+                    resources=spec.linux.resources)
+
+
+def _await_mapped(request: messages.StartContainer, ours: ShimSide, middle_pid: int) -> int:
+    """Write the maps of a new user namespace; return the pid of the init born in it."""
+    linux = request.spec.linux
+
+    def write_maps() -> None:
+        idmap.write(middle_pid,
+                    [(m.container_id, m.host_id, m.size) for m in linux.uid_mappings],
+                    [(m.container_id, m.host_id, m.size) for m in linux.gid_mappings])
+
+    try:
+        return ours.serve_mapping(write_maps)
+    finally:
+        os.waitpid(middle_pid, 0)
+
+
+def _choose_pid_namespace(path: str | None) -> None:
+    """Decide where the next child is born: None is the host's namespace, "" a new one."""
+    if path is None:
+        return
+    if path:
+        namespaces.join_path(path, "pid")
+    else:
+        namespaces.unshare(namespaces.CLONE_NEWPID)
+
+
+def leave_pid_namespace() -> None:
+    """Have further children born beside the shim again."""
+    namespaces.join_path("/proc/self/ns/pid", "pid")
+
+
+def run_exec(request: messages.StartExec, hub: Hub) -> Launched:
+    """Fork an exec's process into a container."""
+    pidfd = _open_container(request)
+    ours, theirs = sync.pair()
+    wanted = request.process
+    child_fds = (-1, -1, -1) if wanted.terminal else hub.make_pipes()
+    cgroup_handle = open_cgroup(request.cgroups_path, request.cgroup_driver)
+    kinds = [kind for kind in request.namespaces if _differs(kind, request.container_pid)]
+    plan = init.ExecPlan(
+        command=process.Plan(
+            process=wanted, user=request.user, group_add=request.group_add,
+            filter=read_filter(request.seccomp_path), make_cwd=False),
+        stdio=process.Stdio(stdin_fd=child_fds[0], stdout_fd=child_fds[1], stderr_fd=child_fds[2]),
+        pidfd=pidfd, namespaces=kinds, cgroup=cgroup_handle)
+    if "pid" in kinds:
+        namespaces.setns(pidfd, namespaces.CLONE_NEWPID)
+    pid = os.fork()
+    if not pid:
+        _run_child(lambda side: init.run_exec(plan, side), theirs)
+    theirs.close()
+    for fd in (pidfd, *child_fds):
+        if fd >= 0:
+            os.close(fd)
+    return Launched(pid=pid, sync=ours, cgroup=cgroup_handle, owns_cgroup=False,
+                    makes_cgroup=False, private_pids=False)
+
+
+def _open_container(request: messages.StartExec) -> int:
+    """Return a pidfd of the container, which may have ended and its pid be another's."""
+    gone = StartFailureError(f"container {request.container_id} is not running", plain=True)
+    try:
+        pidfd = os.pidfd_open(request.container_pid)
+        with open(os.path.join(request.container_dir, "state.json"), "rb") as file:
+            state = messages.state_decoder.decode(file.read())
+    except (ProcessLookupError, FileNotFoundError):
+        raise gone from None
+    if not procfs.is_alive(state.pid, state.pid_start_time) or state.pid != request.container_pid:
+        os.close(pidfd)
+        raise gone
+    return pidfd
+
+
+def _differs(kind: str, pid: int) -> bool:
+    """True when ``pid`` is in another namespace of that kind: one's own cannot be entered again."""
+    name = namespaces.PROC_NAMES[kind]
+    try:
+        theirs = os.stat(f"/proc/{pid}/ns/{name}")
+        ours = os.stat(f"/proc/self/ns/{name}")
+    except FileNotFoundError:
+        return False
+    return theirs.st_ino != ours.st_ino

@@ -1,0 +1,417 @@
+"""The shim: parent of one container's or exec's process, from its start to its last byte.
+
+Owns   the process, its stdio, its log, its clients' sockets, its exit file, its published ports'
+       reservations. Outlives the daemon; a later daemon finds it by ``sock`` in its directory.
+Runs   as a process of its own, forked from the zygote: one poll loop, no threads.
+Spec   zygote/messages.py; style.md section 7.4.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from pallet.linux import process as kernel
+from pallet.linux import procfs
+from pallet.runtime.failure import StartFailureError
+from pallet.zygote import channel, failures, foreign, launch, messages, ports
+from pallet.zygote.poller import READ, Poller
+from pallet.zygote.stdio import Hub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pallet.zygote.launch import Launched
+
+_DRAIN_S = 2.0
+"""How long output of processes that outlive the main one is waited for, as dockerd does."""
+
+Request = messages.StartContainer | messages.StartExec
+
+
+class Shim:
+    """The state of one shim process."""
+
+    def __init__(self, request: Request, reply: socket.socket) -> None:
+        self.poller = Poller()
+        self._id = request.id
+        self._is_container = isinstance(request, messages.StartContainer)
+        self._connections = [reply]
+        self._reply = reply
+        terminal = (request.spec.process if isinstance(request, messages.StartContainer)
+                    else request.process).terminal
+        self.hub = Hub(self.poller, request.stdio, terminal=terminal, fork=self.fork_helper,
+                       on_stream_end=self._on_stream_end)
+        self._streams: dict[int, tuple[socket.socket, int]] = {}
+        self._launched: Launched | None = None
+        self._listener: socket.socket | None = None
+        self._ports: ports.Ports | None = None
+        self._pidfd = -1
+        self._started_at_ns = 0
+        self._executing = False
+        self._status: int | None = None
+
+    # -- start ------------------------------------------------------------------------------------
+
+    def run(self, request: Request, fds: list[int]) -> None:
+        """Start the process and serve it to its end.
+
+        Args:
+            fds: as the request lists them, without ``reply``.
+        """
+        try:
+            self._launch(request, fds)
+            del request, fds
+            self._await_start()
+        except Exception as error:  # noqa: BLE001 - every failure is answered as data
+            self._fail(error)
+            return
+        self._serve()
+        self._tear_down()
+
+    def _launch(self, request: Request, fds: list[int]) -> None:
+        os.chdir(request.shim_dir)
+        self._watch_children()
+        netns_fd, listeners = -1, []
+        if isinstance(request, messages.StartContainer):
+            netns_fd = fds.pop(0) if request.has_netns else -1
+            listeners = request.listeners
+        listener_fds, attach_fds = fds[: len(listeners)], fds[len(listeners):]
+        launched = _start(request, self.hub, netns_fd)
+        self._launched = launched
+        self._pidfd = os.pidfd_open(launched.pid)
+        self._write_state(request, launched)
+        launched.prepare_cgroup()
+        self._listen()
+        if listeners:
+            self._ports = ports.Ports(self.poller, self.fork_helper, listeners, listener_fds)
+        for fd, attach in zip(attach_fds, request.stdio.attach, strict=True):
+            self._add_client(fd, attach, self._reply)
+        launched.sync.go()
+        self.poller.watch(launched.sync.fileno(), READ, lambda _events: self._on_sync())
+        self.poller.call_later(request.start_timeout_s, self._on_start_timeout)
+
+    def _watch_children(self) -> None:
+        read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        self.poller.watch(read_fd, READ, lambda _events: self._on_child(read_fd))
+
+    def _write_state(self, request: Request, launched: Launched) -> None:
+        own = os.getpid()
+        if isinstance(request, messages.StartContainer):
+            path = request.spec.linux.cgroups_path
+        else:
+            path = request.cgroups_path
+        state = messages.ShimState(
+            id=request.id, shim_pid=own, shim_start_time=procfs.start_time(own), pid=launched.pid,
+            pid_start_time=procfs.start_time(launched.pid), started_at_ns=time.time_ns(),
+            cgroups_path=path, cgroup_driver=request.cgroup_driver,
+            kill_cgroup=launched.owns_cgroup)
+        _write_file("state.json", messages.encoder.encode(state))
+
+    def _listen(self) -> None:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink("sock")
+        # A relative name: the directory's path may be longer than a socket address.
+        listener.bind("sock")
+        os.chmod("sock", 0o600)
+        listener.listen(4)
+        listener.setblocking(False)
+        self._listener = listener
+        self.poller.watch(listener.fileno(), READ, lambda _events: self._on_connect())
+
+    def _await_start(self) -> None:
+        while not self._started_at_ns:
+            self.poller.turn()
+        pid = self._launched.pid if self._launched else 0
+        started = messages.Started(pid=pid, shim_pid=os.getpid(),
+                                   started_at_ns=self._started_at_ns)
+        self._reply.setblocking(False)
+        self._send(self._reply, started, [self._pidfd])
+        if self._reply in self._connections:
+            self.poller.watch(self._reply.fileno(), READ,
+                              lambda _events: self._on_control(self._reply))
+
+    def _on_sync(self) -> None:
+        launched = self._launched
+        assert launched is not None
+        letter, fd, report = launched.sync.receive()
+        if letter == b"N":
+            launched.held_fds.append(fd)
+        elif letter == b"T":
+            self.hub.set_terminal(fd)
+        elif letter == b"X":
+            self._executing = True
+        elif letter == b"F" and report is not None:
+            raise StartFailureError(report.message, call=report.call, code=report.code,
+                                    path=report.path, plain=report.plain)
+        else:
+            self.poller.forget(launched.sync.fileno())
+            launched.sync.close()
+            if not self._executing:
+                raise StartFailureError(_killed_text(launched))
+            self._started_at_ns = time.time_ns()
+
+    def _on_start_timeout(self) -> None:
+        if not self._started_at_ns:
+            message = "error during container init: timed out"
+            raise StartFailureError(message)
+
+    def _fail(self, error: Exception) -> None:
+        """Undo everything and answer."""
+        launched = self._launched
+        if launched is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            if self._status is None:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(launched.pid, 0)
+            self._close_ports()
+            with contextlib.suppress(Exception):
+                self._remove_cgroup(launched)
+            if launched.on_end is not None:
+                launched.on_end()
+        self._stop_listening()
+        for name in ("state.json", "sock"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+        self._send(self._reply, failures.of_start(error, is_container=self._is_container))
+        self.hub.finish()
+        while not self.hub.idle:
+            self.poller.turn()
+
+    # -- service ----------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        gc.enable()
+        kernel.trim_heap()
+        while self._status is None:
+            self.poller.turn()
+        launched = self._launched
+        assert launched is not None
+        if launched.owns_cgroup and not launched.private_pids and launched.cgroup is not None:
+            launched.cgroup.kill_all()
+        if not self.hub.drain():
+            deadline = time.monotonic() + _DRAIN_S
+            self.poller.call_later(_DRAIN_S, lambda: None)
+            while not self.hub.drained and time.monotonic() < deadline:
+                self.poller.turn()
+        self._report_exit(launched)
+        while not self.hub.idle:
+            self.poller.turn()
+
+    def _report_exit(self, launched: Launched) -> None:
+        self._close_ports()
+        oom = launched.owns_cgroup and launched.cgroup is not None \
+            and launched.cgroup.oom_kills() > 0
+        status = os.waitstatus_to_exitcode(self._status or 0)
+        exited = messages.Exited(
+            exit_code=128 - status if status < 0 else status, oom_killed=oom,
+            finished_at_ns=time.time_ns())
+        self.hub.finish()
+        # Whoever finds no listener must find the exit: so the file comes first.
+        with contextlib.suppress(OSError):
+            _write_file("exit", messages.encoder.encode(exited))
+        self._stop_listening()
+        for connection in list(self._connections):
+            self._send(connection, exited)
+
+    def _tear_down(self) -> None:
+        """What takes time and nobody waits for: the cgroup, and the root's unmount."""
+        launched = self._launched
+        assert launched is not None
+        with contextlib.suppress(OSError):
+            self._remove_cgroup(launched)
+        if launched.on_end is not None:
+            launched.on_end()
+        for fd in launched.held_fds:
+            os.close(fd)
+
+    def _remove_cgroup(self, launched: Launched) -> None:
+        if launched.cgroup is not None and launched.owns_cgroup:
+            launched.cgroup.kill_all()
+            launched.cgroup.delete()
+
+    # -- events -----------------------------------------------------------------------------------
+
+    def _on_child(self, read_fd: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(read_fd, 512)
+        launched = self._launched
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if launched is not None and pid == launched.pid:
+                self._status = status
+                # Its last words, before its end is acted on.
+                while not self._started_at_ns:
+                    self._on_sync()
+
+    def _on_connect(self) -> None:
+        if self._listener is None:
+            return
+        try:
+            connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        connection.setblocking(False)
+        self._connections.append(connection)
+        self.poller.watch(connection.fileno(), READ, lambda _events: self._on_control(connection))
+        pid = self._launched.pid if self._launched else 0
+        self._send(connection, messages.Hello(
+            id=self._id, pid=pid, shim_pid=os.getpid(), started_at_ns=self._started_at_ns),
+            [self._pidfd])
+
+    def _on_control(self, connection: socket.socket) -> None:
+        try:
+            received = channel.receive(connection)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            received = None
+        if received is None:
+            self._drop(connection)
+            return
+        body, fds = received
+        self._carry_out(messages.control_decoder.decode(body), fds, connection)
+
+    def _carry_out(self, control: messages.Control, fds: list[int], connection: socket.socket,
+                   ) -> None:
+        if isinstance(control, messages.AttachClient):
+            self._add_client(fds.pop(0), control.attach, connection)
+            self._send(connection, messages.Attached(stream_id=control.attach.stream_id))
+        elif isinstance(control, messages.Resize):
+            self.hub.resize(control.height, control.width)
+        elif isinstance(control, messages.SignalAll):
+            self._signal_all(control.signal)
+        else:
+            self.hub.close_stdin()
+        for fd in fds:
+            os.close(fd)
+
+    def _signal_all(self, number: int) -> None:
+        launched = self._launched
+        if launched is None:
+            return
+        pids = [launched.pid]
+        if launched.cgroup is not None and launched.owns_cgroup:
+            pids = launched.cgroup.pids()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _add_client(self, fd: int, attach: messages.Attach, connection: socket.socket) -> None:
+        # Stream ids are unique within one daemon only, and clients outlive daemons.
+        key = len(self._streams) + 1 if not self._streams else max(self._streams) + 1
+        self._streams[key] = (connection, attach.stream_id)
+        self.hub.add_client(fd, msgspec.structs.replace(attach, stream_id=key))
+
+    def _on_stream_end(self, key: int, how: Literal["eof", "detached"]) -> None:
+        connection, stream_id = self._streams.pop(key)
+        if connection in self._connections:
+            self._send(connection, messages.AttachEnded(stream_id=stream_id, how=how))
+
+    def _send(self, connection: socket.socket, event: messages.Event,
+              fds: list[int] | None = None) -> None:
+        try:
+            channel.send(connection, messages.encoder.encode(event), fds or ())
+        except OSError:
+            # A daemon that is gone, or so stuck that its buffer is full, looks again later.
+            self._drop(connection)
+
+    def _drop(self, connection: socket.socket) -> None:
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self.poller.forget(connection.fileno())
+            connection.close()
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self.poller.forget(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+
+    def _close_ports(self) -> None:
+        if self._ports is not None:
+            self._ports.close()
+            self._ports = None
+
+    def fork_helper(self, body: Callable[[], None], keep_fds: Sequence[int] = ()) -> int:
+        """Run ``body`` in a child beside the shim that dies with it; return its pid."""
+        launch.leave_pid_namespace()
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            kernel.set_parent_death_signal(signal.SIGKILL)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _close_all_but(keep_fds)
+            body()
+        finally:
+            os._exit(0)
+
+
+def _start(request: Request, hub: Hub, netns_fd: int) -> Launched:
+    if request.runtime is not None:
+        return foreign.launch(request, request.runtime, hub, netns_fd)
+    if isinstance(request, messages.StartContainer):
+        return launch.container(request, hub, netns_fd)
+    return launch.run_exec(request, hub)
+
+
+def _killed_text(launched: Launched) -> str:
+    """Why an init is gone that neither failed nor executed anything."""
+    if launched.cgroup is not None and launched.cgroup.oom_kills():
+        return "container init was OOM-killed (memory limit too low?)"
+    return "container init was killed"
+
+
+def _write_file(name: str, data: bytes) -> None:
+    """Write a file in one step that a reader never sees half done."""
+    with open(f"{name}.tmp", "wb", buffering=0) as file:
+        file.write(data)
+    os.rename(f"{name}.tmp", name)
+
+
+def _close_all_but(keep_fds: Sequence[int]) -> None:
+    first = 3
+    for fd in sorted(keep_fds):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+
+
+def main(body: bytes, fds: list[int]) -> None:
+    """Be a shim; the calling process was forked for it and ends after this.
+
+    Args:
+        body: a start request.
+        fds: its descriptors; the first is the daemon's reply socket.
+    """
+    os.setsid()
+    kernel.become_subreaper()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    null_fd = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null_fd, fd)
+    os.close(null_fd)
+    request = messages.request_decoder.decode(body)
+    assert isinstance(request, messages.StartContainer | messages.StartExec)
+    reply = socket.socket(fileno=fds.pop(0))
+    kernel.set_name("pallet-shim")
+    Shim(request, reply).run(request, fds)
