@@ -95,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
     server_version = f"pallet/{__version__}"
     disable_nagle_algorithm = True
     wbufsize = 1 << 16
-    server: RegistryServer  # typed narrower than the base has it
+    server: RegistryServer
 
     def _answer(self) -> None:
         parts = urlsplit(self.path)

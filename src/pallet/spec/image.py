@@ -175,9 +175,9 @@ class ImageConfigFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 class _Probe(msgspec.Struct, rename="camel"):
     schema_version: int = 0
     media_type: str = ""
-    manifests: msgspec.Raw | None = None
-    layers: msgspec.Raw | None = None
-    fs_layers: msgspec.Raw | None = None
+    manifests: msgspec.Raw = msgspec.Raw()
+    layers: msgspec.Raw = msgspec.Raw()
+    fs_layers: msgspec.Raw = msgspec.Raw()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +228,8 @@ def sniff_media_type(raw: bytes, content_type: str = "") -> str:
         raise InvalidParameterError(message) from error
     header = content_type.partition(";")[0].strip()
     known = INDEX_TYPES | IMAGE_TYPES
-    if probe.manifests is not None and probe.layers is not None:
+    is_index = _given(probe.manifests)
+    if is_index and _given(probe.layers):
         message = "invalid manifest: it has both layers and manifests"
         raise InvalidParameterError(message)
     if header in known and probe.media_type and probe.media_type != header:
@@ -236,16 +237,20 @@ def sniff_media_type(raw: bytes, content_type: str = "") -> str:
         raise InvalidParameterError(message)
     media_type = header if header in known else probe.media_type
     if not media_type and probe.schema_version == 2:
-        media_type = OCI_INDEX if probe.manifests is not None else OCI_MANIFEST
+        media_type = OCI_INDEX if is_index else OCI_MANIFEST
     if media_type in known:
         return media_type
-    if probe.schema_version == 1 or probe.fs_layers is not None or media_type in SCHEMA1_TYPES:
+    if probe.schema_version == 1 or _given(probe.fs_layers) or media_type in SCHEMA1_TYPES:
         message = ("[DEPRECATION NOTICE] Docker Image Format v1 and Docker Image manifest "
                    "version 2, schema 1 support is disabled by default and will be removed in an "
                    "upcoming release")
         raise InvalidParameterError(message)
     message = f"unsupported manifest media type and no default available: {media_type or header}"
     raise InvalidParameterError(message)
+
+
+def _given(field: msgspec.Raw) -> bool:
+    return bytes(field) not in {b"", b"null"}
 
 
 def decode_manifest(raw: bytes) -> Manifest:

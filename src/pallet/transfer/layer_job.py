@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pallet.errors import DataLossError, PalletError
 from pallet.layer.model import Applied, ArchiveError, MissingLinkTargetError
-from pallet.layer.worker import FINAL, ApplyReply, ApplyRequest
+from pallet.layer.worker import ApplyReply, ApplyRequest, ProgressWriter
 from pallet.spec import digest as digests
 from pallet.storage.content import DigestMismatchError
 from pallet.transfer import progress
@@ -45,9 +44,6 @@ if TYPE_CHECKING:
 
 Reply = TypeVar("Reply")
 
-_FEED_STEP_BYTES = 1 << 20
-_FEED_RECORDS = 4000
-"""Records that surely fit a pipe nobody reads yet (64 KiB hold 8192)."""
 _MAX_DAMAGED = 2
 """Whole downloads of a blob whose digest turns out wrong."""
 _MISMATCH = "layers from manifest don't match image configuration"
@@ -150,7 +146,7 @@ class LayerJob:
 
     async def _bring_in(self, draft: LayerDraft) -> Applied:
         """Download and unpack at the same time."""
-        feed = _Feed(self._descriptor.size)
+        feed = ProgressWriter()
         growing: asyncio.Future[int] = self._loop.create_future()
         try:
             async with asyncio.TaskGroup() as group:
@@ -168,7 +164,7 @@ class LayerJob:
         return outcome
 
     async def _unpack_growing(
-        self, draft: LayerDraft, feed: _Feed, growing: asyncio.Future[int]
+        self, draft: LayerDraft, feed: ProgressWriter, growing: asyncio.Future[int]
     ) -> Applied | PalletError:
         """Unpack behind the download.
 
@@ -184,7 +180,7 @@ class LayerJob:
                 return error
 
     async def _download(
-        self, feed: _Feed | None, growing: asyncio.Future[int] | None
+        self, feed: ProgressWriter | None, growing: asyncio.Future[int] | None
     ) -> None:
         """Download into the content store; ``growing`` gets a descriptor of the file."""
         tools, layer_id = self._tools, self._source.id
@@ -204,7 +200,7 @@ class LayerJob:
                 await tools.threads.settle(ingest.abort)
         self.emit(progress.update("Download complete", layer_id))
 
-    def _fetch(self, ingest: Ingest, feed: _Feed | None, cancel: Cancellation) -> None:
+    def _fetch(self, ingest: Ingest, feed: ProgressWriter | None, cancel: Cancellation) -> None:
         """Thread body of a download."""
         size, layer_id = self._descriptor.size, self._source.id
         throttle = progress.Throttle(lambda current: self._from_thread(
@@ -212,7 +208,7 @@ class LayerJob:
 
         def on_bytes(current: int) -> None:
             if feed is not None:
-                feed.report(current)
+                feed.advance(current)
             throttle.report(current)
 
         def announce(left_s: int) -> None:
@@ -222,7 +218,7 @@ class LayerJob:
         fetch(self._source.open_at, size, ingest, cancel=cancel, on_bytes=on_bytes,
               retries=Retries(self._tools.retry, cancel, announce))
         if feed is not None:
-            feed.finish()
+            feed.finish(size)
 
     async def _unpack_stored(self, draft: LayerDraft) -> Applied:
         """Unpack a blob that is here: its snapshot was lost, or its parents were missing."""
@@ -234,7 +230,7 @@ class LayerJob:
         finally:
             os.close(source_fd)
 
-    async def _apply(self, draft: LayerDraft, source_fd: int, feed: _Feed | None) -> Applied:
+    async def _apply(self, draft: LayerDraft, source_fd: int, feed: ProgressWriter | None) -> Applied:
         lower: list[str] = []
         if self._source.parents_ready and self._source.parents:
             mount = self._tools.snapshotter.root_mount_of_layers(self._source.parents)
@@ -247,37 +243,6 @@ class LayerJob:
 
     def _from_thread(self, message: ProgressMessage) -> None:
         self._loop.call_soon_threadsafe(self.emit, message)
-
-
-class _Feed:
-    """Tells a worker how much of a growing file is there (protocol in ``layer/worker.py``)."""
-
-    def __init__(self, size_bytes: int) -> None:
-        self.read_fd, self._write_fd = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._write_fd, False)
-        self._size = size_bytes
-        self._step = max(_FEED_STEP_BYTES, size_bytes // _FEED_RECORDS)
-        self._told = 0
-
-    def report(self, current: int) -> None:
-        """Tell that ``current`` bytes are there, when enough came since the last time."""
-        if current - self._told >= self._step:
-            self._told = current
-            self._send(current)
-
-    def finish(self) -> None:
-        """Tell that the file is whole."""
-        self._send(self._size | FINAL)
-
-    def _send(self, record: int) -> None:
-        # A full pipe means that nobody reads yet; records are totals, so the next one makes up.
-        with suppress(BlockingIOError, BrokenPipeError):
-            os.write(self._write_fd, record.to_bytes(8, "little"))
-
-    def close(self) -> None:
-        """Close both ends; a worker that still waits then fails."""
-        for fd in (self.read_fd, self._write_fd):
-            os.close(fd)
 
 
 def _first_cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:
