@@ -38,7 +38,8 @@ class Supervisor:
         self._zygote: launch.Zygote | None = None
         self._sending = asyncio.Lock()
         self._tokens = itertools.count(1)
-        self._shims: set[Shim] = set()
+        self._shims: dict[str, Shim] = {}
+        """By ``shim_dir``, until the shim itself is gone."""
         self._clean_ups: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -58,7 +59,7 @@ class Supervisor:
         self._closed = True
         if self._clean_ups:
             await asyncio.wait(self._clean_ups)
-        for shim in list(self._shims):
+        for shim in list(self._shims.values()):
             shim.close()
         self._shims.clear()
         zygote, self._zygote = self._zygote, None
@@ -153,6 +154,9 @@ class Supervisor:
         self, request: messages.StartContainer | messages.StartExec, fds: Sequence[int],
         attach_sockets: Sequence[socket.socket],
     ) -> Shim:
+        if (earlier := self._shims.get(request.shim_dir)) is not None:
+            # Its last run's cgroup and overlay may still be on their way out.
+            await asyncio.wait({earlier.gone})
         try:
             control = await self._request(
                 request, [*fds, *(sock.fileno() for sock in attach_sockets)])
@@ -184,8 +188,12 @@ class Supervisor:
         return shim
 
     def _adopt(self, shim: Shim) -> None:
-        self._shims.add(shim)
-        shim.exited.add_done_callback(lambda _: self._shims.discard(shim))
+        self._shims[shim.shim_dir] = shim
+        shim.gone.add_done_callback(lambda _: self._forget(shim))
+
+    def _forget(self, shim: Shim) -> None:
+        if self._shims.get(shim.shim_dir) is shim:
+            del self._shims[shim.shim_dir]
 
     async def reattach(self, shim_dir: str) -> Shim | Exit | None:
         """Find what became of a shim that an earlier daemon started.
@@ -221,7 +229,7 @@ class Supervisor:
             found = found.exit
         if not isinstance(found, Exit):
             found = Lost.now().exit
-        shim.resolve_exit(found)
+        shim.resolve_lost(found)
 
     async def _clean_up(self, shim_dir: str) -> None:
         await self.run_raw_worker("shim.cleanup", os.fsencode(shim_dir))

@@ -51,6 +51,8 @@ class Shim:
         shim_dir: the shim's directory; the engine removes it after ``exited``.
         exited: resolves to ``Exit``, always, also when the shim is killed. Shield it when waiting
             with a timeout: ``await asyncio.wait({shim.exited}, timeout=…)``.
+        gone: resolves once the shim itself has ended: cgroup removed, root unmounted. A start of the
+            same container waits for it; an ``Exit`` is known before.
         streams: how the streams of the start request end, by their ``stream_id``.
     """
 
@@ -66,6 +68,7 @@ class Shim:
         self.shim_dir = shim_dir
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[Exit] = self._loop.create_future()
+        self.gone: asyncio.Future[None] = self._loop.create_future()
         self._pidfd = pidfd
         self._control = control
         self._lost = lost
@@ -140,6 +143,8 @@ class Shim:
 
     def close(self) -> None:
         """Let go of the shim without touching the container (daemon shutdown)."""
+        if not self.gone.done():
+            self.gone.set_result(None)
         if self._control.fileno() >= 0:
             self._loop.remove_reader(self._control.fileno())
             self._control.close()
@@ -177,7 +182,7 @@ class Shim:
 
     def _dispatch(self, event: messages.Event) -> None:
         if isinstance(event, messages.Exited):
-            self.resolve_exit(Exit(
+            self._resolve_exit(Exit(
                 exit_code=event.exit_code, oom_killed=event.oom_killed,
                 finished_at_ns=event.finished_at_ns, error=event.error))
         elif isinstance(event, messages.AttachEnded):
@@ -190,8 +195,13 @@ class Shim:
         ) and not attached.done():
             attached.set_result(None)
 
-    def resolve_exit(self, result: Exit) -> None:
-        """Make ``result`` the exit, unless it is already known."""
+    def resolve_lost(self, result: Exit) -> None:
+        """Make ``result`` the exit of a shim that was killed; its container is gone by now."""
+        self._resolve_exit(result)
+        if not self.gone.done():
+            self.gone.set_result(None)
+
+    def _resolve_exit(self, result: Exit) -> None:
         if not self.exited.done():
             self.exited.set_result(result)
         if self._pidfd >= 0:
@@ -205,6 +215,8 @@ class Shim:
         self._end_streams()
         if not self.exited.done():
             self._lost(self)
+        elif not self.gone.done():
+            self.gone.set_result(None)
 
     def _end_streams(self) -> None:
         for attached in self._attached.values():
