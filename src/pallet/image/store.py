@@ -1,111 +1,360 @@
-"""Signatures of the image store (bodies follow)."""
+"""Every image of this daemon: an index in memory over the records, the content and the layers.
+
+Owns   image records, names, and what is freed when an image goes.
+Runs   on any thread of the daemon; one lock. Look-ups cost microseconds and may be made on the loop
+       thread; ``put``, ``delete`` and ``collect`` touch the disk and belong on a worker.
+Spec   Engine API tag Image; image-spec config.md#layer-chainid. Rules and words are those of
+       dockerd's classic store: an image's id is the digest of its config.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import threading
 from typing import TYPE_CHECKING
+
+import msgspec
+
+from pallet.errors import DataLossError, InvalidParameterError, NotFoundError
+from pallet.image import deletion
+from pallet.image.model import Image, ImageNotFoundError, ImageRecord
+from pallet.image.moments import now, unix_seconds
+from pallet.image.names import NameTable
+from pallet.spec import digest as digests
+from pallet.spec import image as images
+from pallet.spec.reference import parse_normalized
+from pallet.storage import gc
+from pallet.storage.leases import Lease
+from pallet.types import Digest, ImageId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from pallet.image.model import Image, ImageUser, Removal
-    from pallet.spec.image import Descriptor
+    from pallet.image.model import ImageUser, Removal
+    from pallet.spec.image import Descriptor, ImageConfigFile, Manifest
     from pallet.spec.reference import Reference
     from pallet.storage.content import ContentStore
-    from pallet.storage.leases import Lease
     from pallet.storage.metadata import Metadata
     from pallet.storage.snapshot import Snapshotter
-    from pallet.types import DiffID, Digest, ImageId
+    from pallet.types import DiffID
+
+logger = logging.getLogger(__name__)
+
+_NEVER = "0001-01-01T00:00:00Z"
+_MIN_PREFIX = 1
+_HEX_ID = 64
+
+_record_decoder = msgspec.json.Decoder(ImageRecord)
+_encoder = msgspec.json.Encoder()
 
 
 class ImageStore:
-    """Every image of this daemon, indexed in memory; a lock inside, so any thread may call.
-
-    Look-ups cost microseconds and may be made on the loop thread; ``put``, ``delete`` and ``prune``
-    touch the disk and belong on a worker.
-    """
+    """Images by id and by name."""
 
     def __init__(self, content: ContentStore, snapshotter: Snapshotter, metadata: Metadata, *,
                  users: Callable[[ImageId], Iterable[ImageUser]]) -> None:
-        raise NotImplementedError
+        """Load the records.
+
+        Args:
+            users: containers made from an image, whatever their state.
+        """
+        self.content = content
+        self.snapshotter = snapshotter
+        self._metadata = metadata
+        self._users = users
+        self._lock = threading.RLock()
+        self._images: dict[ImageId, Image] = {}
+        self._names = NameTable(metadata)
+        for image_id, raw in metadata.images():
+            self._load(image_id, _record_decoder.decode(raw))
+
+    def _load(self, image_id: ImageId, record: ImageRecord) -> None:
+        try:
+            self._images[image_id] = self._build(image_id, record)
+        except (NotFoundError, DataLossError) as error:
+            logger.warning("image %s is damaged and left out: %s", image_id, error)
+
+    def _build(self, image_id: ImageId, record: ImageRecord) -> Image:
+        raw = self.content.read(Digest(image_id))
+        config = images.decode_config(raw)
+        created = config.created or _NEVER
+        found = self._names.of(image_id)
+        return Image(
+            id=image_id, config=config, raw_config=raw, diff_ids=tuple(config.rootfs.diff_ids),
+            size_bytes=self._size(config), created=created, created_at=unix_seconds(created),
+            repo_tags=tuple(item.familiar() for item in found if item.digest is None),
+            repo_digests=tuple(item.familiar() for item in found if item.digest is not None),
+            manifests=tuple(record.manifests), parent=record.parent,
+            last_tagged_at=record.last_tagged_at)
+
+    def _size(self, config: ImageConfigFile) -> int:
+        layers = config.rootfs.diff_ids
+        return sum(self.snapshotter.layer_size(layer) for layer in layers
+                   if self.snapshotter.has_layer(layer))
+
+    # Look-ups
+
+    def get(self, image_id: ImageId) -> Image:
+        """Return the image of a full id.
+
+        Raises:
+            ImageNotFoundError: there is none.
+        """
+        found = self._images.get(image_id)
+        if found is None:
+            raise _missing(image_id)
+        return found
+
+    def find(self, reference: Reference) -> Image | None:
+        """Image that a reference points to; ``latest`` is added where it has neither."""
+        with self._lock:
+            image_id = self._names.image(reference)
+            return self._images.get(image_id) if image_id is not None else None
+
+    def target(self, reference: Reference) -> Digest | None:
+        """Manifest or index digest a reference was brought in as: tells "up to date"."""
+        with self._lock:
+            return self._names.target(reference)
 
     def resolve(self, ref_or_id: str) -> Image:
-        """Find by tag, digest, id or unique id prefix, in Docker's order (semantics "ids images").
+        """Find by full id, name, or unique id prefix, in Docker's order.
 
         Raises:
             ImageNotFoundError: "No such image: x:latest".
             InvalidParameterError: "invalid reference format".
         """
-        raise NotImplementedError
+        with self._lock:
+            bare = ref_or_id.removeprefix("sha256:")
+            if len(bare) == _HEX_ID and digests.is_digest(f"sha256:{bare}"):
+                return self.get(ImageId(f"sha256:{bare}"))
+            reference = parse_normalized(ref_or_id)
+            found = self.find(reference) or self._by_prefix(bare)
+            if found is None:
+                raise _missing(reference.with_default_tag().familiar())
+            return found
 
-    def get(self, image_id: ImageId) -> Image:
-        """Image of a full id. Raises ImageNotFoundError."""
-        raise NotImplementedError
-
-    def find(self, reference: Reference) -> Image | None:
-        """Image that a tag or digest reference (default tag added) points to."""
-        raise NotImplementedError
-
-    def target(self, reference: Reference) -> Digest | None:
-        """Manifest or index digest a reference was pulled as: tells "up to date" from "newer"."""
-        raise NotImplementedError
+    def _by_prefix(self, prefix: str) -> Image | None:
+        if len(prefix) < _MIN_PREFIX or prefix.strip("0123456789abcdef"):
+            return None
+        found = [image for image_id, image in self._images.items()
+                 if image_id.startswith(f"sha256:{prefix}")]
+        return found[0] if len(found) == 1 else None
 
     def list(self) -> list[Image]:
         """Every image, newest first."""
-        raise NotImplementedError
+        with self._lock:
+            everything = list(self._images.values())
+        return sorted(everything, key=lambda image: image.created_at, reverse=True)
+
+    def references(self, image_id: ImageId) -> Sequence[Reference]:
+        """Every tag and digest reference to an image, sorted."""
+        with self._lock:
+            return self._names.of(image_id)
+
+    def children(self, image_id: ImageId) -> Sequence[ImageId]:
+        """Images built here on this one."""
+        with self._lock:
+            return [image.id for image in self._images.values() if image.parent == image_id]
+
+    def users(self, image_id: ImageId) -> Sequence[ImageUser]:
+        """Containers made from an image."""
+        return list(self._users(image_id))
+
+    def layer_sharing(self) -> dict[DiffID, int]:
+        """Number of images that have each layer, for ``SharedSize``."""
+        shared: dict[DiffID, int] = {}
+        with self._lock:
+            for image in self._images.values():
+                for diff_id in set(image.diff_ids):
+                    shared[diff_id] = shared.get(diff_id, 0) + 1
+        return shared
+
+    def manifest(self, image_id: ImageId) -> tuple[Digest, Manifest]:
+        """Return the newest manifest of an image and its digest.
+
+        Raises:
+            ImageNotFoundError: no such image.
+            DataLossError: no manifest of it is in the content store.
+        """
+        for digest in self.get(image_id).manifests:
+            if self.content.has(digest):
+                return digest, images.decode_manifest(self.content.read(digest))
+        message = f"no manifest of image {image_id} is stored"
+        raise DataLossError(message)
+
+    def missing_layers(self, image_id: ImageId) -> Sequence[tuple[DiffID, Descriptor]]:
+        """Layers of an image that are not unpacked (after a power cut), with their blobs."""
+        image = self.get(image_id)
+        lacking = [index for index, diff_id in enumerate(image.diff_ids)
+                   if not self.snapshotter.has_layer(diff_id)]
+        if not lacking:
+            return []
+        _, manifest = self.manifest(image_id)
+        return [(image.diff_ids[index], manifest.layers[index]) for index in lacking]
+
+    # Changes
 
     def put(self, config_digest: Digest, *, manifest_digest: Digest,
             reference: Reference | None = None, target_digest: Digest | None = None,
             parent: ImageId | None = None) -> Image:
-        """Record an image whose blobs are in the content store and whose layers are committed.
-
-        Settles the layers (``Snapshotter.settle``), then writes the record, the tag if
-        ``reference`` has one (moving it from another image, which may become dangling), and the
-        repo digest ``name@target_digest`` if ``reference`` is given.
+        """Record an image whose blobs are stored and whose layers are committed.
 
         Args:
             manifest_digest: the image manifest.
-            target_digest: what the reference resolved to at the registry: the index's digest for
-                multi-platform images; None means ``manifest_digest``. None for local images: use
-                ``reference`` None and then ``tag``.
+            reference: what was pulled. Its tag, if any, is moved here from whatever had it (which
+                may be left dangling), and ``name@target_digest`` is recorded.
+            target_digest: what ``reference`` was at the registry: the index of a multi-platform
+                image; None means ``manifest_digest``.
+            parent: the image this one was built on here.
 
         Raises:
-            DataLossError: a blob or layer is missing, or manifest and config disagree.
+            DataLossError: a blob or layer is missing, or config and manifest disagree.
         """
-        raise NotImplementedError
+        image_id = ImageId(config_digest)
+        try:
+            manifest = images.decode_manifest(self.content.read(manifest_digest))
+            config = images.decode_config(self.content.read(config_digest))
+        except NotFoundError as error:
+            raise DataLossError(str(error)) from error
+        layers = config.rootfs.diff_ids
+        if manifest.config.digest != config_digest or len(layers) != len(manifest.layers):
+            message = "layers from manifest don't match image configuration"
+            raise DataLossError(message)
+        try:
+            self.snapshotter.settle(layers)
+        except NotFoundError as error:
+            raise DataLossError(str(error)) from error
+        target = target_digest or manifest_digest
+        with self._lock, self._metadata.transaction():
+            before = self._images.get(image_id)
+            known = [digest for digest in (before.manifests if before else ())
+                     if digest != manifest_digest]
+            record = ImageRecord(
+                manifests=[manifest_digest, *known],
+                parent=parent or (before.parent if before else None),
+                last_tagged_at=now() if reference else (before.last_tagged_at if before else ""))
+            self._metadata.put_image(image_id, _encoder.encode(record))
+            changed = {image_id}
+            if reference is not None:
+                changed |= self._point(reference.with_digest(target), image_id, target)
+                if reference.tag is not None:
+                    changed |= self._point(reference.without_digest(), image_id, target)
+            self._images[image_id] = self._build(image_id, record)
+            self._refresh(changed)
+            return self._images[image_id]
+
+    def _point(self, reference: Reference, image_id: ImageId, target: Digest | None) -> set[ImageId]:
+        before = self._names.image(reference)
+        self._names.put(reference, image_id, target)
+        return {image_id} if before is None else {image_id, before}
+
+    def _refresh(self, changed: Iterable[ImageId]) -> None:
+        """Make the names of changed images right again."""
+        for image_id in changed:
+            image = self._images.get(image_id)
+            if image is not None:
+                self._images[image_id] = self._build(image_id, _record_of(image))
 
     def tag(self, image_id: ImageId, reference: Reference) -> None:
-        """Point ``reference`` (default tag added; a digest is refused) at an image."""
-        raise NotImplementedError
+        """Point a tag (``latest`` when none is given) at an image.
+
+        Raises:
+            ImageNotFoundError: no such image.
+            InvalidParameterError: ``reference`` has a digest.
+        """
+        if reference.digest is not None:
+            message = "refusing to create a tag with a digest reference"
+            raise InvalidParameterError(message)
+        with self._lock, self._metadata.transaction():
+            image = self.get(image_id)
+            record = msgspec.structs.replace(_record_of(image), last_tagged_at=now())
+            self._metadata.put_image(image_id, _encoder.encode(record))
+            changed = self._point(reference.with_default_tag(), image_id, None)
+            self._images[image_id] = self._build(image_id, record)
+            self._refresh(changed)
 
     def add_digest(self, image_id: ImageId, reference: Reference) -> None:
-        """Record ``name@digest`` for an image, as a push does."""
-        raise NotImplementedError
+        """Record ``name@digest`` for an image, as a push does.
 
-    def delete(self, ref_or_id: str, *, force: bool = False, prune: bool = True) -> list[Removal]:
-        """Docker's ``rmi``: untag or delete (semantics "image delete").
+        Raises:
+            ImageNotFoundError: no such image.
+            InvalidParameterError: ``reference`` has no digest.
+        """
+        if reference.digest is None:
+            message = "a digest reference is needed"
+            raise InvalidParameterError(message)
+        with self._lock, self._metadata.transaction():
+            self.get(image_id)
+            self._refresh(self._point(reference, image_id, reference.digest))
+
+    def untag(self, reference: Reference) -> ImageId | None:
+        """Forget one reference; return the image it pointed to. The image stays, even nameless."""
+        with self._lock:
+            image_id = self._names.image(reference)
+            self._names.remove(reference)
+            if image_id is not None:
+                self._refresh([image_id])
+            return image_id
+
+    def delete(self, ref_or_id: str, *, force: bool = False, prune: bool = True) -> Sequence[Removal]:
+        """Untag or delete as ``docker rmi`` does, and free what nothing needs any more.
+
+        Args:
+            prune: also delete parents that are left nameless and childless.
 
         Raises:
             ImageNotFoundError, InvalidParameterError: as ``resolve``.
             ImageConflictError: in Docker's words.
         """
-        raise NotImplementedError
+        with self._lock:
+            removals, freed = deletion.delete(self, ref_or_id, force=force, prune=prune)
+            return [*removals, *self.free(freed)] if freed else removals
 
-    def missing_layers(self, image_id: ImageId) -> list[tuple[DiffID, Descriptor]]:
-        """Layers of an image that are not unpacked (after a power cut), with their blobs."""
-        raise NotImplementedError
+    def drop(self, image_id: ImageId) -> None:
+        """Remove the record of a nameless image. Only ``deletion`` calls it, under the lock."""
+        self._metadata.delete_image(image_id)
+        self._images.pop(image_id, None)
 
-    def layer_sharing(self) -> dict[DiffID, int]:
-        """Number of images that have each layer, for ``SharedSize``."""
-        raise NotImplementedError
-
-    def children(self, image_id: ImageId) -> list[ImageId]:
-        """Images built here on this one."""
-        raise NotImplementedError
+    def free(self, gone: Iterable[Image]) -> Sequence[Removal]:
+        """Collect, and name the layers (by ChainID, base last) that went with ``gone``."""
+        before = set(self.snapshotter.layers())
+        self.collect()
+        removed = before - set(self.snapshotter.layers())
+        return deletion.layer_removals(gone, removed)
 
     def collect(self) -> int:
-        """Free blobs and layers that no image, container or lease needs; return the bytes."""
-        raise NotImplementedError
+        """Free blobs and layers that no image, container or lease needs; return the blobs' bytes."""
+        with self._lock:
+            blobs: set[Digest] = set(self._names.digests())
+            layers: set[DiffID] = set()
+            for image in self._images.values():
+                blobs.add(Digest(image.id))
+                blobs.update(image.manifests)
+                layers.update(image.diff_ids)
+            return gc.collect(self.content, self.snapshotter, self._metadata, blobs, layers)
 
-    def lease(self, resources: Sequence[tuple[str, str]] = ()) -> Lease:
-        """Protect blobs and layers of a pull in progress (see ``storage/leases.py``)."""
-        raise NotImplementedError
+    def lease(self) -> Lease:
+        """Open a lease for content that is on its way in."""
+        return Lease(self._metadata)
+
+
+def chain_ids(diff_ids: Sequence[DiffID]) -> list[Digest]:
+    """ChainID of each stack of layers, base first (image-spec config.md#layer-chainid)."""
+    found: list[Digest] = []
+    for diff_id in diff_ids:
+        if not found:
+            found.append(Digest(diff_id))
+        else:
+            text = f"{found[-1]} {diff_id}".encode()
+            found.append(Digest(f"sha256:{hashlib.sha256(text).hexdigest()}"))
+    return found
+
+
+def _record_of(image: Image) -> ImageRecord:
+    return ImageRecord(manifests=list(image.manifests), parent=image.parent,
+                       last_tagged_at=image.last_tagged_at)
+
+
+def _missing(name: str) -> ImageNotFoundError:
+    return ImageNotFoundError(f"No such image: {name}")

@@ -30,7 +30,7 @@ __all__ = ["CHUNK_BYTES", "FINAL", "ByteStream", "Source", "chunks", "detect"]
 FINAL = 1 << 63
 """Top bit of a progress record: the source is complete."""
 
-_IsalError: type[Exception] = igzip_lib.IsalError
+_IsalError = cast("type[Exception]", igzip_lib.IsalError)  # its stub says it is an instance
 _RECORD_BYTES = 8
 _READ_BYTES = 128 * 1024
 CHUNK_BYTES = 256 * 1024

@@ -28,6 +28,7 @@ import msgspec
 
 from pallet.errors import ConflictError
 from pallet.layer import lower
+from pallet.linux.syncfs import syncfs
 from pallet.storage.snapshot import LayerDraft, LayerNotFoundError
 from pallet.storage.trash import Trash
 
@@ -76,7 +77,8 @@ class LayerTable:
         self._layers_dir = str(paths.layers)
         self._drafts_dir = str(paths.drafts)
         self._metadata = metadata
-        self._lock = threading.Lock()
+        # One lock for records, directories and leases: see ``gc``.
+        self._lock = metadata.lock
         self._boot_id = _boot_id()
         self._draft_numbers = itertools.count()
         self._unsynced = threading.Event()
@@ -244,11 +246,21 @@ class LayerTable:
             self._unsynced.wait()
             self._unsynced.clear()
             wanted = [item for item in list(self._records.items()) if not item[1].synced]
-            if wanted:
-                os.sync()
+            if wanted and self._sync():
                 self._mark_synced(wanted)
             if self._closing:
                 return
+
+    def _sync(self) -> bool:
+        fd = os.open(self._layers_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            syncfs(fd)
+        except OSError as error:
+            logger.warning("cannot sync %s: %s", self._layers_dir, error)
+            return False
+        finally:
+            os.close(fd)
+        return True
 
     def _mark_synced(self, wanted: Sequence[tuple[DiffID, LayerRecord]]) -> None:
         with self._lock, suppress(Exception), self._metadata.transaction():

@@ -50,7 +50,9 @@ class Metadata:
             SystemFailureError: the file is not a store.
         """
         self._path = path
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        """Hold it to keep every other writer out while something beside the store changes too
+        (a layer's directory, a blob). Take it after any other lock, and never for long."""
         self._depth = 0
         self._commits = 0
         # Statements are few and fixed; the default cache of 128 holds them all, prepared.
@@ -82,7 +84,7 @@ class Metadata:
 
     def close(self) -> None:
         """Fold the WAL into the file and close. Idempotent."""
-        with self._lock:
+        with self.lock:
             self._db.close()
 
     @property
@@ -102,7 +104,7 @@ class Metadata:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Make the calls inside one atomic commit. Nests; other threads wait, so keep it short."""
-        with self._lock:
+        with self.lock:
             outermost = self._depth == 0
             if outermost:
                 self._db.execute("BEGIN IMMEDIATE")
@@ -120,14 +122,14 @@ class Metadata:
                 self._commits += 1
 
     def _run(self, sql: str, values: Sequence[Any]) -> int:
-        with self._lock:
+        with self.lock:
             changed = self._db.execute(sql, values).rowcount
             if self._depth == 0:
                 self._commits += 1
             return changed
 
     def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        with self._lock:
+        with self.lock:
             return self._db.execute(sql, values).fetchall()
 
     # Containers
@@ -177,7 +179,7 @@ class Metadata:
 
     def next_layer_number(self) -> int:
         """A directory number no layer has had before."""
-        with self._lock:
+        with self.lock:
             row = self._db.execute(
                 "UPDATE counters SET value = value + 1 WHERE name = 'layer' RETURNING value"
             ).fetchone()
@@ -260,7 +262,7 @@ class Metadata:
 
     def leases(self) -> dict[str, list[tuple[str, str]]]:
         """Lease id to the ``(kind, key)`` pairs it protects."""
-        with self._lock:
+        with self.lock:
             found: dict[str, list[tuple[str, str]]] = {
                 row[0]: [] for row in self._db.execute("SELECT id FROM leases")}
             for lease_id, kind, key in self._db.execute("SELECT * FROM lease_resources"):
