@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from pallet.errors import InvalidParameterError, NotFoundError
+from pallet.errors import (
+    ForbiddenError,
+    InvalidParameterError,
+    NotFoundError,
+    NotImplementedApiError,
+)
 from pallet.network import view
 from pallet.spec.engine.network import IPAM, IPAMPool, NetworkInspect, NetworkSummary
 
@@ -60,6 +65,29 @@ class Networks:
         if scope not in {"", _SCOPE}:
             raise NotFoundError(f"network {name_or_id} not found")
         return summary(record, self._controller.members(record.id))
+
+    async def remove(self, name_or_id: str) -> None:
+        """Remove a network; the built-in ones cannot be.
+
+        Raises:
+            NotFoundError: ``network x not found``.
+            ForbiddenError: it is a built-in one.
+        """
+        record = self._controller.get(name_or_id)
+        message = f"{record.name} is a pre-defined network and cannot be removed"
+        raise ForbiddenError(message)
+
+    async def create(self, name: str) -> None:
+        """Refuse to create a network.
+
+        Raises:
+            ForbiddenError: ``name`` is a built-in one's.
+            NotImplementedApiError: user-defined networks are not there yet.
+        """
+        if name in {*_BUILT_IN, "default"}:
+            message = f"operation is not permitted on predefined {name} network "
+            raise ForbiddenError(message)
+        raise NotImplementedApiError("user-defined networks are not supported yet")
 
 
 def summary(record: NetworkRecord, members: Sequence[Member] = ()) -> NetworkSummary:

@@ -85,7 +85,8 @@ def _set_addresses(link: netlink.Netlink, number: int, plan: Plan) -> None:
     wanted: list[netlink.IPInterface] = [
         ipaddress.IPv4Interface(f"{plan.gateway}/{plan.subnet.prefixlen}")]
     if plan.subnet6 is not None:
-        wanted.append(ipaddress.IPv6Interface(f"{plan.gateway6}/{plan.subnet6.prefixlen}"))
+        wanted += [ipaddress.IPv6Interface(f"{plan.gateway6}/{plan.subnet6.prefixlen}"),
+                   ipaddress.IPv6Interface("fe80::1/64")]
     present = [interface for at, interface in netlink.addresses(link) if at == number]
     for interface in present:
         if isinstance(interface, ipaddress.IPv4Interface) and interface not in wanted:
@@ -98,6 +99,9 @@ def _set_addresses(link: netlink.Netlink, number: int, plan: Plan) -> None:
 def _allow_ipv6(name: str) -> None:
     write_sysctl(f"ipv6/conf/{name}/disable_ipv6", "0")
     write_sysctl(f"ipv6/conf/{name}/accept_ra", "0")
+    # Its link-local address asks for containers on behalf of others; while duplicate detection
+    # still runs, for two seconds, it would not.
+    write_sysctl(f"ipv6/conf/{name}/accept_dad", "0")
 
 
 def delete_bridge(link: netlink.Netlink, name: str) -> bool:
