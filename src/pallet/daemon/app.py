@@ -158,7 +158,7 @@ class Daemon:
         self._starter = starter
         self.backends = Backends(
             containers=containers, execs=execs, images=image_api, networks=Networks(self.network), system=system,
-            volumes=self.volumes, archives=image_api)
+            volumes=self.volumes)
 
     def _image_users(self, image_id: str) -> Iterable[ImageUser]:
         return [ImageUser(container_id=c.id, running=is_running(c.status))

@@ -153,7 +153,7 @@ class System:
             images=list(await self._image_api.list(ImageListOptions(shared_size=True))) if wanted("image") else UNSET,
             containers=list(await self._containers.list(ListOptions(all=True, size=True)))
             if wanted("container") else UNSET,
-            volumes=await self._volumes.usage() if wanted("volume") else UNSET,
+            volumes=list(await self._volumes.usage()) if wanted("volume") else UNSET,
             build_cache=[] if wanted("build-cache") else UNSET)
 
 

@@ -18,6 +18,8 @@ from pallet.spec.engine.volume import (
 from pallet.volume.store import VolumeRecord, VolumeStore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pallet.engine.events import EventSink
     from pallet.engine.index import ContainerIndex
     from pallet.paths import DataPaths
@@ -113,7 +115,7 @@ class Volumes:
         self._events.emit("volume", "prune", "", {"reclaimed": str(reclaimed)})
         return VolumePruneResponse(volumes_deleted=deleted, space_reclaimed=reclaimed)
 
-    async def usage(self) -> list[Volume]:
+    async def usage(self) -> Sequence[Volume]:
         """Every volume with its size, for ``system df``."""
         return [self._document(record, size_bytes=await run_blocking(self.store.usage, record.name))
                 for record in self.store.list()]
