@@ -159,7 +159,8 @@ class Daemon:
         known = set(self.container_ids)
         self.remove()
         leaks.assert_nothing_left(self.before, timeout_s=5.0, ignore=_OTHERS)
-        eventually(lambda: not (known and leaks.cgroups(*known)), what="cgroups gone")
+        if known:
+            leaks.assert_gone(lambda: leaks.cgroups(*known), "cgroups of removed containers")
 
 
 class Palletd(Daemon):

@@ -12,7 +12,6 @@ from tests.support.daemon import Daemon, Dockerd, Palletd, pallet_command
 from tests.support.dockercli import DockerCli, docker_binaries
 from tests.support.registry import DebianRegistry, PalletRegistry, Registry
 from tests.support.scratch import busybox_tar
-from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,12 +101,9 @@ def _clean(daemon: Daemon) -> None:
     ids = set(daemon.container_ids)
     daemon.container_ids.clear()
     if ids:
-        eventually(
-            lambda: not leaks.cgroups(*ids), timeout_s=5.0, what="cgroups of containers gone"
-        )
+        leaks.assert_gone(lambda: leaks.cgroups(*ids), "cgroups of removed containers")
         shims = daemon.exec_root / "shims"
-        if shims.is_dir():
-            eventually(lambda: not list(shims.iterdir()), timeout_s=5.0, what="shims gone")
+        leaks.assert_gone(lambda: set(map(str, shims.glob("*"))), "shims of removed containers")
 
 
 @pytest.fixture

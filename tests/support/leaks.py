@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from tests.support.probes import SYSTEM_PATH, which
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _CGROUP_TOP = Path("/sys/fs/cgroup")
 _TEST_CGROUP = re.compile(r"(^|/)t-[^/]+$")
@@ -78,11 +78,13 @@ def processes() -> dict[int, str]:
 
 
 def cgroups(*needles: str) -> set[str]:
-    """Cgroup directories that a test named (``t-…``) or whose name holds one of ``needles``."""
+    """Cgroup directories whose name holds one of ``needles``; without any, tests' own (``t-…``)."""
     found = set()
     for top, names, _ in os.walk(_CGROUP_TOP):
         for name in names:
-            if _TEST_CGROUP.search(name) or any(needle in name for needle in needles):
+            if any(needle in name for needle in needles) or (
+                not needles and _TEST_CGROUP.search(name)
+            ):
                 found.add(os.path.join(top, name))
     return found
 
@@ -103,6 +105,15 @@ def temporary_files() -> set[str]:
     """Entries of the temporary directory whose name is a test's or Pallet's."""
     top = tempfile.gettempdir()
     return {os.path.join(top, name) for name in os.listdir(top) if _TEMPORARY.match(name)}
+
+
+def assert_gone(left: Callable[[], set[str]], what: str, *, timeout_s: float = 5.0) -> None:
+    """Wait until ``left`` returns nothing; fail with what it still returns."""
+    deadline = time.monotonic() + timeout_s
+    while found := left():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} are left:\n  " + "\n  ".join(sorted(found)))
+        time.sleep(0.02)
 
 
 @dataclass(slots=True)
