@@ -91,13 +91,14 @@ class Lab:
 
     def __init__(self) -> None:
         self.base = Path(tempfile.mkdtemp(prefix="t-lab-"))
+        # On tmpfs, as an exec root is: the files of a start are then no disk's business.
+        memory = "/dev/shm" if os.path.ismount("/dev/shm") else None
+        self.exec_root = Path(tempfile.mkdtemp(prefix="t-lab-", dir=memory))
         self.supervisor = Supervisor()
         self._numbers = itertools.count(1)
         make_rootfs(self.base / "lower")
-        (self.base / "shims").mkdir()
 
     async def __aenter__(self) -> Lab:
-        # On tmpfs, as an exec root is: the files of a start are then no disk's business.
         await self.supervisor.start()
         return self
 
@@ -105,6 +106,7 @@ class Lab:
                         trace: TracebackType | None) -> None:
         await self.supervisor.close()
         shutil.rmtree(self.base)
+        shutil.rmtree(self.exec_root)
 
     def new_id(self) -> str:
         """A name that the leak check counts as a test's."""
@@ -112,7 +114,7 @@ class Lab:
 
     def shim_dir(self, name: str) -> str:
         """Make the directory of one shim."""
-        path = self.base / "shims" / name
+        path = self.exec_root / name
         path.mkdir(exist_ok=True)
         return str(path)
 

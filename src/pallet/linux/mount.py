@@ -129,10 +129,14 @@ def clone_tree(path: str, *, dir_fd: int = AT_FDCWD, recursive: bool, follow: bo
     return call(_open_tree, "open_tree", dir_fd, os.fsencode(path), flags, path=path or None)
 
 
-def attach_tree(tree_fd: int, target_fd: int) -> None:
-    """Mount the detached tree ``tree_fd`` on the object behind ``target_fd``."""
-    call(_move_mount, "move_mount", tree_fd, b"", target_fd, b"",
-         _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH)
+def attach_tree(tree_fd: int, target_fd: int, name: str = "") -> None:
+    """Mount the detached tree ``tree_fd`` on the object behind ``target_fd``.
+
+    Args:
+        name: entry of the directory ``target_fd`` to mount on instead; links are not followed.
+    """
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | (0 if name else _MOVE_MOUNT_T_EMPTY_PATH)
+    call(_move_mount, "move_mount", tree_fd, b"", target_fd, os.fsencode(name), flags)
 
 
 def set_attributes(

@@ -64,11 +64,11 @@ class CgroupSource:
         tmpfs_fd = safepath.open_in_root(root_fd, prepared.mount.destination,
                                          os.O_RDONLY | os.O_DIRECTORY)
         try:
-            done: dict[str, str] = {}
+            done: set[str] = set()
             for controller, mount_point in self.v1.items():
-                name = os.path.basename(mount_point)
+                name = mount_point.rpartition("/")[2]
                 if mount_point not in done:
-                    done[mount_point] = name
+                    done.add(mount_point)
                     os.mkdir(name, 0o755, dir_fd=tmpfs_fd)
                     self._mount_controller(tmpfs_fd, name, controller, mount_point, prepared)
                 alias = controller.removeprefix("name=")
@@ -77,26 +77,31 @@ class CgroupSource:
             if self.v2 is not None and self.namespaced:
                 # As runc on a hybrid host: only a namespace keeps the rest of the tree out.
                 os.mkdir("unified", 0o755, dir_fd=tmpfs_fd)
-                target_fd = os.open("unified", os.O_PATH | os.O_CLOEXEC, dir_fd=tmpfs_fd)
-                m.mount("cgroup2", f"/proc/self/fd/{target_fd}", "cgroup2",
+                m.mount("cgroup2", f"/proc/self/fd/{tmpfs_fd}/unified", "cgroup2",
                         flags=parsed.flags & _PER_MOUNT)
-                os.close(target_fd)
+            if not self.namespaced:
+                _set_all(tmpfs_fd, parsed.attributes())
         finally:
             os.close(tmpfs_fd)
 
     def _mount_controller(self, tmpfs_fd: int, name: str, controller: str, mount_point: str,
                           prepared: Prepared) -> None:
-        target_fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tmpfs_fd)
-        try:
-            if self.namespaced:
-                shared = [other for other, where in self.v1.items() if where == mount_point]
-                m.mount("cgroup", f"/proc/self/fd/{target_fd}", "cgroup",
-                        flags=prepared.options.flags & _PER_MOUNT, data=",".join(shared))
-            else:
-                directory = self.directories.get(controller, mount_point)
-                _bind(directory, target_fd, prepared.options.attributes())
-        finally:
-            os.close(target_fd)
+        if self.namespaced:
+            shared = [other for other, where in self.v1.items() if where == mount_point]
+            m.mount("cgroup", f"/proc/self/fd/{tmpfs_fd}/{name}", "cgroup",
+                    flags=prepared.options.flags & _PER_MOUNT, data=",".join(shared))
+            return
+        tree_fd = m.clone_tree(self.directories.get(controller, mount_point), recursive=False)
+        m.attach_tree(tree_fd, tmpfs_fd, name)
+        os.close(tree_fd)
+
+
+def _set_all(top_fd: int, attributes: int) -> None:
+    """Give every mount of the tree ``attributes`` in one call; the tmpfs itself stays writable."""
+    if attributes:
+        m.set_attributes("", dir_fd=top_fd, attr_set=attributes, recursive=True)
+    if attributes & m.Attr.RDONLY:
+        m.set_attributes("", dir_fd=top_fd, attr_clear=m.Attr.RDONLY)
 
 
 def _bind(directory: str, target_fd: int, attributes: int) -> None:
