@@ -58,7 +58,7 @@ class EngineApi:
             system.SystemRoutes(backends.system),
             containers.ContainerRoutes(backends.containers, self.prelude),
             execs.ExecRoutes(backends.execs, self.prelude),
-            images.ImageRoutes(backends.images, backends.archives),
+            images.ImageRoutes(backends.images, backends.archives, backends.imports),
             networks.NetworkRoutes(backends.networks),
             volumes.VolumeRoutes(backends.volumes),
         ):

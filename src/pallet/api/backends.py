@@ -71,6 +71,7 @@ __all__ = [  # option types are re-exported for the routes
     "ExecStartOptions",
     "ImageArchiveBackend",
     "ImageBackend",
+    "ImageImportBackend",
     "ImageListOptions",
     "ListOptions",
     "LogStream",
@@ -261,7 +262,7 @@ class ImageBackend(Protocol):
 
 
 class ImageArchiveBackend(Protocol):
-    """Images as archives: load, save and import."""
+    """Images as archives: load and save."""
 
     async def load(
         self,
@@ -276,6 +277,10 @@ class ImageArchiveBackend(Protocol):
     async def save(self, names: Sequence[str]) -> Stream[bytes]:
         """Open an archive of the images; unknown names raise before the first byte."""
         ...
+
+
+class ImageImportBackend(Protocol):
+    """Images made of a root file system's tar."""
 
     async def import_tree(
         self,
@@ -349,10 +354,7 @@ class SystemBackend(Protocol):
         ...
 
     async def version(self) -> SystemVersion:
-        """Name the versions of the daemon and its parts.
-
-        ``api_version`` and ``min_api_version`` are overwritten by the API, which knows them.
-        """
+        """Name the versions of the daemon and its parts."""
         ...
 
     async def events(self, options: EventsOptions) -> Stream[EventMessage]:
@@ -375,3 +377,4 @@ class Backends:
     system: SystemBackend
     volumes: VolumeBackend | None = None
     archives: ImageArchiveBackend | None = None
+    imports: ImageImportBackend | None = None

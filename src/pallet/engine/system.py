@@ -19,6 +19,7 @@ from pallet.engine import hostinfo, logconfig
 from pallet.engine.eventfilter import matcher
 from pallet.engine.status import Status
 from pallet.spec.engine import system as documents
+from pallet.spec.engine.api_version import API_VERSION, MIN_API_VERSION
 from pallet.spec.engine.options import EventsOptions, ImageListOptions, ListOptions, Stream
 
 if TYPE_CHECKING:
@@ -66,14 +67,16 @@ class System:
 
     async def version(self) -> documents.SystemVersion:
         """See ``SystemBackend.version``."""
+        python = f"python{platform.python_version()}"
         details = {
-            "Arch": go_arch(self._host.machine), "KernelVersion": self._host.kernel, "Os": "linux",
-            "PalletVersion": pallet.__version__, "PythonVersion": platform.python_version()}
+            "ApiVersion": API_VERSION, "Arch": go_arch(self._host.machine), "BuildTime": "", "Experimental": "false",
+            "GitCommit": pallet.__version__, "GoVersion": python, "KernelVersion": self._host.kernel,
+            "MinAPIVersion": MIN_API_VERSION, "Os": "linux"}
         return documents.SystemVersion(
             platform=documents.PlatformName(name=f"Pallet {pallet.__version__}"),
             components=[documents.ComponentVersion(name="Engine", version=_COMPATIBLE_VERSION, details=details)],
-            version=_COMPATIBLE_VERSION, api_version="", min_api_version="", git_commit=pallet.__version__,
-            go_version="", arch=go_arch(self._host.machine), kernel_version=self._host.kernel)
+            version=_COMPATIBLE_VERSION, api_version=API_VERSION, min_api_version=MIN_API_VERSION,
+            git_commit=pallet.__version__, go_version=python, arch=go_arch(self._host.machine), kernel_version=self._host.kernel)
 
     async def info(self) -> documents.SystemInfo:
         """See ``SystemBackend.info``."""

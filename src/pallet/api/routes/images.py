@@ -23,7 +23,7 @@ from pallet.spec.engine.auth import AuthConfig
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pallet.api.backends import ImageArchiveBackend, ImageBackend
+    from pallet.api.backends import ImageArchiveBackend, ImageBackend, ImageImportBackend
     from pallet.spec.engine.progress import ProgressMessage
 
 _LIST_KEYS: Final = frozenset({"before", "dangling", "label", "reference", "since", "until"})
@@ -31,11 +31,15 @@ _TAR: Final = "application/x-tar"
 
 
 class ImageRoutes:
-    """``/images``; without ``archives`` load, save and import answer 501."""
+    """``/images``; without ``archives`` load and save, without ``imports`` import answer 501."""
 
-    def __init__(self, backend: ImageBackend, archives: ImageArchiveBackend | None) -> None:
+    def __init__(
+        self, backend: ImageBackend, archives: ImageArchiveBackend | None,
+        imports: ImageImportBackend | None,
+    ) -> None:
         self._backend = backend
         self._archives = archives
+        self._imports = imports
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -83,15 +87,15 @@ class ImageRoutes:
                 auth=registry_auth(request), meta_headers=request.headers_with_prefix("x-meta-"))
             return await progress_reply(
                 request, lambda report: self._backend.pull(options, report))
-        archives = self._archives
-        if archives is None:
+        imports = self._imports
+        if imports is None:
             return await unimplemented("image import")(request)
         if source != "-":
             msg = "import from a URL is not supported: send the archive as the body (fromSrc=-)"
             raise InvalidParameterError(msg)
 
         async def work(report: Callable[[ProgressMessage], None]) -> None:
-            await archives.import_tree(
+            await imports.import_tree(
                 request.stream(), repository=query.get("repo"), tag=query.get("tag"),
                 message=query.get("message"), changes=query.all("changes"), platform=platform,
                 progress=report)

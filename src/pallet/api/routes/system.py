@@ -16,7 +16,6 @@ from pallet.api.routing import JSON, Route, json_reply
 from pallet.errors import InvalidParameterError
 from pallet.http.messages import Reply, Request, Response, StreamResponse
 from pallet.spec.engine import filters
-from pallet.spec.engine.api_version import API_VERSION, MIN_API_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -63,9 +62,7 @@ class SystemRoutes:
     async def version(self, request: Request) -> Reply:
         """``GET /version`` (SystemVersion): 200."""
         del request
-        found = await self._backend.version()
-        return json_reply(msgspec.structs.replace(
-            found, api_version=API_VERSION, min_api_version=MIN_API_VERSION))
+        return json_reply(await self._backend.version())
 
     async def info(self, request: Request) -> Reply:
         """``GET /info`` (SystemInfo): 200."""
