@@ -201,8 +201,14 @@ def test_resize_reaches_the_container(any_docker: DockerCli) -> None:
     script = "while :; do stty size 2>/dev/null; sleep 0.1; done"
     with any_docker.terminal("run", "--rm", "-it", "busybox", "sh", "-c", script) as terminal:
         terminal.expect("24 80")
-        terminal.resize(50, 132)
-        terminal.expect("50 132")
+
+        def resized() -> object:
+            # Again and again: the command line may not be listening for SIGWINCH yet.
+            terminal.resize(49, 132)
+            terminal.resize(50, 132)
+            return terminal.expect("50 132", timeout_s=1)
+
+        eventually(resized)
         terminal.type("\x03")
         assert terminal.wait() == 130
 
