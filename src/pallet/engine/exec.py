@@ -231,6 +231,11 @@ class ExecInstances:
     async def inspect(self, exec_id: str) -> ExecInspect:
         """See ``ExecBackend.inspect``."""
         instance = self._get(exec_id)
+        if instance.shim is not None:
+            # A client that saw its stream end asks at once: the exit may be unread in our socket.
+            instance.shim.poll()
+            if instance.shim.exited.done():
+                await instance.ended.wait()
         config = instance.config
         words = config.cmd or [""]
         return ExecInspect(

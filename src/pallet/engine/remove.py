@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from pallet.engine.container import Container, Waiters
+from pallet.engine.container import Container, ExitResult, Waiters
 from pallet.engine.status import Change, Status, advance, is_running
 from pallet.errors import ConflictError, PalletError
 
@@ -71,7 +71,8 @@ class Remover:
         container.removed = True
         self._store.emit(container, "destroy")
         result = container.result()
-        Waiters.resolve(container.waiters.removed, result)
+        # The error of a failed start is the start's to report; here it would be the removal's.
+        Waiters.resolve(container.waiters.removed, ExitResult(container.exit_code))
         Waiters.resolve(container.waiters.not_running, result)
         Waiters.resolve(container.waiters.next_exit, result)
 

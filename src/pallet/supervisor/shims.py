@@ -153,6 +153,11 @@ class Shim:
             self._pidfd = -1
         self._end_streams()
 
+    def poll(self) -> None:
+        """Take in what the shim has sent so far, without waiting for the loop's next turn."""
+        if self._control.fileno() >= 0:
+            self._on_readable()
+
     # -- events -----------------------------------------------------------------------------------
 
     def _send(self, message: messages.Control, fds: Sequence[int] = ()) -> None:

@@ -217,13 +217,14 @@ class Shim:
         exited = messages.Exited(
             exit_code=128 - status if status < 0 else status, oom_killed=oom,
             finished_at_ns=time.time_ns())
-        self.hub.finish()
         # Whoever finds no listener must find the exit: so the file comes first.
         with contextlib.suppress(OSError):
             _write_file("exit", messages.encoder.encode(exited))
         self._stop_listening()
         for connection in list(self._connections):
             self._send(connection, exited)
+        # A client that sees its stream end asks the daemon for the exit code: it is there by now.
+        self.hub.finish()
 
     def _tear_down(self) -> None:
         """What takes time and nobody waits for: the cgroup, and the root's unmount."""
