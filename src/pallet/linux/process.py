@@ -29,6 +29,8 @@ _prctl_text = bind("prctl", ctypes.c_int, ctypes.c_char_p, ctypes.c_ulong, ctype
                    ctypes.c_ulong)
 _keyctl = bind_syscall(_NR_KEYCTL, ctypes.c_int, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_ulong,
                        ctypes.c_ulong)
+_rt_sigaction = bind_syscall({"x86_64": 13}.get(os.uname().machine, 134), ctypes.c_int,
+                             ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _malloc_trim = bind("malloc_trim", ctypes.c_size_t) if hasattr(
     ctypes.CDLL(None), "malloc_trim") else None
 
@@ -63,6 +65,15 @@ def join_session_keyring(name: str) -> None:
         call(_keyctl, "keyctl", _KEYCTL_JOIN_SESSION_KEYRING, os.fsencode(name), 0, 0, 0)
     except SyscallError:
         return
+
+
+def reset_signal(number: int) -> None:
+    """Give ``number`` its default action, also where libc keeps it for itself (32 and 33).
+
+    An ancestor that ignores those hands that down over fork and exec.
+    """
+    action = ctypes.create_string_buffer(64)
+    call(_rt_sigaction, "rt_sigaction", number, action, None, 8, path=str(number))
 
 
 def trim_heap() -> None:

@@ -31,6 +31,9 @@ _START_PREFIXES = (b'{"type":"StartContainer"', b'{"type":"StartExec"')
 """msgspec writes the tag first, so a start is told from the rest without decoding it here."""
 
 
+_LIBC_SIGNALS = (32, 33)
+
+
 class Zygote:
     """The loop's state."""
 
@@ -155,6 +158,8 @@ def _reset_signals() -> None:
             continue
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+    for number in _LIBC_SIGNALS:
+        kernel.reset_signal(number)
     # Nobody waits for a zygote's children: they answer on their own sockets.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -179,6 +184,9 @@ def main(socket_fd: int) -> NoReturn:
         socket_fd: the connection to the daemon.
     """
     os.setsid()
+    # Descriptors of the daemon's own parent that are not close-on-exec: containers must not see
+    # them, and this process would keep them open.
+    os.closerange(socket_fd + 1, os.sysconf("SC_OPEN_MAX"))
     title = kernel.Title()
     title.set("pallet-zygote")
     kernel.set_name("pallet-zygote")
