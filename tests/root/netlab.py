@@ -23,10 +23,11 @@ from pallet.linux import netlink
 from pallet.network.controller import NetworkController
 from pallet.network.model import ConnectRequest
 from pallet.spec.engine.network import PortBinding
+from pallet.zygote import netsandbox
 from pallet.zygote.portproxy import Forward, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from pallet.network.model import Sandbox
 
@@ -79,34 +80,54 @@ class Store:
 
 
 class Netns:
-    """What the zygote does: a child unshares and sends both descriptors."""
+    """What the zygote does: a child runs the worker and sends its descriptors."""
 
     def __init__(self) -> None:
-        self.made = 0
+        self.forks = 0
+        self.fail: OSError | None = None
 
-    async def new_netns(self) -> tuple[int, int]:
-        self.made += 1
-        return new_netns()
+    async def run_raw_worker(
+        self, kind: str, request: bytes, fds: Iterable[int] = (),
+    ) -> tuple[bytes, list[int]]:
+        assert kind == "network.sandboxes"
+        self.forks += 1
+        if self.fail is not None:
+            raise self.fail
+        await asyncio.sleep(0)
+        return b"", in_child(lambda: netsandbox.run(request, [])[1])
 
 
-def new_netns() -> tuple[int, int]:
+def in_child(make: Callable[[], list[int]]) -> list[int]:
+    """Run ``make`` in a forked process and take over the descriptors it returns."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def body() -> None:
+        ours.close()
+        socket.send_fds(theirs, [b"x"], make())
+
+    pid = child(body)
+    theirs.close()
+    _, fds, _, _ = socket.recv_fds(ours, 1, 64)
+    os.waitpid(pid, 0)
+    ours.close()
+    if not fds:
+        raise OSError(5, "the child failed")
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return list(fds)
+
+
+def new_netns() -> tuple[int, int]:
+    """A new namespace and a netlink socket in it."""
+
+    def make() -> list[int]:
         if _libc.unshare(CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), "unshare")
         route = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
-        namespace = os.open("/proc/self/ns/net", os.O_RDONLY)
-        socket.send_fds(theirs, [b"x"], [namespace, route.fileno()])
+        return [os.open("/proc/self/ns/net", os.O_RDONLY), route.detach()]
 
-    pid = child(body)
-    _, fds, _, _ = socket.recv_fds(ours, 1, 2)
-    os.waitpid(pid, 0)
-    ours.close()
-    theirs.close()
-    for fd in fds:
-        os.set_inheritable(fd, False)
-    return fds[0], fds[1]
+    namespace, route = in_child(make)
+    return namespace, route
 
 
 class Container:

@@ -406,13 +406,16 @@ def test_a_cancelled_connect_leaves_nothing(in_net_ns: Isolated) -> None:
         controller = lab.controller(sandbox_pool=0)
         await controller.start({})
         before = len(os.listdir("/proc/self/fd"))
-        task = asyncio.create_task(controller.connect("a", request("a", "8080:80")))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await asyncio.gather(*controller._bridge._pool._working, return_exceptions=True)
-        await asyncio.sleep(0)
+        for turns in range(6):  # wherever it stands
+            task = asyncio.create_task(controller.connect("a", request("a", "8080:80")))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            if not task.cancelled():
+                task.result().close()
+                await controller.release("a")
+        await asyncio.sleep(0.01)
         eventually(lambda: not _veths())
         after = len(os.listdir("/proc/self/fd"))
         with socket.create_server(("0.0.0.0", 8080)):
@@ -421,3 +424,37 @@ def test_a_cancelled_connect_leaves_nothing(in_net_ns: Isolated) -> None:
         return after - before, netlab.links()
 
     assert in_net_ns(netlab.run(body)) == (0, ["lan0", "lanport", "lo"])
+
+
+def test_a_failing_zygote_is_reported_by_the_start_that_needs_it(in_net_ns: Isolated) -> None:
+    async def body(lab: Lab) -> tuple[str, str]:
+        controller = lab.controller(sandbox_pool=0)
+        await controller.start({})
+        lab.netns.fail = OSError(12, "Cannot allocate memory")
+        with pytest.raises(SystemFailureError) as caught:
+            await controller.connect("a", request("a", "8080:80"))
+        lab.netns.fail = None
+        sandbox = await controller.connect("a", request("a", "8080:80"))
+        sandbox.close()
+        await controller.close(keep=False)
+        return str(caught.value), sandbox.endpoint.ip
+
+    message, ip = in_net_ns(netlab.run(body))
+    assert message.startswith("failed to create endpoint on network bridge: ")
+    assert ip == "172.17.0.3"
+
+
+def test_sandboxes_are_made_in_batches(in_net_ns: Isolated) -> None:
+    async def body(lab: Lab) -> tuple[int, int]:
+        controller = lab.controller(sandbox_pool=4)
+        await controller.start({})
+        await _filled(controller)
+        first = lab.netns.forks
+        for n in range(4):
+            (await controller.connect(f"c{n}", request(f"c{n}"))).close()
+        await _filled(controller)
+        second = lab.netns.forks - first
+        await controller.close(keep=False)
+        return first, second
+
+    assert in_net_ns(netlab.run(body)) == (1, 1)

@@ -14,6 +14,7 @@ import ipaddress
 import logging
 import os
 import socket
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,6 @@ from pallet.network import bridge, ipam, portmap
 from pallet.network.firewall import Firewall, RuleOptions
 from pallet.network.model import Endpoint, Sandbox
 from pallet.network.sandbox import (
-    Plumber,
     PortFlags,
     Ready,
     SandboxPool,
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from pallet.network.model import (
         ConnectRequest,
         Listener,
-        NetnsSource,
         NetworkRecord,
         PublishedPort,
+        SandboxSource,
     )
 
 logger = logging.getLogger(__name__)
@@ -57,15 +57,15 @@ class BridgeNetwork:
     """One bridge with its containers."""
 
     def __init__(
-        self, config: BridgeConfig, *, record: NetworkRecord, netns: NetnsSource,
+        self, config: BridgeConfig, *, record: NetworkRecord, source: SandboxSource,
         save: Callable[[NetworkRecord], None],
     ) -> None:
         self._config = config
         self.record = record
-        self._netns = netns
+        self._source = source
         self._save = save
         self._host = netlink.Netlink()
-        self._plumber = Plumber(self._host)
+        self._host_lock = threading.Lock()
         self._ports = portmap.PortAllocator(userland_proxy=config.userland_proxy)
         self._firewall: Firewall | None = None
         self._saved_cursor = 0
@@ -99,18 +99,20 @@ class BridgeNetwork:
         ports = [port for endpoint in live.values() for port in endpoint.ports]
         warnings += self._install_firewall(ports)
         self._describe()
-        filtered = bridge.bridged_packets_are_filtered()
         self._pool = SandboxPool(
-            size=self._config.sandbox_pool, netns=self._netns, plumber=self._plumber,
-            port=PortFlags(
-                bridge=self._number, mtu=self._config.mtu,
-                # With br_netfilter the forward chain separates them, and can let published
-                # ports through, which an isolated port cannot.
-                isolated=not self._config.icc and not filtered,
-                hairpin=not self._config.userland_proxy and filtered),
+            size=self._config.sandbox_pool, source=self._source, port=self._port_flags(),
             wire=self._wire, unwire=self._unwire)
         self._pool.refill()
         return warnings
+
+    def _port_flags(self) -> PortFlags:
+        filtered = bridge.bridged_packets_are_filtered()
+        return PortFlags(
+            bridge=self._number, mtu=self._config.mtu,
+            # With br_netfilter the forward chain separates them, and can let published ports
+            # through, which an isolated port cannot.
+            isolated=not self._config.icc and not filtered,
+            hairpin=not self._config.userland_proxy and filtered)
 
     async def close(self, *, keep: bool) -> None:
         """Empty the pool and, without ``keep``, remove table and bridge."""
@@ -289,7 +291,7 @@ class BridgeNetwork:
         if request.ip:
             address = _ipv4(request.ip)
             self._space.claim(address)
-        return await self._pool.make(self._wire(address, request.mac))
+        return (await self._pool.make([self._wire(address, request.mac)]))[0]
 
     def _wire(
         self, address: ipaddress.IPv4Address | None = None, mac: str | None = None,
@@ -328,14 +330,13 @@ class BridgeNetwork:
                 return
         logger.warning("bridge %s is gone: making it anew", self._config.name)
         self._number = await aio.run_blocking(self._remake_bridge)
-        self._pool.use_bridge(self._number)
-        self._pool.drop_all()
+        self._pool.use(self._port_flags())
         if self._firewall is not None:
             bridge.allow_loopback_routing(self._config.name)
 
 
     def _remake_bridge(self) -> int:
-        with self._plumber.lock:
+        with self._host_lock:
             number = bridge.ensure_bridge(
                 self._host, self._config.name, self._plan, mtu=self._config.mtu)
             links = {endpoint.link for endpoint in self._endpoints.values()}

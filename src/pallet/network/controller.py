@@ -31,7 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pallet.config import BridgeConfig
-    from pallet.network.model import ConnectRequest, LiveEndpoint, NetnsSource, NetworkStore
+    from pallet.network.model import (
+        ConnectRequest,
+        LiveEndpoint,
+        NetworkStore,
+        SandboxSource,
+    )
 
 _BUILT_IN = {"bridge": "bridge", "host": "host", "none": "null"}
 """Network name to driver."""
@@ -42,10 +47,10 @@ _encoder = msgspec.json.Encoder()
 class NetworkController:
     """Networks of one daemon."""
 
-    def __init__(self, config: BridgeConfig, *, store: NetworkStore, netns: NetnsSource) -> None:
+    def __init__(self, config: BridgeConfig, *, store: NetworkStore, netns: SandboxSource) -> None:
         self._config = config
         self._store = store
-        self._netns = netns
+        self._source = netns
         self._records: dict[str, NetworkRecord] = {}
         self._members: dict[str, Member] = {}
         self._bridge: BridgeNetwork | None = None
@@ -73,7 +78,7 @@ class NetworkController:
         ours = {container_id: one.endpoint for container_id, one in live.items()
                 if one.endpoint.network_name == "bridge"}
         self._bridge = BridgeNetwork(
-            self._config, record=self._records["bridge"], netns=self._netns, save=self._save)
+            self._config, record=self._records["bridge"], source=self._source, save=self._save)
         self.warnings += await self._bridge.start(ours)
 
     async def connect(self, container_id: str, request: ConnectRequest) -> Sandbox:

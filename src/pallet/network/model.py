@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from pallet.spec.engine.network import PortBinding
 
@@ -158,9 +158,11 @@ class NetworkStore(Protocol):
         ...
 
 
-class NetnsSource(Protocol):
+class SandboxSource(Protocol):
     """The part of ``supervisor.client.Supervisor`` that networks need."""
 
-    async def new_netns(self) -> tuple[int, int]:
-        """Return ``(netns_fd, netlink_fd)``: a new namespace and a NETLINK_ROUTE socket in it."""
+    async def run_raw_worker(
+        self, kind: str, request: bytes, fds: Iterable[int] = (),
+    ) -> tuple[bytes, list[int]]:
+        """Run a worker in a zygote child; return its reply and descriptors."""
         ...

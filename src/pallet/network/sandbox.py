@@ -1,10 +1,10 @@
-"""Network sandboxes: a namespace whose ``eth0`` is already on the bridge, and a pool of them.
+"""Network sandboxes: a pool of namespaces whose ``eth0`` is already on the bridge.
 
-Owns   the pool. A sandbox exists only through descriptors: when the last is closed, by whatever
-       death, the kernel removes namespace and veth pair.
-Runs   the pool on the loop, ``furnish`` on the blocking pool.
-Needs  CAP_NET_ADMIN; the zygote for new namespaces.
-Spec   libnetwork's sandbox; veth(4).
+Owns   the pool. Zygote children make the sandboxes (``zygote/netsandbox.py``); a sandbox exists
+       only through its descriptor.
+Runs   on the loop.
+Needs  the zygote.
+Spec   libnetwork's sandbox.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ import asyncio
 import logging
 import os
 import secrets
-import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pallet import aio
-from pallet.errors import SyscallError, SystemFailureError
-from pallet.linux import netlink
+import msgspec
+
+from pallet.errors import PalletError, SystemFailureError
+from pallet.zygote.netsandbox import MakeSandboxes, Plan
 
 if TYPE_CHECKING:
     import ipaddress
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from pallet.network.model import NetnsSource
+    from pallet.network.model import SandboxSource
 
 logger = logging.getLogger(__name__)
 
 REFILL_DELAY_S = 0.004
-"""A start's own work goes before the next sandbox, unless the pool is empty."""
+"""A start's own work goes before the next sandboxes."""
+BATCH_MAX = 4
+"""Sandboxes of one fork: more would keep those who wait for the first of them."""
 _RETRY_S = 1.0
-LOOPBACK = 1
-"""Index of ``lo`` in every namespace."""
+_encoder = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +51,16 @@ class Wiring:
     address6: ipaddress.IPv6Interface | None = None
     gateway6: ipaddress.IPv6Address | None = None
 
+    def plan(self) -> Plan:
+        """The part that the worker needs."""
+        return Plan(
+            link=self.link, mac=self.mac, address=str(self.address), gateway=str(self.gateway),
+            address6=str(self.address6 or ""), gateway6=str(self.gateway6 or ""))
+
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A furnished sandbox; whoever holds it closes ``netns_fd``."""
+    """A sandbox; whoever holds it closes ``netns_fd``."""
 
     netns_fd: int
     wiring: Wiring
@@ -81,152 +88,146 @@ def link_name(endpoint_id: str) -> str:
     return f"veth{endpoint_id[:7]}"
 
 
-class Plumber:
-    """Furnishes namespaces: one netlink socket on the host side, one user at a time."""
-
-    def __init__(self, host: netlink.Netlink) -> None:
-        self._host = host
-        self.lock = threading.Lock()
-        """Held around every use of the host's socket."""
-
-    def furnish(self, netns_fd: int, netlink_fd: int, wiring: Wiring, port: PortFlags) -> None:
-        """Make the veth pair, set addresses and routes. Takes over ``netlink_fd``.
-
-        Raises:
-            SyscallError: the kernel refused; the pair, if any, dies with the namespace.
-        """
-        with self.lock, netlink.Netlink(fd=netlink_fd) as inside:
-            messages = [netlink.veth_add(
-                wiring.link, master=port.bridge, mtu=port.mtu, peer_name="eth0",
-                peer_netns_fd=netns_fd, peer_mac=wiring.mac)]
-            if port.isolated or port.hairpin:
-                messages.append(netlink.bridge_port_set(
-                    wiring.link, isolated=port.isolated, hairpin=port.hairpin))
-            self._host.request(*messages)
-            found = netlink.find_link(inside, "eth0")
-            if found is None:
-                raise SyscallError("get link", 19, "eth0")
-            number = found.number
-            messages = [netlink.link_up(LOOPBACK)]
-            if wiring.address6 is None:
-                messages.append(netlink.link_without_ipv6_address(number))
-            messages += [netlink.link_up(number), netlink.address_add(number, wiring.address),
-                         netlink.default_route_add(number, wiring.gateway)]
-            if wiring.address6 is not None and wiring.gateway6 is not None:
-                messages += [netlink.address_add(number, wiring.address6),
-                             netlink.default_route_add(number, wiring.gateway6)]
-            inside.request(*messages)
-
-
 class SandboxPool:
-    """Sandboxes made ahead of need."""
+    """Sandboxes made ahead of need, by one task that also serves those who find none."""
 
     def __init__(
-        self, *, size: int, netns: NetnsSource, plumber: Plumber, port: PortFlags,
+        self, *, size: int, source: SandboxSource, port: PortFlags,
         wire: Callable[[], Wiring], unwire: Callable[[Wiring], None],
     ) -> None:
         """``wire`` takes addresses for a new sandbox, ``unwire`` gives them back."""
         self._size = size
-        self._netns = netns
-        self._plumber = plumber
+        self._low = size // 2
+        self._source = source
         self._port = port
         self._wire = wire
         self._unwire = unwire
         self._ready: list[Ready] = []
-        self._refill: asyncio.Task[None] | None = None
-        self._working: set[asyncio.Future[None]] = set()
+        self._waiting: list[asyncio.Future[Ready]] = []
+        self._filler: asyncio.Task[None] | None = None
         self._closed = False
 
     def __len__(self) -> int:
         return len(self._ready)
 
     async def take(self) -> Ready:
-        """Return a sandbox, made now if none is ready.
+        """Return a sandbox; waits for one to be made if none is ready.
 
         Raises:
             SystemFailureError: it cannot be made.
         """
-        ready = self._ready.pop(0) if self._ready else await self.make(self._wire())
+        if self._ready:
+            ready = self._ready.pop(0)
+            self.refill()
+            return ready
+        waiter: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
         self.refill()
-        return ready
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._discard(waiter.result())
+            raise
 
-    async def make(self, wiring: Wiring) -> Ready:
-        """Make a sandbox for ``wiring``; gives the addresses back if that fails.
+    async def make(self, wirings: Sequence[Wiring]) -> list[Ready]:
+        """Make sandboxes outside of the pool; gives their addresses back if that fails.
 
         Raises:
-            SystemFailureError: as above.
+            SystemFailureError: the kernel refused one of them; none is left.
         """
+        port = self._port
+        request = MakeSandboxes(
+            bridge=port.bridge, mtu=port.mtu, isolated=port.isolated, hairpin=port.hairpin,
+            plans=[wiring.plan() for wiring in wirings])
         try:
-            return Ready(await self._furnished(wiring), wiring)
-        except BaseException:
-            self._unwire(wiring)
+            _reply, fds = await self._source.run_raw_worker(
+                "network.sandboxes", _encoder.encode(request))
+        except BaseException as error:
+            for wiring in wirings:
+                self._unwire(wiring)
+            if isinstance(error, (PalletError, OSError)):
+                message = f"failed to create endpoint on network bridge: {error}"
+                raise SystemFailureError(message) from error
             raise
-
-    async def _furnished(self, wiring: Wiring) -> int:
-        netns_fd, netlink_fd = await self._netns.new_netns()
-        # In a thread that goes on when the caller is cancelled: it then still owns both fds.
-        work = asyncio.ensure_future(aio.run_blocking(
-            self._plumber.furnish, netns_fd, netlink_fd, wiring, self._port))
-        self._working.add(work)
-        work.add_done_callback(self._working.discard)
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            def discard(done: asyncio.Future[None]) -> None:
-                if not done.cancelled():
-                    done.exception()
-                os.close(netns_fd)
-
-            work.add_done_callback(discard)
-            raise
-        except SyscallError as error:
-            os.close(netns_fd)
-            message = f"failed to create endpoint on network bridge: {error}"
-            raise SystemFailureError(message) from error
-        return netns_fd
+        return [Ready(fd, wiring) for fd, wiring in zip(fds, wirings, strict=True)]
 
     def refill(self) -> None:
-        """Start filling the pool up in the background."""
-        if self._closed or len(self._ready) >= self._size:
+        """Start making sandboxes in the background if few are left or someone waits."""
+        if self._closed or (len(self._ready) > self._low and not self._waiting):
             return
-        if self._refill is None or self._refill.done():
-            self._refill = asyncio.get_running_loop().create_task(self._fill())
+        if len(self._ready) >= self._size and not self._waiting:
+            return
+        if self._filler is None or self._filler.done():
+            self._filler = asyncio.get_running_loop().create_task(self._fill())
 
     async def _fill(self) -> None:
-        while len(self._ready) < self._size:
-            if self._ready:
+        while self._waiting or len(self._ready) < self._size:
+            if not self._waiting and self._ready:
                 await asyncio.sleep(REFILL_DELAY_S)
+            count = len(self._waiting) or self._size - len(self._ready)
             port = self._port
             try:
-                ready = await self.make(self._wire())
-            except (SystemFailureError, OSError) as error:
-                # A start that needs one meanwhile tries for itself and reports the reason.
-                logger.warning("cannot make a network sandbox ahead of need: %s", error)
-                await asyncio.sleep(_RETRY_S)
+                made = await self.make(self._wired(min(count, BATCH_MAX)))
+            except (PalletError, OSError) as error:
+                await self._failed(error)
                 continue
-            if port is self._port and not self._closed:
-                self._ready.append(ready)
-            else:  # the bridge was made anew meanwhile: this one hangs in the air
-                os.close(ready.netns_fd)
-                self._unwire(ready.wiring)
+            for ready in made:
+                self._hand_out(ready, port)
 
-    def use_bridge(self, number: int) -> None:
-        """Attach what is made from now on to another bridge."""
-        self._port = replace(self._port, bridge=number)
+    def _wired(self, count: int) -> list[Wiring]:
+        wirings: list[Wiring] = []
+        try:
+            while len(wirings) < count:
+                wirings.append(self._wire())
+        except PalletError:
+            if not wirings:  # one that is wanted now is worth more than a full batch
+                raise
+        return wirings
+
+    async def _failed(self, error: PalletError | OSError) -> None:
+        waiting, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_exception(error)
+        if not waiting:
+            # The next start that finds the pool empty tries for itself and reports the reason.
+            logger.warning("cannot make network sandboxes ahead of need: %s", error)
+            await asyncio.sleep(_RETRY_S)
+
+    def _hand_out(self, ready: Ready, port: PortFlags) -> None:
+        if port is not self._port or self._closed:
+            # The bridge was made anew meanwhile: this one hangs in the air.
+            self._discard(ready)
+            return
+        while self._waiting:
+            waiter = self._waiting.pop(0)
+            if not waiter.done():
+                waiter.set_result(ready)
+                return
+        self._ready.append(ready)
+
+    def _discard(self, ready: Ready) -> None:
+        os.close(ready.netns_fd)
+        self._unwire(ready.wiring)
+
+    def use(self, port: PortFlags) -> None:
+        """Attach what is made from now on to another bridge, and drop what is ready."""
+        self._port = port
+        self.drop_all()
 
     async def close(self) -> None:
         """Stop filling and drop every sandbox."""
         self._closed = True
-        if self._refill is not None:
-            self._refill.cancel()
-            await asyncio.gather(self._refill, return_exceptions=True)
-        # A thread that was furnishing a sandbox still uses the host's socket.
-        await asyncio.gather(*self._working, return_exceptions=True)
+        if self._filler is not None:
+            self._filler.cancel()
+            await asyncio.gather(self._filler, return_exceptions=True)
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_exception(SystemFailureError("the daemon is shutting down"))
         self.drop_all()
 
     def drop_all(self) -> None:
         """Drop every sandbox that is ready."""
         while self._ready:
-            ready = self._ready.pop()
-            os.close(ready.netns_fd)
-            self._unwire(ready.wiring)
+            self._discard(self._ready.pop())

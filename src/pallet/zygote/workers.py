@@ -13,6 +13,7 @@ from __future__ import annotations
 
 WORKERS: dict[str, tuple[str, str]] = {
     "shim.cleanup": ("pallet.zygote.cleanup", "run"),
+    "network.sandboxes": ("pallet.zygote.netsandbox", "run"),
     "layer.apply": ("pallet.layer.worker", "run_apply"),
     "layer.copyup": ("pallet.layer.worker", "run_copyup"),
 }

@@ -34,7 +34,9 @@ class _Store:
 
 
 class _NoNetns:
-    async def new_netns(self) -> tuple[int, int]:
+    async def run_raw_worker(
+        self, kind: str, request: bytes, fds: object = (),
+    ) -> tuple[bytes, list[int]]:
         raise AssertionError
 
 
