@@ -132,7 +132,8 @@ class Daemon:
         execs = ExecInstances(config=config, exec_paths=self.run, store=store, supervisor=self.supervisor,
                               filters=filters, tasks=self.tasks)
         self.stopper = Stopper(store, starter)
-        remover = Remover(store=store, snapshotter=self.snapshotter, files=files, mounts=mounts, stopper=self.stopper)
+        remover = Remover(store=store, snapshotter=self.snapshotter, files=files, mounts=mounts,
+                          stopper=self.stopper, tasks=self.tasks)
         watcher = ExitWatcher(
             store=store, network=self.network, starter=starter, tasks=self.tasks,
             health=HealthMonitors(execs=execs, store=store, tasks=self.tasks), remove=remover.remove_after_exit)
