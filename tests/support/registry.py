@@ -112,8 +112,18 @@ class Registry:
             self.process = subprocess.Popen(
                 self.argv(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/"
             )
-        eventually(lambda: self.status("GET", "/v2/") in (200, 401), what="registry answers")
+        try:
+            eventually(self._answers, what="registry answers")
+        except AssertionError as error:
+            error.add_note((self.root / "log").read_text(errors="replace"))
+            self.__exit__(None, None, None)
+            raise
         return self
+
+    def _answers(self) -> bool:
+        assert self.process
+        assert self.process.poll() is None, f"the registry ended with {self.process.returncode}"
+        return self.status("GET", "/v2/") in (200, 401)
 
     def __exit__(
         self,
