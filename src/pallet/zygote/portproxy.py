@@ -267,14 +267,21 @@ class _Connection:
             self._watch(side, wanted)
 
     def _abort(self) -> None:
+        self._part()
         for side in (self._client, self._backend):
-            self._proxy.forget(side.fd)
             _reset(side.sock)
 
     def _close(self) -> None:
+        self._part()
+        for side in (self._client, self._backend):
+            side.sock.close()
+
+    def _part(self) -> None:
+        """Stop watching, and break the reference cycle: the collector is off in this process."""
         for side in (self._client, self._backend):
             self._proxy.forget(side.fd)
-            side.sock.close()
+            side.events = 0
+            del side.peer
 
 
 # --- UDP -----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -238,3 +239,31 @@ def test_a_closed_container_port_does_not_stop_the_proxy(udp_server: socket.sock
                     if again.recv(10) == b"heard":
                         break
                 assert time.monotonic() < deadline
+
+
+def test_connections_leave_no_garbage(server: socket.socket) -> None:
+    """The process runs without a cycle collector."""
+    with socket.create_server(("127.0.0.1", 0)) as front:
+        proxy = portproxy.Proxy([Forward(os.dup(front.fileno()), "tcp", *server.getsockname())])
+        gc.collect()
+        gc.disable()
+        try:
+            for ending in ("close", "reset"):
+                with socket.create_connection(front.getsockname(), timeout=3):
+                    proxy.turn(1)
+                    proxy.turn(1)
+                    inner, _ = server.accept()
+                    if ending == "reset":
+                        inner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    inner.close()
+                    proxy.turn(1)
+                proxy.turn(0.1)
+                proxy.turn(0.1)
+            left = [one for one in gc.get_objects() if isinstance(one, portproxy._Connection | portproxy._Side)]
+        finally:
+            gc.enable()
+        assert left == []
+        assert len(proxy.handlers) == 1
+        (listener,) = [handler.__self__ for handler in proxy.handlers.values()]  # type: ignore[attr-defined]
+        listener._sock.close()
+        proxy.poll.close()
