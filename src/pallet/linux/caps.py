@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import struct
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -50,20 +51,16 @@ _VERSION_3 = 0x20080522
 """_LINUX_CAPABILITY_VERSION_3: 64-bit sets as two halves."""
 
 
-class _Header(ctypes.Structure):
-    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
-
-
-class _Half(ctypes.Structure):
-    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32),
-                ("inheritable", ctypes.c_uint32))
-
-
-_Sets = _Half * 2
+_HEADER = struct.pack("=Ii", _VERSION_3, 0)
+"""``struct __user_cap_header_struct``; pid 0 is the calling thread."""
+_SETS = struct.Struct("=6I")
+"""Two ``struct __user_cap_data_struct``: effective, permitted, inheritable; low half, high half."""
 
 _prctl = bind("prctl", ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
-_capset = bind("capset", ctypes.POINTER(_Header), ctypes.POINTER(_Half))
-_capget = bind("capget", ctypes.POINTER(_Header), ctypes.POINTER(_Half))
+# The bounding set's calls look at one argument only, and init makes one for each capability.
+_prctl_one = bind("prctl", ctypes.c_int, ctypes.c_ulong)
+_capset = bind("capset", ctypes.c_char_p, ctypes.c_char_p)
+_capget = bind("capget", ctypes.c_char_p, ctypes.c_char_p)
 
 
 @cache
@@ -79,12 +76,13 @@ def available() -> int:
 
     Asked once: the answer of the daemon and the zygote does not change while they run.
     """
-    header, sets = _Header(_VERSION_3, 0), _Sets()
-    call(_capget, "capget", ctypes.byref(header), sets)
-    permitted = int(sets[0].permitted) | int(sets[1].permitted) << 32
+    sets = ctypes.create_string_buffer(_SETS.size)
+    call(_capget, "capget", _HEADER, sets)
+    halves = _SETS.unpack(sets.raw)
+    permitted = int(halves[1]) | int(halves[4]) << 32
     bounded = 0
     for number in range(last_cap() + 1):
-        if call(_prctl, "prctl", _PR_CAPBSET_READ, number, 0, 0, 0) == 1:
+        if call(_prctl_one, "prctl", _PR_CAPBSET_READ, number) == 1:
             bounded |= 1 << number
     return permitted & bounded
 
@@ -116,7 +114,7 @@ def drop_bounding(keep: int) -> None:
     """
     for number in range(last_cap() + 1):
         if not keep >> number & 1:
-            call(_prctl, "prctl", _PR_CAPBSET_DROP, number, 0, 0, 0)
+            call(_prctl_one, "prctl", _PR_CAPBSET_DROP, number)
 
 
 def keep_caps(*, on: bool) -> None:
@@ -131,12 +129,9 @@ def set_caps(*, effective: int, permitted: int, inheritable: int) -> None:
         SyscallError: EPERM when a set asks for more than this process holds.
     """
     known = (1 << last_cap() + 1) - 1
-    header, sets = _Header(_VERSION_3, 0), _Sets()
-    for half, shift in ((sets[0], 0), (sets[1], 32)):
-        half.effective = (effective & known) >> shift & 0xFFFFFFFF
-        half.permitted = (permitted & known) >> shift & 0xFFFFFFFF
-        half.inheritable = (inheritable & known) >> shift & 0xFFFFFFFF
-    call(_capset, "capset", ctypes.byref(header), sets)
+    low = [mask & known & 0xFFFFFFFF for mask in (effective, permitted, inheritable)]
+    high = [(mask & known) >> 32 for mask in (effective, permitted, inheritable)]
+    call(_capset, "capset", _HEADER, _SETS.pack(*low, *high))
 
 
 def raise_ambient(mask: int) -> None:
