@@ -43,9 +43,7 @@ def attach(session: Session, flags: Flags) -> int:
     try:
         foreground.open("not-running")
         connection = foreground.opened()
-        if tty:
-            _redraw(foreground)
-        foreground.stream(connection)
+        foreground.stream(connection, lambda: _force_redraw(foreground))
         if foreground.detached:
             raise CommandError("read escape sequence")
         return foreground.exit_code()
@@ -53,16 +51,15 @@ def attach(session: Session, flags: Flags) -> int:
         foreground.close()
 
 
-def _redraw(foreground: Foreground) -> None:
-    """Resize twice: programs redraw only when the size really changes."""
+def _force_redraw(foreground: Foreground) -> None:
+    """Make the size differ from the real one, sent next: programs redraw on a change only."""
     from pallet.cli.stream.terminal import size
     from pallet.client.errors import DaemonError
 
     height, width = size()
-    if height and width:
+    if foreground.tty and height and width:
         try:
             foreground.engine.text("POST", f"{foreground.target}/resize",
                                    {"h": height + 1, "w": width + 1})
         except DaemonError:
-            return
-    foreground.resize()
+            return  # it has just ended; the stream says so

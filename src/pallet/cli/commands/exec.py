@@ -69,8 +69,6 @@ def _foreground(session: Session, exec_id: str, body: dict[str, Any]) -> int:
         if tty:
             start["ConsoleSize"] = body["ConsoleSize"]
         connection = engine.hijack(f"/exec/{exec_id}/start", body=start).stream()
-        if tty:
-            foreground.resize()
         foreground.stream(connection)
         connection.close()
         if foreground.detached:

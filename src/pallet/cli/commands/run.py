@@ -106,14 +106,12 @@ def _foreground(session: Session, flags: Flags, container_id: str, body: dict[st
         foreground.open("removed" if flags["rm"] else "next-exit")
         connection = foreground.opened()
         try:
-            engine.text("POST", f"/containers/{container_id}/start")
+            foreground.stream(
+                connection, lambda: engine.text("POST", f"/containers/{container_id}/start"))
         except DaemonError:
             if flags["rm"]:
                 _await_removal(foreground)
             raise
-        if body["Tty"]:
-            foreground.resize()
-        foreground.stream(connection)
         if foreground.detached:
             return 0
         return foreground.exit_code()

@@ -59,10 +59,8 @@ def _start_attached(session: Session, flags: Flags, name: str) -> int:
     try:
         foreground.open("removed" if info["HostConfig"]["AutoRemove"] else "next-exit")
         connection = foreground.opened()
-        engine.text("POST", f"/containers/{container_id}/start")
-        if tty:
-            foreground.resize()
-        foreground.stream(connection)
+        foreground.stream(
+            connection, lambda: engine.text("POST", f"/containers/{container_id}/start"))
         if foreground.detached:
             return 0
         return foreground.exit_code()

@@ -14,6 +14,8 @@ from pallet.client.errors import DaemonError, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pallet.cli.stream.detach import DetachWatcher
     from pallet.client.engine import Engine, Pending
     from pallet.client.http1 import Connection, Reply
@@ -97,19 +99,31 @@ class Foreground:
             self._status = self._wait.reply()
         return connection
 
-    def stream(self, connection: Connection | None) -> None:
-        """Copy streams until the container closes them or the user detaches."""
+    def stream(
+        self, connection: Connection | None, start: Callable[[], object] | None = None
+    ) -> None:
+        """Copy streams until the container closes them or the user detaches.
+
+        ``start`` runs first, with the terminal already raw: what is typed from then on belongs to
+        the container.
+        """
         from pallet.cli.stream.terminal import RawMode
 
-        if connection is None:
-            return
         stdin, stdout, stderr = self.streams
+        if connection is None:
+            if start:
+                start()
+            return
         session = Session(
             connection, tty=self.tty, stdin_fd=0 if stdin else -1,
             stdout_fd=1 if stdout else -1, stderr_fd=2 if stderr else -1, signals=self.signals,
             watcher=self._watcher() if stdin and self.tty else None,
             on_signal=self.forward if self._proxy else None, on_resize=self.resize)
         with RawMode(0, active=stdin and self.tty):
+            if start:
+                start()
+            if self.tty:
+                self.resize()
             session.run()
         self.detached = session.detached
 

@@ -1,0 +1,125 @@
+"""``pallet system df``."""
+
+from __future__ import annotations
+
+import sys
+
+from pallet.cli.errors import CommandError
+from pallet.cli.format.table import View, layout_for, render
+from pallet.cli.format.units import human_size
+from pallet.cli.format.views import (
+    container_view,
+    image_rows,
+    image_view,
+    volume_view,
+)
+from pallet.cli.session import out
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pallet.cli.flags import Flags, Table
+    from pallet.cli.session import Session
+
+    Record = dict[str, Any]
+
+DF_FLAGS: Table = (
+    ("format", "", "string", "Format output: table, table TEMPLATE, json, or a Go template"),
+    ("verbose", "v", "bool", "Show detailed information on space usage"),
+)
+_TABLE = "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}"
+_VIEW = View("*formatter.diskUsageContext", {
+    "Type": ("TYPE", lambda r: r["Type"]),
+    "TotalCount": ("TOTAL", lambda r: str(r["TotalCount"])),
+    "Active": ("ACTIVE", lambda r: str(r["Active"])),
+    "Size": ("SIZE", lambda r: human_size(r["Size"])),
+    "Reclaimable": ("RECLAIMABLE", lambda r: _reclaimable(r)),
+})
+
+
+def df(session: Session, flags: Flags) -> int:
+    """``pallet system df``."""
+    usage = session.engine.json("GET", "/system/df")
+    if flags["verbose"]:
+        if flags["format"] and flags["format"] != "json":
+            raise CommandError("the verbose and the format options conflict")
+        return _verbose(usage)
+    sys.stdout.write(render(_VIEW, summary(usage), layout_for(flags["format"], _TABLE)))
+    return 0
+
+
+def summary(usage: Record) -> list[Record]:
+    """Return the four rows: images, containers, local volumes, build cache."""
+    images = usage.get("Images") or []
+    containers = usage.get("Containers") or []
+    volumes = usage.get("Volumes") or []
+    cache = usage.get("BuildCache") or []
+    layers = usage.get("LayersSize", 0)
+    used = sum(image["Size"] - max(image.get("SharedSize", 0), 0)
+               for image in images if image.get("Containers", 0) > 0)
+    idle = [volume for volume in volumes if not _usage(volume, "RefCount")]
+    stopped = [one for one in containers if one.get("State") not in ("running", "paused",
+                                                                     "restarting")]
+    return [
+        _row("Images", images, sum(1 for image in images if image.get("Containers", 0) > 0),
+             layers, layers - used),
+        _row("Containers", containers, len(containers) - len(stopped),
+             sum(one.get("SizeRw", 0) for one in containers),
+             sum(one.get("SizeRw", 0) for one in stopped), percent=True),
+        _row("Local Volumes", volumes, len(volumes) - len(idle),
+             sum(_usage(volume, "Size") for volume in volumes),
+             sum(_usage(volume, "Size") for volume in idle), percent=True),
+        _row("Build Cache", cache, sum(1 for item in cache if item.get("InUse")),
+             sum(item["Size"] for item in cache if not item.get("Shared")),
+             sum(item["Size"] for item in cache
+                 if not item.get("InUse") and not item.get("Shared"))),
+    ]
+
+
+def _usage(volume: Record, field: str) -> int:
+    value = (volume.get("UsageData") or {}).get(field, 0)
+    return max(int(value), 0)
+
+
+def _row(
+    kind: str, items: list[Record], active: int, size: int, free: int, *, percent: bool = False
+) -> Record:
+    return {"Type": kind, "TotalCount": len(items), "Active": active, "Size": size,
+            "Reclaimable": free, "Percent": percent or kind == "Images"}
+
+
+def _reclaimable(row: Record) -> str:
+    text = human_size(row["Reclaimable"])
+    if row["Size"] > 0 and row["Percent"]:
+        text += f" ({int(row['Reclaimable'] * 100 / row['Size'])}%)"
+    return text
+
+
+def _verbose(usage: Record) -> int:
+    images = image_rows(usage.get("Images") or (), digests=False)
+    out("Images space usage:\n")
+    sys.stdout.write(render(
+        image_view(truncate=True), images,
+        "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.VirtualSize}}\t"
+        "{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}"))
+    out("\nContainers space usage:\n")
+    sys.stdout.write(render(
+        container_view(truncate=True), usage.get("Containers") or (),
+        "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t"
+        "{{.Status}}\t{{.Names}}"))
+    out("\nLocal Volumes space usage:\n")
+    sys.stdout.write(render(volume_view(), usage.get("Volumes") or (),
+                            "table {{.Name}}\t{{.Links}}\t{{.Size}}"))
+    cache = usage.get("BuildCache") or ()
+    out(f"\nBuild cache usage: {human_size(sum(item['Size'] for item in cache))}\n")
+    view = View("*formatter.buildCacheContext", {
+        "ID": ("CACHE ID", lambda c: c["ID"][:12]),
+        "CacheType": ("CACHE TYPE", lambda c: c["Type"]),
+        "Size": ("SIZE", lambda c: human_size(c["Size"])),
+        "UsageCount": ("USAGE", lambda c: str(c["UsageCount"])),
+        "Shared": ("SHARED", lambda c: "true" if c["Shared"] else "false"),
+    })
+    sys.stdout.write(render(view, cache, "table {{.ID}}\t{{.CacheType}}\t{{.Size}}\t"
+                                         "{{.UsageCount}}\t{{.Shared}}"))
+    return 0

@@ -1,0 +1,96 @@
+"""``pallet images``, ``tag`` and ``rmi``."""
+
+from __future__ import annotations
+
+import sys
+
+from pallet.cli.commands.ps import api_filters, configured_format
+from pallet.cli.errors import CommandError
+from pallet.cli.format.table import layout_for, render
+from pallet.cli.format.views import IMAGE_DIGEST_TABLE, IMAGE_TABLE, image_rows, image_view
+from pallet.cli.session import out, warn
+from pallet.client import wire
+from pallet.client.engine import quote
+from pallet.client.errors import DaemonError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pallet.cli.flags import Flags, Table
+    from pallet.cli.session import Session
+
+LS_FLAGS: Table = (
+    ("all", "a", "bool", "Show all images (default hides intermediate images)"),
+    ("digests", "", "bool", "Show digests"),
+    ("filter", "f", "filter", "Filter output based on conditions provided"),
+    ("format", "", "string", "Format output: table, table TEMPLATE, json, or a Go template"),
+    ("no-trunc", "", "bool", "Don't truncate output"),
+    ("quiet", "q", "bool", "Only show image IDs"),
+)
+TAG_FLAGS: Table = ()
+RM_FLAGS: Table = (
+    ("force", "f", "bool", "Force removal of the image"),
+    ("no-prune", "", "bool", "Do not delete untagged parents"),
+    ("platform", "", "strings", "Remove only the given platform variant", "", "", "1.50"),
+)
+
+
+def ls(session: Session, flags: Flags) -> int:
+    """``pallet images``: newest first."""
+    filters = dict(flags["filter"])
+    if flags.args:
+        filters["reference"] = [*filters.get("reference", []), flags.args[0]]
+    digests = flags["digests"]
+    layout = layout_for(
+        flags["format"], IMAGE_DIGEST_TABLE if digests else IMAGE_TABLE, quiet=flags["quiet"],
+        configured=configured_format(session, flags, "imagesFormat"))
+    found = session.engine.json("GET", "/images/json", {
+        "all": flags["all"], "digests": digests,
+        "filters": wire.encode_text(api_filters(filters)) if filters else None})
+    found.sort(key=lambda image: image["Created"], reverse=True)
+    rows = image_rows(found, digests=digests or ".Digest" in layout)
+    sys.stdout.write(render(image_view(truncate=not flags["no-trunc"]), rows, layout))
+    return 0
+
+
+def tag(session: Session, flags: Flags) -> int:
+    """``pallet tag``."""
+    from pallet.cli.references import parse_reference, repository_and_tag
+
+    source, target = flags.args
+    parse_reference(target)
+    repo, name = repository_and_tag(target)
+    session.engine.text("POST", f"/images/{quote(source, '/:@')}/tag",
+                        {"repo": repo, "tag": name or None})
+    return 0
+
+
+def rm(session: Session, flags: Flags) -> int:
+    """``pallet rmi``: with ``--force`` a missing image is no failure."""
+    failures, fatal = [], False
+    query = {"force": flags["force"], "noprune": flags["no-prune"],
+             "platforms": [platform_json(text) for text in flags["platform"]] or None}
+    for name in flags.args:
+        try:
+            removed = session.engine.json("DELETE", f"/images/{quote(name, '/:@')}", query)
+        except DaemonError as error:
+            failures.append(str(error))
+            fatal = fatal or not (flags["force"] and error.status == 404)
+            continue
+        for item in removed or ():
+            if item.get("Deleted"):
+                out(f"Deleted: {item['Deleted']}")
+            if item.get("Untagged"):
+                out(f"Untagged: {item['Untagged']}")
+    if fatal:
+        raise CommandError("\n".join(failures))
+    for failure in failures:
+        warn(failure)
+    return 0
+
+
+def platform_json(text: str) -> str:
+    """Return the JSON of a platform such as ``linux/arm64/v8``."""
+    system, _, rest = text.partition("/")
+    architecture, _, variant = rest.partition("/")
+    document = {"os": system, "architecture": architecture, "variant": variant}
+    return wire.encode_text({key: value for key, value in document.items() if value})
