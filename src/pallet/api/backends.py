@@ -51,7 +51,12 @@ if TYPE_CHECKING:
         ImageInspect,
         ImageSummary,
     )
-    from pallet.spec.engine.network import NetworkInspect, NetworkSummary
+    from pallet.spec.engine.network import (
+        NetworkCreateRequest,
+        NetworkCreateResponse,
+        NetworkInspect,
+        NetworkSummary,
+    )
     from pallet.spec.engine.progress import ProgressMessage
     from pallet.spec.engine.system import DiskUsage, SystemInfo, SystemVersion
     from pallet.spec.engine.volume import (
@@ -310,6 +315,28 @@ class NetworkBackend(Protocol):
         Raises:
             NotFoundError: "network x not found".
         """
+        ...
+
+    async def create(self, request: NetworkCreateRequest) -> NetworkCreateResponse:
+        """Make a network.
+
+        Raises:
+            ForbiddenError: the name is a built-in network's.
+            NotImplementedApiError: user-defined networks are not there yet.
+        """
+        ...
+
+    async def remove(self, name_or_id: str) -> None:
+        """Remove a network.
+
+        Raises:
+            NotFoundError: "network x not found".
+            ForbiddenError: it is a built-in one.
+        """
+        ...
+
+    async def prune(self, filters: Filters) -> Sequence[str]:
+        """Remove unused networks but the built-in ones; return their names."""
         ...
 
 

@@ -78,7 +78,12 @@ class Creator:
         container_id = names.new_id()
         config = merge.merge(options.config, self._defaults.of(image))
         host = self._host_defaults(options.host_config)
+        # Only what the client asked for is in the way of sharing a network, not what the image exposes.
+        merge.check(msgspec.structs.replace(config, exposed_ports=options.config.exposed_ports), host)
         config = self._config_defaults(config, host, container_id)
+        settings = _endpoint_request(options, host.network_mode)
+        if settings is not None and settings.mac_address and not given(config.mac_address):
+            config = msgspec.structs.replace(config, mac_address=settings.mac_address)
         warnings = self._check(config, host, options)
         name = names.check(options.name) if options.name else names.generate(self._index.is_taken, container_id)
         self._index.reserve_name(name, container_id)
@@ -128,7 +133,6 @@ class Creator:
         return "private" if self._cgroup_v2 and not host.privileged else "host"
 
     def _config_defaults(self, config: ContainerConfig, host: HostConfig, container_id: str) -> ContainerConfig:
-        merge.check(config, host)
         hostname = config.hostname
         if not hostname and not host.network_mode.startswith("container:"):
             import socket  # noqa: PLC0415 - only host mode needs it

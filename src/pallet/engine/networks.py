@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pallet.network.controller import NetworkController
     from pallet.network.model import Member, NetworkRecord
     from pallet.spec.engine.filters import Filters
+    from pallet.spec.engine.network import NetworkCreateRequest, NetworkCreateResponse
 
 _FILTERS = ("dangling", "driver", "id", "label", "name", "scope", "type")
 _SCOPE = "local"
@@ -77,17 +78,22 @@ class Networks:
         message = f"{record.name} is a pre-defined network and cannot be removed"
         raise ForbiddenError(message)
 
-    async def create(self, name: str) -> None:
+    async def create(self, request: NetworkCreateRequest) -> NetworkCreateResponse:
         """Refuse to create a network.
 
         Raises:
             ForbiddenError: ``name`` is a built-in one's.
             NotImplementedApiError: user-defined networks are not there yet.
         """
-        if name in {*_BUILT_IN, "default"}:
-            message = f"operation is not permitted on predefined {name} network "
+        if request.name in {*_BUILT_IN, "default"}:
+            message = f"operation is not permitted on predefined {request.name} network "
             raise ForbiddenError(message)
         raise NotImplementedApiError("user-defined networks are not supported yet")
+
+    async def prune(self, filters: Filters) -> Sequence[str]:
+        """Remove unused networks but the built-in ones; return their names."""
+        filters.validate(("label", "label!", "until"))
+        return []
 
 
 def summary(record: NetworkRecord, members: Sequence[Member] = ()) -> NetworkSummary:

@@ -16,6 +16,7 @@ from pallet.errors import (
 from pallet.network.controller import NetworkController
 from pallet.network.model import ConnectRequest, Endpoint, LiveEndpoint, NetworkRecord
 from pallet.spec.engine.filters import Filters
+from pallet.spec.engine.network import NetworkCreateRequest
 
 
 class _Store:
@@ -124,9 +125,9 @@ async def test_built_in_networks_are_fixed(networks: Networks) -> None:
     with pytest.raises(ForbiddenError, match=r"^bridge is a pre-defined network and cannot be removed$"):
         await networks.remove("bridge")
     with pytest.raises(ForbiddenError, match=r"^operation is not permitted on predefined host network $"):
-        await networks.create("host")
+        await networks.create(NetworkCreateRequest(name="host"))
     with pytest.raises(NotImplementedApiError):
-        await networks.create("mine")
+        await networks.create(NetworkCreateRequest(name="mine"))
 
 
 def test_records_of_before_are_kept(controller: NetworkController) -> None:

@@ -8,14 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pallet.api import version
-from pallet.api.routing import Route, json_reply, unimplemented
+from pallet.api.routing import Route, json_reply, no_content, read_json, unimplemented
 from pallet.spec.engine import filters
+from pallet.spec.engine.network import NetworkCreateRequest, NetworkPruneResponse
 
 if TYPE_CHECKING:
     from pallet.api.backends import NetworkBackend
     from pallet.http.messages import Reply, Request
 
 _LIST_KEYS: Final = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
+_PRUNE_KEYS: Final = frozenset({"label", "label!", "until"})
 
 
 class NetworkRoutes:
@@ -30,10 +32,10 @@ class NetworkRoutes:
         return [
             Route("GET", "/networks", self.list),
             Route("GET", "/networks/", self.list),
-            Route("POST", "/networks/create", later),
-            Route("POST", "/networks/prune", later, (1, 25)),
+            Route("POST", "/networks/create", self.create),
+            Route("POST", "/networks/prune", self.prune, (1, 25)),
             Route("GET", "/networks/{id}", self.inspect),
-            Route("DELETE", "/networks/{id}", later),
+            Route("DELETE", "/networks/{id}", self.remove),
             Route("POST", "/networks/{id}/connect", later),
             Route("POST", "/networks/{id}/disconnect", later),
         ]
@@ -51,3 +53,20 @@ class NetworkRoutes:
         network = await self._backend.inspect(
             request.params["id"], verbose=query.flag("verbose"), scope=query.get("scope"))
         return json_reply(version.network(request.version, network))
+
+    async def create(self, request: Request) -> Reply:
+        """``POST /networks/create`` (NetworkCreate): 403 built-in name; 501 until there is more."""
+        return json_reply(
+            await self._backend.create(await read_json(request, NetworkCreateRequest)), 201)
+
+    async def remove(self, request: Request) -> Reply:
+        """``DELETE /networks/{id}`` (NetworkDelete): 204; 403 built-in; 404."""
+        await self._backend.remove(request.params["id"])
+        return no_content()
+
+    async def prune(self, request: Request) -> Reply:
+        """``POST /networks/prune`` (NetworkPrune): 200."""
+        wanted = filters.parse(request.query.get("filters"))
+        wanted.validate(_PRUNE_KEYS)
+        removed = await self._backend.prune(wanted)
+        return json_reply(NetworkPruneResponse(networks_deleted=list(removed) or None))

@@ -144,4 +144,23 @@ class NetworkSummary(Struct, frozen=True, kw_only=True, rename="pascal"):
     labels: dict[str, str] | None = {}
 
 
+class NetworkCreateRequest(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Body of ``POST /networks/create``; user-defined networks add the rest."""
+
+    name: str = ""
+
+
+class NetworkCreateResponse(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Reply of ``POST /networks/create``."""
+
+    id: str
+    warning: str = ""
+
+
+class NetworkPruneResponse(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Names of the networks that a prune removed; null when there were none."""
+
+    networks_deleted: list[str] | None = None
+
+
 NetworkInspect = NetworkSummary
