@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,7 @@ def cgroup(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cgroup]:
 every = pytest.mark.parametrize("cgroup", EVERY, indirect=True)
 real = pytest.mark.parametrize("cgroup", REAL, indirect=True)
 v1_only = pytest.mark.parametrize("cgroup", REAL[:2], indirect=True)
+v2_only = pytest.mark.parametrize("cgroup", REAL[2:], indirect=True)
 fake_only = pytest.mark.parametrize("cgroup", ["fake"], indirect=True)
 
 
@@ -105,6 +107,46 @@ def test_join_moves_the_caller_everywhere(cgroup: Cgroup) -> None:
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+@real
+def test_fork_and_join_make_a_full_python_inside(cgroup: Cgroup) -> None:
+    """The child can do all a forked one can: fork again, use locks and threads, exec."""
+    cgroup.create()
+    hooks: list[str] = []
+    os.register_at_fork(after_in_child=lambda: hooks.append("child"))
+    ready_fd, done_fd = os.pipe()
+    pid = cgroup.fork()
+    if pid == 0:
+        try:
+            cgroup.join()
+            assert os.getpid() != os.getppid()
+            assert hooks == ["child"]
+            assert threading.get_native_id() == os.getpid()
+            thread = threading.Thread(target=hooks.append, args=("thread",))
+            thread.start()
+            thread.join()
+            assert hooks == ["child", "thread"]
+            assert os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)[1] == 0
+            os.dup2(done_fd, 1)
+            os.execv("/bin/sh", ["sh", "-c", "echo in $$; exec sleep 60"])
+        except BaseException as error:  # noqa: BLE001 - a forked child
+            os.write(done_fd, repr(error).encode())
+        os._exit(1)
+    os.close(done_fd)
+    assert os.read(ready_fd, 4096).decode() == f"in {pid}\n"
+    os.close(ready_fd)
+    assert cgroup.pids() == [pid]
+    cgroup.kill_all()
+    os.waitpid(pid, 0)
+
+
+@v2_only
+def test_fork_into_what_is_gone_fails_in_the_parent(cgroup: Cgroup) -> None:
+    assert cgroup.bears_children
+    with pytest.raises(SyscallError) as caught:
+        cgroup.fork()
+    assert caught.value.errno == errno.ENOENT
 
 
 @real

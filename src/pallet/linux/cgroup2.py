@@ -20,7 +20,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from pallet.errors import SyscallError
-from pallet.linux import bpfdevices, cgroupfs
+from pallet.linux import bpfdevices, cgroupfs, clone
 from pallet.linux._libc import bind, call
 from pallet.linux.cgroupfs import Counters, IoCounter, Setting, keyed, number
 
@@ -167,6 +167,26 @@ class Cgroup2:
             SyscallError: as ``add_pid``.
         """
         cgroupfs.write(f"{self.directory}/cgroup.procs", b"0")
+
+    def fork(self) -> int | None:
+        """Fork with the child in the cgroup; None, without a fork, where the kernel cannot.
+
+        Raises:
+            SyscallError: ENOENT when the cgroup is gone; EBUSY when it hands controllers down.
+        """
+        try:
+            directory_fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SyscallError("open", error.errno or errno.EIO, self.directory) from None
+        try:
+            return clone.fork_into(directory_fd)
+        except SyscallError as error:
+            # Linux < 5.7, or a seccomp filter around the daemon: EPERM from Docker's older ones.
+            if error.errno in (errno.ENOSYS, errno.EINVAL, errno.E2BIG, errno.EPERM):
+                return None
+            raise
+        finally:
+            os.close(directory_fd)
 
     def pids(self) -> list[int]:
         """Return the processes in the cgroup and below it; [] when it is gone."""

@@ -20,6 +20,7 @@ and is the default.
 from __future__ import annotations
 
 import errno
+import os
 import posixpath
 from typing import TYPE_CHECKING, Protocol
 
@@ -87,8 +88,29 @@ class Cgroup(Protocol):
         """
         ...
 
+    @property
+    def bears_children(self) -> bool:
+        """Whether ``fork`` makes children that are inside at once, without ``join``'s wait.
+
+        True on version 2: there a caller makes the cgroup first and then forks with ``fork``.
+        """
+        ...
+
+    def fork(self) -> int:
+        """Fork the calling process; the child is in the cgroup, or as on ``os.fork`` must join.
+
+        ``join`` in the child is right in both cases. Precondition: one thread.
+
+        Returns:
+            The child's pid, 0 in the child.
+
+        Raises:
+            SyscallError: the cgroup is gone. In the parent only.
+        """
+        ...
+
     def join(self) -> None:
-        """Move the calling process in. Precondition: it has one thread.
+        """Move the calling process in, unless it was born there. Precondition: it has one thread.
 
         Raises:
             SyscallError: ENOENT when the cgroup is gone.
@@ -153,6 +175,7 @@ class _HostCgroup:
         self._main = main
         self._unified = unified
         self._fresh = False
+        self._born_inside = False
 
     @property
     def path(self) -> str:
@@ -210,7 +233,22 @@ class _HostCgroup:
         for part in self._joined():
             part.add_pid(pid)
 
+    @property
+    def bears_children(self) -> bool:
+        return isinstance(self._main, Cgroup2)
+
+    def fork(self) -> int:
+        if not isinstance(self._main, Cgroup2):
+            return os.fork()
+        pid = self._main.fork()
+        if pid is None:
+            return os.fork()
+        self._born_inside = pid == 0
+        return pid
+
     def join(self) -> None:
+        if self._born_inside:
+            return
         for part in self._joined():
             part.join()
 
