@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pallet.runtime.cgroup import remove_parent
 from pallet.spec import runtime as oci
 from pallet.spec.mounts import RootMount
 from pallet.supervisor.client import Supervisor
@@ -105,6 +106,7 @@ class Lab:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
                         trace: TracebackType | None) -> None:
         await self.supervisor.close()
+        remove_parent("/t-lab")
         shutil.rmtree(self.base)
         shutil.rmtree(self.exec_root)
 

@@ -51,6 +51,7 @@ class InitPlan:
     group_add: list[str]
     stdio: process.Stdio
     filter: bytes | None
+    filter_flags: int
     init: str | None
     """None: no init; "": Pallet's own; else the path of a tini-like program."""
     netns_fd: int
@@ -204,7 +205,7 @@ def _open_terminal(plan: InitPlan, sync: InitSide) -> process.Stdio:
 def _become(plan: InitPlan, stdio: process.Stdio, sync: InitSide) -> None:
     wanted = plan.spec.process
     command = process.Plan(process=wanted, user=plan.user, group_add=plan.group_add,
-                           filter=plan.filter, make_cwd=True)
+                           filter=plan.filter, filter_flags=plan.filter_flags, make_cwd=True)
     own_init = plan.init == ""
 
     def execute(program: str, argv: list[str], environment: dict[bytes, bytes]) -> None:

@@ -55,6 +55,8 @@ class Plan:
     group_add: Sequence[str]
     filter: bytes | None
     """Compiled seccomp filter."""
+    filter_flags: int
+    """Flags of seccomp(2)."""
     make_cwd: bool
     """Make a missing working directory, as a container's start does and an exec does not."""
 
@@ -213,7 +215,7 @@ def _change_identity(plan: Plan, identity: user.Identity, stdio: Stdio, *, enter
         if process.no_new_privileges:
             kernel.set_no_new_privileges()
         if plan.filter is not None and not process.no_new_privileges:
-            _load_privileged(plan.filter, restore=bool(identity.uid))
+            _load_privileged(plan.filter, plan.filter_flags, restore=bool(identity.uid))
         if wanted is not None:
             caps.set_caps(effective=wanted["effective"], permitted=wanted["permitted"],
                           inheritable=wanted["inheritable"])
@@ -221,17 +223,17 @@ def _change_identity(plan: Plan, identity: user.Identity, stdio: Stdio, *, enter
         if enter_again:
             _enter(process.cwd, fail=True)
         if plan.filter is not None and process.no_new_privileges:
-            seccomp.load(plan.filter)
+            seccomp.load(plan.filter, plan.filter_flags)
     except OSError as error:
         raise StartFailureError.of(error, "setting the process's identity") from error
 
 
-def _load_privileged(bpf: bytes, *, restore: bool) -> None:
+def _load_privileged(bpf: bytes, flags: int, *, restore: bool) -> None:
     """Load a filter without no_new_privs, which takes CAP_SYS_ADMIN in the effective set."""
     if restore:
         everything = caps.available()
         caps.set_caps(effective=everything, permitted=everything, inheritable=0)
-    seccomp.load(bpf)
+    seccomp.load(bpf, flags)
 
 
 def _masks(process: Process) -> dict[str, int] | None:

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pallet.errors import SyscallError
 from pallet.linux import mount as m
-from pallet.linux import safepath
+from pallet.linux import namespaces, safepath
 from pallet.runtime import options as mount_options
 from pallet.runtime.copyup import copy_up
 from pallet.runtime.failure import StartFailureError, reason
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _CGROUP_TYPES = frozenset({"cgroup", "cgroup2"})
 _KERNEL_TYPES = frozenset({"proc", "sysfs"})
+_FOREIGN = re.compile(r"/proc/(\d+)/root(/.*)")
 
 
 @dataclass(slots=True)
@@ -68,13 +70,32 @@ def _prepare_one(mount: Mount) -> Prepared:
     if mount.type == "bind" and not parsed.flags & m.MS_BIND:
         parsed.flags |= m.MS_BIND
     try:
-        tree_fd = m.clone_tree(mount.source, recursive=bool(parsed.flags & m.MS_REC))
+        tree_fd = _clone(mount.source, recursive=bool(parsed.flags & m.MS_REC))
         prepared.tree_fd = tree_fd
         prepared.is_directory = safepath.is_directory(tree_fd)
         _set_attributes(prepared)
     except SyscallError as error:
         raise _mount_failure(prepared, error) from error
     return prepared
+
+
+def _clone(source: str, *, recursive: bool) -> int:
+    """Clone the mount at ``source``; ``/proc/<pid>/root/…`` names one in that process's namespace.
+
+    open_tree(2) takes only mounts of the caller's own namespace, so that one is entered meanwhile.
+    """
+    foreign = _FOREIGN.match(source)
+    if foreign is None:
+        return m.clone_tree(source, recursive=recursive)
+    own_fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        namespaces.join_path(f"/proc/{foreign[1]}/ns/mnt", "mount")
+        try:
+            return m.clone_tree(foreign[2], recursive=recursive)
+        finally:
+            namespaces.setns(own_fd, namespaces.FLAGS["mount"])
+    finally:
+        os.close(own_fd)
 
 
 def _set_attributes(prepared: Prepared) -> None:
@@ -157,6 +178,9 @@ def _attach_bind(root_fd: int, prepared: Prepared) -> None:
     target_fd = make(root_fd, destination)
     try:
         _refuse_proc(root_fd, destination)
+        if safepath.is_directory(target_fd) != prepared.is_directory:
+            # The kernel calls it EINVAL when descriptors are joined, and ENOTDIR in mount(2).
+            raise SyscallError("mount", errno.ENOTDIR, destination)
         m.attach_tree(prepared.tree_fd, target_fd)
     finally:
         os.close(target_fd)

@@ -158,21 +158,11 @@ class Supervisor:
             # Its last run's cgroup and overlay may still be on their way out.
             await asyncio.wait({earlier.gone})
         try:
-            control = await self._request(
+            control, answer = await self._ask_for_start(
                 request, [*fds, *(sock.fileno() for sock in attach_sockets)])
         finally:
             for sock in attach_sockets:
                 sock.close()
-        try:
-            answer = await _receive(control)
-        except BaseException:
-            control.close()
-            raise
-        if answer is None:
-            control.close()
-            await self._clean_up(request.shim_dir)
-            message = "the container's shim died while it was started"
-            raise failures.StartError(message, 128)
         body, received = answer
         event = messages.event_decoder.decode(body)
         if not isinstance(event, messages.Started):
@@ -186,6 +176,30 @@ class Supervisor:
             streams=[attach.stream_id for attach in request.stdio.attach])
         self._adopt(shim)
         return shim
+
+    async def _ask_for_start(
+        self, request: messages.StartContainer | messages.StartExec, fds: Sequence[int],
+    ) -> tuple[socket.socket, tuple[bytes, list[int]]]:
+        """Send a start and return its control connection and the answer.
+
+        A zygote that was killed just now takes requests along that it had not read yet: without
+        ``state.json`` nothing has run, and the start is sent once more.
+        """
+        for attempt in range(2):
+            control = await self._request(request, fds)
+            try:
+                answer = await _receive(control)
+            except BaseException:
+                control.close()
+                raise
+            if answer is not None:
+                return control, answer
+            control.close()
+            await self._clean_up(request.shim_dir)
+            if attempt or os.path.exists(os.path.join(request.shim_dir, "state.json")):
+                break
+        message = "the container's shim died while it was started"
+        raise failures.StartError(message, 128)
 
     def _adopt(self, shim: Shim) -> None:
         self._shims[shim.shim_dir] = shim

@@ -104,7 +104,7 @@ def container(request: messages.StartContainer, hub: Hub, netns_fd: int) -> Laun
     plan = init.InitPlan(
         spec=spec, root=request.root, user=request.user, group_add=request.group_add,
         stdio=process.Stdio(stdin_fd=child_fds[0], stdout_fd=child_fds[1], stderr_fd=child_fds[2]),
-        filter=read_filter(request.seccomp_path), init=request.init, netns_fd=netns_fd,
+        filter=read_filter(request.seccomp_path), filter_flags=request.seccomp_flags, init=request.init, netns_fd=netns_fd,
         mount_point=request.shim_dir, cgroup=cgroup_handle, mapped=mapped)
     pid_entry = kinds.get("pid")
     if not mapped:
@@ -166,7 +166,8 @@ def run_exec(request: messages.StartExec, hub: Hub) -> Launched:
     plan = init.ExecPlan(
         command=process.Plan(
             process=wanted, user=request.user, group_add=request.group_add,
-            filter=read_filter(request.seccomp_path), make_cwd=False),
+            filter=read_filter(request.seccomp_path), filter_flags=request.seccomp_flags,
+            make_cwd=False),
         stdio=process.Stdio(stdin_fd=child_fds[0], stdout_fd=child_fds[1], stderr_fd=child_fds[2]),
         pidfd=pidfd, namespaces=kinds, cgroup=cgroup_handle)
     if "pid" in kinds:

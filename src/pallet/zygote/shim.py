@@ -184,10 +184,8 @@ class Shim:
         for name in ("state.json", "sock"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
+        self.hub.abandon()
         self._send(self._reply, failures.of_start(error, is_container=self._is_container))
-        self.hub.finish()
-        while not self.hub.idle:
-            self.poller.turn()
 
     # -- service ----------------------------------------------------------------------------------
 
@@ -217,6 +215,7 @@ class Shim:
         exited = messages.Exited(
             exit_code=128 - status if status < 0 else status, oom_killed=oom,
             finished_at_ns=time.time_ns())
+        self.hub.complete_log()
         # Whoever finds no listener must find the exit: so the file comes first.
         with contextlib.suppress(OSError):
             _write_file("exit", messages.encoder.encode(exited))

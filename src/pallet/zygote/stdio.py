@@ -206,8 +206,8 @@ class Hub:
 
     # -- the end ----------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        """The process is over and drained: complete the log and end every client."""
+    def complete_log(self) -> None:
+        """The process is over and drained: nothing more comes."""
         for fd in list(self._outlets):
             self.poller.forget(fd)
             os.close(fd)
@@ -215,6 +215,9 @@ class Hub:
         self._shut_stdin()
         if self._log is not None:
             self._log.finish()
+
+    def finish(self) -> None:
+        """End every client once it has got everything."""
         for client in list(self._clients):
             client.finish("eof")
 

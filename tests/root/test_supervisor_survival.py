@@ -1,0 +1,200 @@
+"""What is killed, when, and what is left: daemon, zygote, shim."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pallet.errors import NotFoundError
+from pallet.linux import procfs
+from pallet.supervisor.client import Supervisor
+from pallet.supervisor.failures import WorkerError
+from pallet.supervisor.shims import Exit, Shim
+from pallet.zygote import messages
+from tests.root.runtimelab import read_all, read_until
+
+if TYPE_CHECKING:
+    from tests.root.runtimelab import Lab
+
+pytestmark = pytest.mark.needs("root", "overlay")
+
+
+async def gone(pid: int, started: int) -> None:
+    for _ in range(500):
+        if not procfs.is_alive(pid, started):
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"process {pid} is still there")
+
+
+async def successor(lab: Lab) -> Supervisor:
+    """Replace the lab's supervisor as a daemon's restart does."""
+    await lab.supervisor.close()
+    lab.supervisor = Supervisor()
+    await lab.supervisor.start()
+    return lab.supervisor
+
+
+async def test_a_later_daemon_finds_a_running_container(lab: Lab) -> None:
+    ours, theirs = socket.socketpair()
+    first = await lab.start("sh", "-c", "while read x; do echo $x; done; exit 6", stdin=True,
+                            clients=[theirs], attach=[messages.Attach(
+                                stream_id=1, stdin=True, stdout=True, mux=False)])
+    supervisor = await successor(lab)
+    with ours:
+        ours.sendall(b"still here\n")
+        await read_until(ours, b"still here\n")
+        again = await supervisor.reattach(first.shim_dir)
+        assert isinstance(again, Shim)
+        assert (again.id, again.pid, again.shim_pid) == (first.id, first.pid, first.shim_pid)
+        assert again.started_at_ns == first.started_at_ns
+        mine, other = socket.socketpair()
+        ended = await again.attach(other, stdin=False, stdout=True, stderr=False, mux=False)
+        ours.sendall(b"both\n")
+        with mine:
+            assert await read_until(mine, b"both\n") == b"both\n"
+            ours.shutdown(socket.SHUT_WR)
+            assert await read_all(mine) == b""
+    assert (await asyncio.wait_for(again.exited, 5)).exit_code == 6
+    assert await ended == "eof"
+    await again.gone
+
+
+async def test_a_later_daemon_learns_of_an_exit(lab: Lab) -> None:
+    first = await lab.start("sh", "-c", "read x; echo last; exit 3", stdin=True)
+    await lab.supervisor.close()
+    os.kill(first.pid, signal.SIGKILL)
+    supervisor = await successor(lab)
+    for _ in range(200):
+        found = await supervisor.reattach(first.shim_dir)
+        if isinstance(found, Exit):
+            break
+        assert isinstance(found, Shim)
+        await asyncio.wait({found.exited}, timeout=0.05)
+    assert isinstance(found, Exit)
+    assert (found.exit_code, found.error) == (137, "")
+
+
+async def test_nothing_is_known_of_an_empty_directory(lab: Lab) -> None:
+    assert await lab.supervisor.reattach(lab.shim_dir("empty")) is None
+
+
+async def test_killed_shim_takes_its_container_along(lab: Lab) -> None:
+    shim = await lab.start("sh", "-c", "sleep 1000 & sleep 1000")
+    started = procfs.start_time(shim.pid)
+    os.kill(shim.shim_pid, signal.SIGKILL)
+    ended = await asyncio.wait_for(shim.exited, 10)
+    assert ended.exit_code == 137
+    assert "shim was killed" in ended.error
+    await gone(shim.pid, started)
+    await shim.gone
+
+
+async def test_shim_killed_while_no_daemon_ran(lab: Lab) -> None:
+    shim = await lab.start("sleep", "1000")
+    started = procfs.start_time(shim.pid)
+    await lab.supervisor.close()
+    os.kill(shim.shim_pid, signal.SIGKILL)
+    supervisor = await successor(lab)
+    ended = await supervisor.reattach(shim.shim_dir)
+    assert isinstance(ended, Exit)
+    assert ended.exit_code == 137
+    await gone(shim.pid, started)
+
+
+async def test_reused_pid_is_not_killed(lab: Lab) -> None:
+    directory = lab.shim_dir("old")
+    state = messages.ShimState(
+        id="old", shim_pid=1, shim_start_time=1, pid=os.getpid(), pid_start_time=12345,
+        started_at_ns=1, kill_cgroup=True)
+    with open(os.path.join(directory, "state.json"), "wb") as file:
+        file.write(messages.encoder.encode(state))
+    ended = await lab.supervisor.reattach(directory)
+    assert isinstance(ended, Exit)
+
+
+async def test_killed_zygote_is_replaced(lab: Lab) -> None:
+    shim = await lab.start("sh", "-c", "read x; exit 2", stdin=True)
+    first = lab.supervisor.zygote_pid
+    os.kill(first, signal.SIGKILL)
+    assert await lab.run("echo", "again") == (0, "again\n")
+    assert lab.supervisor.zygote_pid != first
+    assert shim.running
+    shim.close_stdin()
+    assert (await asyncio.wait_for(shim.exited, 5)).exit_code == 2
+
+
+async def test_restart_waits_for_the_last_run(lab: Lab) -> None:
+    name = lab.new_id()
+    for _ in range(4):
+        request = lab.request(name, "sh", "-c", "cat /n; echo x >> /n", log=True)
+        shim = await lab.supervisor.start_container(request)
+        assert (await shim.exited).exit_code == 0
+    await shim.gone
+    output = "".join(json.loads(line)["log"]
+                     for line in lab.log_path(name).read_text().splitlines())
+    assert output.count("x") == 6
+
+
+async def test_many_at_once(lab: Lab) -> None:
+    results = await asyncio.gather(*(lab.run("echo", str(number)) for number in range(30)))
+    assert results == [(0, f"{number}\n") for number in range(30)]
+
+
+async def test_cancelled_worker_is_killed(lab: Lab) -> None:
+    directory = lab.shim_dir("fifo")
+    # A worker that opens this waits for a writer that never comes.
+    os.mkfifo(os.path.join(directory, "state.json"))
+    task = asyncio.create_task(
+        lab.supervisor.run_raw_worker("shim.cleanup", os.fsencode(directory)))
+    worker = 0
+    for _ in range(300):
+        worker = next((pid for pid in children(lab.supervisor.zygote_pid)
+                       if b"pallet-worker" in command(pid)), 0)
+        if worker:
+            break
+        await asyncio.sleep(0.01)
+    started = procfs.start_time(worker)
+    assert started
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await gone(worker, started)
+
+
+def children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+def command(pid: int) -> bytes:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
+async def test_new_netns_is_held_by_its_descriptor_only(lab: Lab) -> None:
+    netns_fd, netlink_fd = await lab.supervisor.new_netns()
+    try:
+        assert os.readlink(f"/proc/self/fd/{netns_fd}").startswith("net:[")
+        assert os.readlink(f"/proc/self/fd/{netns_fd}") != os.readlink("/proc/self/ns/net")
+        sock = socket.socket(fileno=os.dup(netlink_fd))
+        assert sock.family == socket.AF_NETLINK
+        sock.close()
+    finally:
+        os.close(netns_fd)
+        os.close(netlink_fd)
+
+
+async def test_unknown_worker_is_an_error(lab: Lab) -> None:
+    with pytest.raises((WorkerError, NotFoundError)):
+        await lab.supervisor.run_raw_worker("no.such", b"")
+    assert await lab.run("true") == (0, "")
