@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import errno
-import importlib
 import os
 from functools import cache
 from typing import Any
@@ -104,12 +103,13 @@ def binding() -> Any:
     original = ctypes.util.find_library
     ctypes.util.find_library = lambda name: sonames[name] if name in sonames else original(name)
     try:
-        return importlib.import_module("pyseccomp")
+        import pyseccomp  # noqa: PLC0415
     except OSError as error:
         message = f"libseccomp is needed for seccomp profiles: {error}"
         raise SystemFailureError(message) from error
     finally:
         ctypes.util.find_library = original
+    return pyseccomp
 
 
 class _Version(ctypes.Structure):
