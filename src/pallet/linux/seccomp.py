@@ -103,7 +103,7 @@ def binding() -> Any:
     original = ctypes.util.find_library
     ctypes.util.find_library = lambda name: sonames[name] if name in sonames else original(name)
     try:
-        import pyseccomp  # noqa: PLC0415
+        import pyseccomp
     except OSError as error:
         message = f"libseccomp is needed for seccomp profiles: {error}"
         raise SystemFailureError(message) from error
