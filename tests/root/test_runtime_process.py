@@ -44,7 +44,7 @@ async def test_death_by_signal_is_128_plus_its_number(lab: Lab) -> None:
     (["nope"], 127, 'exec: "nope": executable file not found in $PATH'),
     ([""], 127, 'exec: "": executable file not found in $PATH'),
     (["/nope"], 127, 'exec: "/nope": stat /nope: no such file or directory'),
-    (["/etc"], 126, 'exec: "/etc": is a directory'),
+    (["/etc"], 126, 'exec: "/etc": permission denied'),
     (["/etc/file"], 126, 'exec: "/etc/file": permission denied'),
     (["/etc/file/x"], 127, 'exec: "/etc/file/x": stat /etc/file/x: not a directory'),
 ])

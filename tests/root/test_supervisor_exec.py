@@ -89,7 +89,7 @@ async def test_stdin_and_exit_code(lab: Lab, box: Shim) -> None:
 
 @pytest.mark.parametrize(("args", "code", "words"), [
     (["nope"], 127, 'exec: "nope": executable file not found in $PATH: unknown'),
-    (["/etc"], 126, 'exec: "/etc": is a directory: unknown'),
+    (["/etc"], 126, 'exec: "/etc": permission denied: unknown'),
     (["/etc/file"], 126, 'exec: "/etc/file": permission denied: unknown'),
 ])
 async def test_command_that_cannot_run(

@@ -13,7 +13,16 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from pallet.api import status
-from pallet.api.routes import containers, execs, images, networks, swarm, system, volumes
+from pallet.api.routes import (
+    containers,
+    execs,
+    images,
+    networks,
+    registries,
+    swarm,
+    system,
+    volumes,
+)
 from pallet.errors import CancelledRequestError
 from pallet.http.messages import Hijacked, Reply, Request, Response
 from pallet.http.router import Router
@@ -59,6 +68,7 @@ class EngineApi:
             containers.ContainerRoutes(backends.containers, self.prelude),
             execs.ExecRoutes(backends.execs, self.prelude),
             images.ImageRoutes(backends.images, backends.archives, backends.imports),
+            registries.RegistryRoutes(backends.registries),
             networks.NetworkRoutes(backends.networks),
             volumes.VolumeRoutes(backends.volumes),
         ):

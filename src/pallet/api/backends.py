@@ -35,13 +35,15 @@ from pallet.spec.engine.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+    from pallet.spec.engine.auth import AuthConfig, AuthResponse
     from pallet.spec.engine.container import (
         ContainerCreateResponse,
         ContainerInspect,
         ContainerSummary,
     )
+    from pallet.spec.engine.distribution import DistributionInspect
     from pallet.spec.engine.event import EventMessage
     from pallet.spec.engine.exec import ExecConfig, ExecInspect
     from pallet.spec.engine.filters import Filters
@@ -86,6 +88,7 @@ __all__ = [  # option types are re-exported for the routes
     "PullOptions",
     "PushOptions",
     "Stream",
+    "RegistryBackend",
     "SystemBackend",
     "VolumeBackend",
     "WaitCondition",
@@ -302,6 +305,29 @@ class ImageImportBackend(Protocol):
         ...
 
 
+class RegistryBackend(Protocol):
+    """Questions to registries that move no image."""
+
+    async def login(self, auth: AuthConfig) -> AuthResponse:
+        """Check credentials.
+
+        Raises:
+            UnauthorizedError: they are refused.
+        """
+        ...
+
+    async def remote(
+        self, name: str, auth: AuthConfig | None, headers: Mapping[str, str]
+    ) -> DistributionInspect:
+        """Say what the registry has under ``name``.
+
+        Raises:
+            NotFoundError: nothing.
+            UnauthorizedError: or it does not tell.
+        """
+        ...
+
+
 class NetworkBackend(Protocol):
     """Networks (Engine API, tag Network)."""
 
@@ -405,3 +431,4 @@ class Backends:
     volumes: VolumeBackend | None = None
     archives: ImageArchiveBackend | None = None
     imports: ImageImportBackend | None = None
+    registries: RegistryBackend | None = None

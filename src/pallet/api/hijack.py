@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pallet.api.status import message_of, status_of
+from pallet.http.messages import Response
 from pallet.http.streams import MULTIPLEXED_STREAM, RAW_STREAM
 
 if TYPE_CHECKING:
     import socket
 
     from pallet.http.messages import Request
+
+
+def plain_error(error: BaseException) -> Response:
+    """Answer an attach that failed before its stream as Docker does: text, connection closed."""
+    text = f"{message_of(error)}\r\n".encode("utf-8", "surrogateescape")
+    return Response(status_of(error), text, RAW_STREAM, close=True)
 
 
 class StreamOpener:

@@ -125,7 +125,8 @@ class Daemon:
         mounts = MountPlanner(volumes=self.volumes, index=self.index, snapshotter=self.snapshotter,
                               supervisor=self.supervisor)
         facts = HostFacts(cgroup_v2=self.host.cgroup_v2,
-                          recursive_read_only=hostinfo.kernel_at_least(self.host.kernel, (5, 12)))
+                          recursive_read_only=hostinfo.kernel_at_least(self.host.kernel, (5, 12)),
+                          has_mqueue=os.path.isdir("/dev/mqueue"))
         starter = Starter(
             config=config, exec_paths=self.run, facts=facts, store=store, snapshotter=self.snapshotter,
             network=self.network, supervisor=self.supervisor, files=files, joins=joins, filters=filters)
@@ -159,7 +160,7 @@ class Daemon:
         self._starter = starter
         self.backends = Backends(
             containers=containers, execs=execs, images=image_api, networks=Networks(self.network), system=system,
-            volumes=self.volumes)
+            volumes=self.volumes, registries=image_api)
 
     def _image_users(self, image_id: str) -> Iterable[ImageUser]:
         return [ImageUser(container_id=c.id, running=is_running(c.status))

@@ -57,6 +57,8 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     config: ContainerConfig
     host_config: HostConfig
     driver: str
+    mac: str = ""
+    """The MAC address the user fixed."""
     mounts: list[MountRecord] = []
     status: Status = Status.CREATED
     pid: int = 0
@@ -141,6 +143,7 @@ class Container:
     config: ContainerConfig
     host_config: HostConfig
     driver: str
+    mac: str = ""
     mounts: list[MountRecord] = field(default_factory=list)
 
     status: Status = Status.CREATED
@@ -199,7 +202,7 @@ class Container:
         return _encoder.encode(ContainerRecord(
             id=self.id, name=self.name, created_at_ns=self.created_at_ns, image_id=self.image_id,
             image_ref=self.image_ref, layers=list(self.layers), config=self.config,
-            host_config=self.host_config, driver=self.driver, mounts=self.mounts, status=self.status,
+            host_config=self.host_config, driver=self.driver, mac=self.mac, mounts=self.mounts, status=self.status,
             pid=self.pid, exit_code=self.exit_code, error=self.error, oom_killed=self.oom_killed,
             started_at_ns=self.started_at_ns, finished_at_ns=self.finished_at_ns,
             restart_count=self.restart_count, stopped_by_hand=self.stopped_by_hand,
@@ -217,7 +220,7 @@ def decode(raw: bytes) -> Container:
         id=ContainerId(record.id), name=record.name, created_at_ns=record.created_at_ns,
         image_id=ImageId(record.image_id), image_ref=record.image_ref,
         layers=tuple(DiffID(layer) for layer in record.layers), config=record.config,
-        host_config=record.host_config, driver=record.driver, mounts=list(record.mounts),
+        host_config=record.host_config, driver=record.driver, mac=record.mac, mounts=list(record.mounts),
         status=record.status, pid=record.pid, exit_code=record.exit_code, error=record.error,
         oom_killed=record.oom_killed, started_at_ns=record.started_at_ns,
         finished_at_ns=record.finished_at_ns, restart_count=record.restart_count,

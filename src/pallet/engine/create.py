@@ -76,6 +76,8 @@ class Creator:
         image = self._images.resolve(reference)
         self._defaults.check_platform(image, options.platform, reference)
         container_id = names.new_id()
+        # What the client asked for is checked before the image's defaults blur whose wish it was.
+        merge.check(options.config, options.host_config)
         config = merge.merge(options.config, self._defaults.of(image))
         host = self._host_defaults(options.host_config)
         # Only what the client asked for is in the way of sharing a network, not what the image exposes.
@@ -84,14 +86,16 @@ class Creator:
         settings = _endpoint_request(options, host.network_mode)
         if settings is not None and settings.mac_address and not given(config.mac_address):
             config = msgspec.structs.replace(config, mac_address=settings.mac_address)
-        warnings = self._check(config, host, options)
+        settings = _endpoint_request(options, host.network_mode)
+        warnings = self._check(config, host, settings)
         name = names.check(options.name) if options.name else names.generate(self._index.is_taken, container_id)
         self._index.reserve_name(name, container_id)
         try:
             container = Container(
                 id=container_id, name=name, created_at_ns=time.time_ns(), image_id=image.id,
                 image_ref=reference, layers=image.diff_ids, config=config, host_config=host,
-                driver=self._snapshotter.name)
+                driver=self._snapshotter.name,
+                mac=(settings.mac_address if settings is not None else "") or given(config.mac_address) or "")
             container.ended.set()
             self._snapshotter.prepare(container_id, image.diff_ids)
             self._files.prepare(container_id)
@@ -140,14 +144,13 @@ class Creator:
             hostname = socket.gethostname() if "host" in {host.network_mode, host.uts_mode} else container_id[:12]
         return msgspec.structs.replace(config, hostname=hostname)
 
-    def _check(self, config: ContainerConfig, host: HostConfig, options: CreateOptions) -> list[str]:
+    def _check(self, config: ContainerConfig, host: HostConfig, settings: EndpointSettings | None) -> list[str]:
         """Raise for impossible settings; return Docker's warnings for those that have no effect."""
         resources.check(host)
         known = {"pallet", *(runtime.name for runtime in self._config.runtimes)}
         if (runtime := given(host.runtime)) not in known:
             msg = f"unknown or invalid runtime name: {runtime}"
             raise InvalidParameterError(msg)
-        settings = _endpoint_request(options, host.network_mode)
         check_request(config, host, settings)
         security.check(host)
         for mode in (host.network_mode, host.pid_mode, host.ipc_mode):

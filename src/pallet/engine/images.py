@@ -11,6 +11,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pallet.aio import run_blocking
 from pallet.engine import imageview
 from pallet.engine.imagefilter import ImageFilter
@@ -19,7 +21,9 @@ from pallet.errors import NotFoundError
 from pallet.spec import platform as platforms
 from pallet.spec import reference as references
 from pallet.spec.engine.auth import AuthResponse
+from pallet.spec.engine.distribution import DistributionInspect
 from pallet.spec.engine.image import ImageDeleteItem
+from pallet.spec.engine.oci import Descriptor, DescriptorPlatform
 from pallet.transfer import progress as messages
 from pallet.transfer.auth import LoginCredentials
 from pallet.transfer.pull import PullRequest
@@ -43,7 +47,6 @@ if TYPE_CHECKING:
     from pallet.storage.snapshot import Snapshotter
     from pallet.transfer.image_pull import PulledImage
     from pallet.transfer.layer_job import WorkerRunner
-    from pallet.transfer.login import RemoteImage
     from pallet.types import ImageId
 
     Report = Callable[[ProgressMessage], None]
@@ -134,11 +137,15 @@ class Images:
 
     async def remote(
         self, name: str, auth: AuthConfig | None, headers: Mapping[str, str]
-    ) -> RemoteImage:
+    ) -> DistributionInspect:
         """Ask the registry what ``name`` is (Engine API DistributionInspect)."""
         reference = references.parse_normalized(name).with_default_tag()
-        return await self._transfers.registries.inspect(
+        found = await self._transfers.registries.inspect(
             reference, LoginCredentials.from_config(auth), headers)
+        return DistributionInspect(
+            descriptor=msgspec.convert(msgspec.to_builtins(found.descriptor), Descriptor),
+            platforms=[msgspec.convert(msgspec.to_builtins(one), DescriptorPlatform)
+                       for one in found.platforms])
 
     # Looking at images
 

@@ -46,6 +46,8 @@ class Surroundings:
     """The container gets a network namespace of its own."""
     recursive_read_only: bool
     """The kernel has mount_setattr(2), Linux 5.12."""
+    has_mqueue: bool = True
+    """The host has /dev/mqueue."""
 
 
 def namespaces(container: Container, around: Surroundings) -> list[oci.Namespace]:
@@ -82,8 +84,9 @@ def default_mounts(
                   options=["rw" if options.writable_cgroups else access, "nosuid", "noexec", "nodev"]),
     ]
     if container.host_config.ipc_mode == "host":
+        shared = ["/dev/mqueue", "/dev/shm"] if around.has_mqueue else ["/dev/shm"]  # noqa: S108
         mounts += [oci.Mount(destination=path, type="bind", source=path,
-                             options=["rbind", "nosuid", "noexec", "nodev"]) for path in ("/dev/mqueue", "/dev/shm")]  # noqa: S108
+                             options=["rbind", "nosuid", "noexec", "nodev"]) for path in shared]
         return mounts
     mounts.append(oci.Mount(destination="/dev/mqueue", type="mqueue", source="mqueue",
                             options=["nosuid", "noexec", "nodev"]))

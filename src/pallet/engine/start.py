@@ -47,6 +47,8 @@ class HostFacts:
 
     cgroup_v2: bool
     recursive_read_only: bool
+    has_mqueue: bool
+    """The host has /dev/mqueue, to be shared with ``--ipc host``."""
 
 
 def check_startable(container: Container) -> None:
@@ -162,7 +164,7 @@ class Starter:
         request = ConnectRequest(
             container_name=container.name,
             network_mode="none" if given(config.network_disabled) else host.network_mode,
-            mac=given(config.mac_address) or None,
+            mac=container.mac or None,
             port_bindings=host.port_bindings or {},
             exposed=tuple(given(config.exposed_ports) or ()),
             publish_all=host.publish_all_ports)
@@ -178,7 +180,7 @@ class Starter:
             config=self._config, cgroup_v2=self._facts.cgroup_v2, joined=joined,
             files=self._files.write(container, sandbox.endpoint),
             private_network=sandbox.netns_fd is not None or host.network_mode == "none",
-            recursive_read_only=self._facts.recursive_read_only)
+            recursive_read_only=self._facts.recursive_read_only, has_mqueue=self._facts.has_mqueue)
         spec = oci.build(container, around, options)
         names = spec.process.capabilities.bounding if spec.process.capabilities else []
         seccomp = await self._filters.select(options, names, privileged=host.privileged)

@@ -47,9 +47,8 @@ def find_program(name: str, path: str) -> str:
 
 def _check(path: str) -> None:
     mode = os.stat(path).st_mode
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "", path)
-    if not mode & 0o111:
+    # A directory is EISDIR to newer runcs; older docker CLIs only know 126 by "permission denied".
+    if stat.S_ISDIR(mode) or not mode & 0o111:
         raise PermissionError(errno.EACCES, "", path)
 
 

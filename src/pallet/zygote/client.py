@@ -129,6 +129,10 @@ class Client:
         else:
             self._shut_down()
 
+    def abandon(self) -> None:
+        """Let go of the socket without saying end of file on it: another process has it too."""
+        self._close(self._finishing or "eof")
+
     # -- events -----------------------------------------------------------------------------------
 
     def pause_input(self, *, paused: bool) -> None:

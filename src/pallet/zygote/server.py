@@ -158,8 +158,8 @@ def _reset_signals() -> None:
             continue
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
-    for number in _LIBC_SIGNALS:
-        kernel.reset_signal(number)
+    for reserved in _LIBC_SIGNALS:
+        kernel.reset_signal(reserved)
     # Nobody waits for a zygote's children: they answer on their own sockets.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -221,6 +221,12 @@ class Hub:
         for client in list(self._clients):
             client.finish("eof")
 
+    def abandon(self) -> None:
+        """The start failed: let go of everything; the daemon still has the clients' sockets."""
+        self.complete_log()
+        for client in list(self._clients):
+            client.abandon()
+
     @property
     def drained(self) -> bool:
         """True once every outlet is at its end of file."""

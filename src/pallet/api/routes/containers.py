@@ -12,7 +12,7 @@ import msgspec
 from pallet.api import version
 from pallet.api.backends import AttachOptions, ListOptions, LogsOptions
 from pallet.api.create import read_create
-from pallet.api.hijack import StreamOpener
+from pallet.api.hijack import StreamOpener, plain_error
 from pallet.api.moments import moment_ns
 from pallet.api.routing import JSON, Route, check_json, json_reply, no_content, unimplemented
 from pallet.errors import InvalidParameterError, PalletError
@@ -158,7 +158,12 @@ class ContainerRoutes:
             stream=query.flag("stream"), logs=query.flag("logs"),
             detach_keys=query.get("detachKeys"))
         opener = StreamOpener(request, self._prelude)
-        await self._backend.attach(request.params["id"], options, opener)
+        try:
+            await self._backend.attach(request.params["id"], options, opener)
+        except PalletError as error:
+            if opener.opened:
+                raise
+            return plain_error(error)
         assert opener.opened, "attach returned without a stream and without an error"
         return HIJACKED
 

@@ -48,8 +48,6 @@ _UNIMPLEMENTED: Final = (
     ("POST", "/session", "build sessions"),
     ("POST", "/grpc", "build sessions"),
     ("POST", "/commit", "commit"),
-    ("POST", "/auth", "registry login checks"),
-    ("GET", "/distribution/{name}/json", "distribution inspect"),
 )
 
 
