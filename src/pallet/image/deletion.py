@@ -129,7 +129,7 @@ def _delete_image(store: ImageStore, image: Image, removals: list[Removal], free
 
 def layer_removals(gone: Iterable[Image], removed: set[DiffID]) -> list[Removal]:
     """Name the layers that went with ``gone``, topmost first, by ChainID as Docker does."""
-    from pallet.image.store import chain_ids  # noqa: PLC0415 - the store imports this module
+    from pallet.image.store import chain_ids
 
     found: dict[str, Removal] = {}
     for image in gone:

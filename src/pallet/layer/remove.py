@@ -6,6 +6,7 @@ Runs   in zygote children and in a background thread of the daemon; every step i
 
 from __future__ import annotations
 
+import errno
 import os
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -33,7 +34,7 @@ def remove_tree(path: bytes | str, *, dir_fd: int | None = None) -> None:
         os.unlink(name, dir_fd=dir_fd)
         return
     except OSError as error:
-        if error.errno != 40:  # noqa: PLR2004 - ELOOP: a symlink itself
+        if error.errno != errno.ELOOP:  # that is: a symlink itself
             raise
         os.unlink(name, dir_fd=dir_fd)
         return

@@ -167,10 +167,10 @@ def _decompressor_maker(name: str) -> Callable[[], _Decompressor]:
     if name == "gzip":
         return partial(igzip_lib.IgzipDecompressor, flag=igzip_lib.DECOMP_GZIP)
     if name == "bzip2":
-        import bz2  # noqa: PLC0415 - rare: not worth the zygote's memory
+        import bz2  # rare: not worth the zygote's memory
 
         return bz2.BZ2Decompressor
-    import lzma  # noqa: PLC0415 - rare as well
+    import lzma  # rare as well
 
     return lzma.LZMADecompressor
 
@@ -211,7 +211,7 @@ def _member(source: Source, name: str, decompressor: _Decompressor, data: bytes)
 
 
 def _zstd(source: Source) -> Iterator[bytes]:
-    import zstandard  # noqa: PLC0415 - rare beside gzip
+    import zstandard  # rare beside gzip
 
     frames = ZstdFrames(source)
     reader = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(

@@ -52,7 +52,7 @@ class Entry:
     __slots__ = ("gid", "link", "mode", "mtime_ns", "name", "rdev", "real_size", "size", "sparse",
                  "type", "uid", "xattrs")
 
-    def __init__(self, kind: bytes, name: bytes, mode: int, uid: int, gid: int, size: int,
+    def __init__(self, kind: bytes, name: bytes, mode: int, uid: int, gid: int, size: int,  # noqa: PLR0917
                  mtime_ns: int) -> None:
         self.type = kind
         """One of this module's type constants, or the raw flag of an unknown type."""
@@ -94,18 +94,11 @@ class TarReader:
         sparse_parts: list[bytes] = []
         long_name = long_link = None
         while True:
-            if self._next != stream.base + stream.pos:
-                stream.skip_to(self._next)
-            if stream.end - stream.pos < BLOCK and not stream.need(BLOCK):
-                if stream.pos == stream.end and pax is None and long_name is None:
-                    return None  # like Go, take a missing end marker for an end
+            block = self._header()
+            if block is None:
+                if pax is None and long_name is None and long_link is None:
+                    return None
                 raise _error("unexpected EOF")
-            position = stream.pos
-            block = stream.data[position:position + BLOCK]
-            if block[0] == 0 and block == _ZERO:
-                self._check_end()
-                return None
-            stream.pos = position + BLOCK
             entry = self._parse(block)
             kind = entry.type
             self._next = stream.base + stream.pos + entry.size + (-entry.size & 511)
@@ -134,6 +127,25 @@ class TarReader:
             # Old tars have no directory type: the slash says it.
             entry.type = DIRECTORY if kind == b"\0" and entry.name[-1:] == b"/" else REGULAR
         return entry
+
+    def _header(self) -> bytes | None:
+        """Return the next header block, None at the end of the archive."""
+        stream = self._stream
+        if self._next != stream.base + stream.pos:
+            stream.skip_to(self._next)
+        if stream.end - stream.pos < BLOCK and not stream.need(BLOCK):
+            if stream.pos == stream.end:
+                return None  # like Go, take a missing end marker for an end
+            raise _error("unexpected EOF")
+        position = stream.pos
+        block = stream.data[position:position + BLOCK]
+        stream.pos = position + BLOCK
+        if block[0] == 0 and block == _ZERO:
+            # Two zero blocks end an archive; a single one at the very end does as well.
+            if stream.need(BLOCK) and stream.data[stream.pos:stream.pos + BLOCK] != _ZERO:
+                raise _error(INVALID)
+            return None
+        return block
 
     def _parse(self, block: bytes) -> Entry:
         name, mode, uid, gid, size, mtime, checksum, kind = _FIELDS.unpack(block)
@@ -188,13 +200,6 @@ class TarReader:
         if size > _MAX_SPECIAL_BYTES:
             raise _error("archive/tar: header field too long")
         return self._stream.take(size)
-
-    def _check_end(self) -> None:
-        """Two zero blocks end an archive; a single one at the very end does as well."""
-        stream = self._stream
-        stream.pos += BLOCK
-        if stream.need(BLOCK) and stream.data[stream.pos:stream.pos + BLOCK] != _ZERO:
-            raise _error(INVALID)
 
     def _apply_pax(self, entry: Entry, pax: dict[bytes, bytes], parts: list[bytes]) -> None:
         for key, value in pax.items():

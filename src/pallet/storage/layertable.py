@@ -196,8 +196,9 @@ class LayerTable:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         fds: list[int] = []
         try:
-            for layer in (record, *below):
-                fds.append(os.open(f"{self.base_dir}/{self.directory(layer)}", flags))
+            for layer in (record, *below):  # one by one, so that all are closed whatever fails
+                fd = os.open(f"{self.base_dir}/{self.directory(layer)}", flags)
+                fds.append(fd)
             for path in record.implied_dirs:
                 found = lower.directory_attributes(fds[1:], path)
                 if found is not None:

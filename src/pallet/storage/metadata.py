@@ -66,13 +66,13 @@ class Metadata:
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False,
                              timeout=_BUSY_MS / 1000)
-        db.execute("PRAGMA synchronous=NORMAL")
         db.execute("PRAGMA wal_autocheckpoint=0")
         return db
 
     def _prepare(self) -> None:
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute("PRAGMA temp_store=MEMORY")
             migrations.migrate(self._db)
         except migrations.LaterVersionError as error:

@@ -54,5 +54,9 @@ def migrate(db: sqlite3.Connection) -> None:
         raise LaterVersionError(found)
     for number in range(found, CURRENT):
         # executescript commits on its own: the script carries the transaction.
-        db.executescript(f"BEGIN IMMEDIATE;{MIGRATIONS[number]}"
-                         f"PRAGMA user_version={number + 1};COMMIT;")
+        try:
+            db.executescript(f"BEGIN IMMEDIATE;{MIGRATIONS[number]}"
+                             f"PRAGMA user_version={number + 1};COMMIT;")
+        except BaseException:
+            db.rollback()
+            raise

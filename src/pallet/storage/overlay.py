@@ -11,14 +11,17 @@ Spec   Linux Documentation/filesystems/overlayfs.rst.
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pallet.errors import InvalidParameterError
 from pallet.spec.mounts import RootMount
 from pallet.storage.layertable import LayerTable
-from pallet.storage.snapshot import SnapshotExistsError, SnapshotNotFoundError
+from pallet.storage.snapshot import (
+    SnapshotExistsError,
+    SnapshotNotFoundError,
+    check_key,
+    is_key,
+)
 from pallet.storage.usage import tree_size
 
 if TYPE_CHECKING:
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
     from pallet.storage.snapshot import LayerDraft
     from pallet.types import DiffID
 
-KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 _EMPTY = "empty"
 _PLAIN_ROOT = (0o755, 0, 0)
 
@@ -72,9 +74,7 @@ class OverlaySnapshotter:
         self._table.settle(layers)
 
     def prepare(self, key: str, layers: Sequence[DiffID]) -> None:
-        if not KEY.fullmatch(key):
-            message = f"invalid snapshot key: {key!r}"
-            raise InvalidParameterError(message)
+        check_key(key)
         stack = self._table.stack(layers)
         directory = f"{self._active}/{key}"
         try:
@@ -92,7 +92,7 @@ class OverlaySnapshotter:
         os.symlink(":".join(str(record.number) for record in stack) or "-", f"{directory}/lower")
 
     def has(self, key: str) -> bool:
-        return bool(KEY.fullmatch(key)) and Path(self._active, key).is_dir()
+        return is_key(key) and Path(self._active, key).is_dir()
 
     def keys(self) -> list[str]:
         return os.listdir(self._active)
@@ -111,7 +111,7 @@ class OverlaySnapshotter:
                          options=self._options if len(lower) > 1 else [])
 
     def remove(self, key: str) -> None:
-        if KEY.fullmatch(key):
+        if is_key(key):
             self._table.trash.take(f"{self._active}/{key}")
 
     def remove_layer(self, diff_id: DiffID) -> None:

@@ -13,16 +13,20 @@ it, its whiteouts kept as overlay whiteouts (a character device 0:0; the xattr
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pallet.errors import ConflictError, NotFoundError
+from pallet.errors import ConflictError, InvalidParameterError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pallet.spec.mounts import RootMount
     from pallet.types import DiffID
+
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 
 
 class LayerNotFoundError(NotFoundError):
@@ -48,6 +52,22 @@ class LayerDraft:
     """Empty directory that becomes the layer's root."""
     directory: str
     """Everything of this draft; the snapshotter's own business."""
+
+
+def is_key(key: str) -> bool:
+    """Whether ``key`` may name a snapshot: it becomes a directory and part of a mount option."""
+    return _KEY.fullmatch(key) is not None
+
+
+def check_key(key: str) -> None:
+    """Refuse what ``is_key`` refuses.
+
+    Raises:
+        InvalidParameterError: it does.
+    """
+    if not is_key(key):
+        message = f"invalid snapshot key: {key!r}"
+        raise InvalidParameterError(message)
 
 
 class Snapshotter(Protocol):
@@ -164,6 +184,10 @@ class Snapshotter(Protocol):
         """Remove drafts, trash and layers without a record; return how many. At start-up only."""
         ...
 
+    def drain(self) -> None:
+        """Wait until everything removed so far is deleted."""
+        ...
+
     def close(self) -> None:
-        """Finish background work: pending deletions and syncs."""
+        """Finish background work: the deletion under way and syncs. What is left is swept later."""
         ...
