@@ -139,7 +139,8 @@ def _has_body(head: RequestHead) -> bool:
 class Response:
     """A complete reply. ``body`` of a HEAD, 204 or 304 reply is not sent.
 
-    ``prelude`` holds headers in wire form, each with its CRLF, that many replies share.
+    ``prelude`` holds headers in wire form, each with its CRLF, that many replies share. ``close``
+    ends the connection after this reply.
     """
 
     status: int = 200
@@ -147,6 +148,7 @@ class Response:
     content_type: str = ""
     headers: Sequence[tuple[str, str]] = ()
     prelude: bytes = b""
+    close: bool = False
 
 
 @dataclass(slots=True)

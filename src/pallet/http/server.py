@@ -114,7 +114,7 @@ class _Connection(asyncio.Protocol):
         self._input_ended = False
         self._streaming = False
         self._closing = False
-        self._shutting_down = False
+        self._last_request = False
         self._ahead_bytes = 0
 
     # --- from the transport
@@ -170,7 +170,7 @@ class _Connection(asyncio.Protocol):
 
     def shut_down(self) -> None:
         """Close when idle; end a stream; let another request finish and close then."""
-        self._shutting_down = True
+        self._last_request = True
         if self._request is None:
             self.abort()
         elif self._streaming and self._task:
@@ -304,6 +304,7 @@ class _Connection(asyncio.Protocol):
             return
         status = reply.status
         body = reply.body
+        self._last_request = self._last_request or reply.close
         extra: list[tuple[str, str]] = [*reply.headers]
         if reply.content_type:
             extra.append(("Content-Type", reply.content_type))
@@ -345,7 +346,7 @@ class _Connection(asyncio.Protocol):
     def _reusable(self, request: Request) -> bool:
         return (
             request.head.keep_alive and self._body_ended
-            and not self._closing and not self._shutting_down
+            and not self._closing and not self._last_request
         )
 
     def _write(self, data: bytes) -> None:
@@ -379,7 +380,7 @@ class _Connection(asyncio.Protocol):
             return
         self._body_ended = True
         self._resume_reading()
-        if self._reader.restart():
+        if self._reader.restart() or self._input_ended:
             self._advance()
 
     def _linger(self) -> None:
