@@ -106,20 +106,19 @@ def test_another_programs_drop_policy_is_noticed(in_net_ns: Isolated) -> None:
     """Docker with iptables sets FORWARD to DROP: containers of ours would be cut off silently."""
 
     async def body(lab: Lab) -> tuple[list[str], list[str]]:
-        before = lab.controller()
-        await before.start({})
-        await before.close(keep=False)
+        controller = lab.controller()
+        await controller.start({})
+        before = controller.warnings
         rules = ("add table ip filter; add chain ip filter FORWARD "
                  "{ type filter hook forward priority 0; policy drop; }")
         subprocess.run(["nft", rules], check=True)
-        after = lab.controller()
-        await after.start({})
-        await after.close(keep=False)
+        after = controller.warnings
+        await controller.close(keep=False)
         listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True)
         assert listed.stdout == "table ip filter\n"  # theirs is left alone
-        return before.warnings, after.warnings
+        return before, after
 
     before, after = in_net_ns(netlab.run(body))
     assert before == []
     assert len(after) == 1
-    assert "drops forwarded packets" in after[0]
+    assert "DOCKER-USER -i pallet0" in after[0]

@@ -9,7 +9,6 @@ Spec   <linux/netfilter/nf_tables.h>, <linux/netfilter/nfnetlink.h>.
 
 from __future__ import annotations
 
-import errno
 import struct
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -374,10 +373,3 @@ def verdict(code: int, chain: str = "") -> bytes:
 def counter() -> bytes:
     """Count packets and bytes."""
     return _expression("counter")
-
-
-def unsupported(error: SyscallError) -> bool:
-    """Tell whether ``error`` means that the kernel lacks nf_tables or an expression of ours."""
-    return error.errno in {
-        errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ENOENT, errno.EINVAL,
-        errno.EPERM, errno.ENOSYS}

@@ -164,7 +164,6 @@ class BridgeNetwork:
                 masquerade=config.ip_masq, inter_container=config.icc,
                 translate_from_bridge=not config.userland_proxy))
             self._firewall.install(ports)
-            dropped = self._firewall.forward_is_dropped()
         except SyscallError as error:
             if self._firewall is not None:
                 self._firewall.close()
@@ -172,10 +171,20 @@ class BridgeNetwork:
             return [f"nftables cannot be used ({error}): published ports go through the port proxy "
                     "and containers reach nothing beyond the host"]
         bridge.allow_loopback_routing(config.name)
-        if dropped:
-            return ["another program's nftables chain drops forwarded packets by default: "
-                    f"allow those from and to {config.name} there"]
         return []
+
+    def present_warnings(self) -> list[str]:
+        """What others have done to the host's network since the start, as far as it hurts."""
+        try:
+            if self._firewall is None or not self._firewall.forward_is_dropped():
+                return []
+        except SyscallError as error:
+            return [f"nftables cannot be read: {error}"]
+        name = self._config.name
+        return ["another program's firewall drops forwarded packets by default (Docker does this), so "
+                f"containers reach nothing beyond the host until it lets those of {name} pass, for "
+                f"example: iptables -I DOCKER-USER -i {name} -j ACCEPT; "
+                f"iptables -I DOCKER-USER -o {name} -j ACCEPT"]
 
     def _describe(self) -> None:
         """Bring the record up to date with the plan."""

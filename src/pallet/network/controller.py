@@ -54,8 +54,12 @@ class NetworkController:
         self._records: dict[str, NetworkRecord] = {}
         self._members: dict[str, Member] = {}
         self._bridge: BridgeNetwork | None = None
-        self.warnings: list[str] = []
-        """What does not work on this host, one sentence each; for ``info`` and ``doctor``."""
+        self._warnings: list[str] = []
+
+    @property
+    def warnings(self) -> list[str]:
+        """What does not work on this host now, one sentence each; for ``info`` and ``doctor``."""
+        return self._warnings + (self._bridge.present_warnings() if self._bridge else [])
 
     async def start(self, live: Mapping[str, LiveEndpoint]) -> None:
         """Create or repair the bridge, its table and the built-in networks' records.
@@ -79,7 +83,7 @@ class NetworkController:
                 if one.endpoint.network_name == "bridge"}
         self._bridge = BridgeNetwork(
             self._config, record=self._records["bridge"], source=self._source, save=self._save)
-        self.warnings += await self._bridge.start(ours)
+        self._warnings += await self._bridge.start(ours)
 
     async def connect(self, container_id: str, request: ConnectRequest) -> Sandbox:
         """Give a container its network: address, sandbox, published ports.

@@ -10,6 +10,7 @@ Spec   libnetwork's sandbox.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -33,7 +34,6 @@ REFILL_DELAY_S = 0.004
 """A start's own work goes before the next sandboxes."""
 BATCH_MAX = 4
 """Sandboxes of one fork: more would keep those who wait for the first of them."""
-_RETRY_S = 1.0
 _encoder = msgspec.json.Encoder()
 
 
@@ -104,6 +104,8 @@ class SandboxPool:
         self._unwire = unwire
         self._ready: list[Ready] = []
         self._waiting: list[asyncio.Future[Ready]] = []
+        self._wanted = asyncio.Event()
+        """Someone waits: cuts the filler's pause short."""
         self._filler: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -122,6 +124,7 @@ class SandboxPool:
             return ready
         waiter: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
+        self._wanted.set()
         self.refill()
         try:
             return await waiter
@@ -164,13 +167,14 @@ class SandboxPool:
     async def _fill(self) -> None:
         while self._waiting or len(self._ready) < self._size:
             if not self._waiting and self._ready:
-                await asyncio.sleep(REFILL_DELAY_S)
+                await self._pause()
             count = len(self._waiting) or self._size - len(self._ready)
             port = self._port
             try:
                 made = await self.make(self._wired(min(count, BATCH_MAX)))
             except (PalletError, OSError) as error:
-                await self._failed(error)
+                if not self._failed(error):
+                    return
                 continue
             for ready in made:
                 self._hand_out(ready, port)
@@ -185,7 +189,14 @@ class SandboxPool:
                 raise
         return wirings
 
-    async def _failed(self, error: PalletError | OSError) -> None:
+    async def _pause(self) -> None:
+        self._wanted.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REFILL_DELAY_S):
+                await self._wanted.wait()
+
+    def _failed(self, error: PalletError | OSError) -> bool:
+        """Tell those who waited for this batch; False if nobody did."""
         waiting, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
         for waiter in waiting:
             if not waiter.done():
@@ -193,7 +204,7 @@ class SandboxPool:
         if not waiting:
             # The next start that finds the pool empty tries for itself and reports the reason.
             logger.warning("cannot make network sandboxes ahead of need: %s", error)
-            await asyncio.sleep(_RETRY_S)
+        return bool(waiting)
 
     def _hand_out(self, ready: Ready, port: PortFlags) -> None:
         if port is not self._port or self._closed:
