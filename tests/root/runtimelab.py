@@ -106,9 +106,17 @@ class Lab:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
                         trace: TracebackType | None) -> None:
         await self.supervisor.close()
-        remove_parent("/t-lab")
+        await self._remove_cgroup_parent()
         shutil.rmtree(self.base)
         shutil.rmtree(self.exec_root)
+
+    async def _remove_cgroup_parent(self) -> None:
+        """Shims may still be removing their own."""
+        for _ in range(200):
+            remove_parent("/t-lab")
+            if not os.path.isdir("/sys/fs/cgroup/freezer/t-lab"):
+                return
+            await asyncio.sleep(0.01)
 
     def new_id(self) -> str:
         """A name that the leak check counts as a test's."""

@@ -124,6 +124,8 @@ def mount_root(root: RootMount | None, path: str, mount_point: str) -> int:
         elif root.upper is None and len(root.lower) == 1:
             _bind_root(os.path.join(root.base_dir, root.lower[0]), mount_point)
             m.set_attributes(mount_point, attr_set=m.Attr.RDONLY)
+        elif root.upper is not None and not root.lower:
+            _bind_root(os.path.join(root.base_dir, root.upper), mount_point)
         else:
             _mount_overlay(root, mount_point)
         return os.open(mount_point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -10,12 +10,14 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from pallet.linux import idmap, namespaces, procfs
+from pallet.linux import cgroupfs, idmap, namespaces, procfs
+from pallet.linux import process as kernel
 from pallet.runtime import cgroup, init, process, sync, usernamespace
 from pallet.runtime.failure import StartFailureError
-from pallet.zygote import messages
+from pallet.zygote import messages, rehearsal
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from pallet.runtime.cgroup import Cgroup
@@ -93,36 +95,120 @@ def _run_child(body: Callable[[InitSide], None], theirs: InitSide) -> None:
     os._exit(1)
 
 
-def container(request: messages.StartContainer, hub: Hub, netns_fd: int) -> Launched:
-    """Fork a container's init. Precondition: the working directory is ``shim_dir``."""
-    spec = request.spec
-    kinds = {entry.type: entry for entry in spec.linux.namespaces}
+@dataclass(slots=True, kw_only=True)
+class SpareInit:
+    """An init that was forked ahead, in a new pid namespace, and waits for its plan."""
+
+    pid: int
+    ours: ShimSide
+
+    def suits(self, request: messages.StartContainer) -> bool:
+        """True when ``request`` asks for what the spare one is: a fresh pid namespace."""
+        kinds = {entry.type: entry for entry in request.spec.linux.namespaces}
+        return ("pid" in kinds and not kinds["pid"].path and "user" not in kinds
+                and request.runtime is None)
+
+    def discard(self) -> None:
+        """Have it end, and make this process ready to fork another one."""
+        self.ours.close()
+        os.waitpid(self.pid, 0)
+        leave_pid_namespace()
+
+
+def spare_init(waiting: socket.socket) -> SpareInit | None:
+    """Fork an init ahead; None on a host where an init is born in its cgroup instead.
+
+    Args:
+        waiting: the spare shim's own connection, closed in the init.
+    """
+    if cgroupfs.detect().mode == "v2":
+        return None
     ours, theirs = sync.pair()
-    child_fds = (-1, -1, -1) if spec.process.terminal else hub.make_pipes()
-    cgroup_handle = open_cgroup(spec.linux.cgroups_path, request.cgroup_driver)
-    mapped = "user" in kinds and not kinds["user"].path
-    plan = init.InitPlan(
-        spec=spec, root=request.root, user=request.user, group_add=request.group_add,
-        stdio=process.Stdio(stdin_fd=child_fds[0], stdout_fd=child_fds[1], stderr_fd=child_fds[2]),
-        filter=read_filter(request.seccomp_path), filter_flags=request.seccomp_flags, init=request.init, netns_fd=netns_fd,
-        mount_point=request.shim_dir, cgroup=cgroup_handle, mapped=mapped)
-    pid_entry = kinds.get("pid")
-    if not mapped:
-        _choose_pid_namespace(pid_entry.path if pid_entry else None)
+    namespaces.unshare(namespaces.CLONE_NEWPID)
     pid = os.fork()
     if not pid:
-        _run_child(lambda side: (usernamespace.run if mapped else init.run)(plan, side), theirs)
+        waiting.close()
+        ours.close()
+        _run_child(_follow_plan, theirs)
     theirs.close()
-    if mapped:
+    return SpareInit(pid=pid, ours=ours)
+
+
+def _follow_plan(theirs: InitSide) -> None:
+    kernel.set_name("pallet-init")
+    rehearsal.of_init()
+    document, fds = theirs.wait_plan()
+    request = messages.request_decoder.decode(document)
+    assert isinstance(request, messages.StartContainer)
+    netns_fd = fds.pop(0) if request.has_netns else -1
+    stdio = (-1, -1, -1)
+    if not request.spec.process.terminal:
+        stdin_fd = fds.pop(0) if request.stdio.open_stdin else -1
+        stdio = (stdin_fd, fds[0], fds[1])
+    init.run(_plan(request, netns_fd, stdio, _cgroup_of(request)), theirs)
+
+
+def _cgroup_of(request: messages.StartContainer) -> Cgroup | None:
+    return open_cgroup(request.spec.linux.cgroups_path, request.cgroup_driver)
+
+
+def _plan(request: messages.StartContainer, netns_fd: int, stdio: tuple[int, int, int],
+          cgroup_handle: Cgroup | None) -> init.InitPlan:
+    return init.InitPlan(
+        spec=request.spec, root=request.root, user=request.user, group_add=request.group_add,
+        stdio=process.Stdio(stdin_fd=stdio[0], stdout_fd=stdio[1], stderr_fd=stdio[2]),
+        filter=read_filter(request.seccomp_path), filter_flags=request.seccomp_flags,
+        init=request.init, netns_fd=netns_fd, mount_point=request.shim_dir, cgroup=cgroup_handle,
+        mapped=any(n.type == "user" and not n.path for n in request.spec.linux.namespaces))
+
+
+def container(request: messages.StartContainer, document: bytes, hub: Hub, netns_fd: int,
+              spare: SpareInit | None) -> Launched:
+    """Fork a container's init, or take the spare one.
+
+    Args:
+        document: ``request`` as it was received.
+        netns_fd: closed here.
+    """
+    spec = request.spec
+    child_fds = (-1, -1, -1) if spec.process.terminal else hub.make_pipes()
+    cgroup_handle = _cgroup_of(request)
+    born_inside = cgroup_handle is not None and cgroup_handle.bears_children
+    own_fds = [fd for fd in (netns_fd, *child_fds) if fd >= 0]
+    if spare is not None:
+        pid, ours = spare.pid, spare.ours
+        ours.send_plan(document, own_fds)
+    else:
+        pid, ours = _fork_init(request, _plan(request, netns_fd, child_fds, cgroup_handle))
+    for fd in own_fds:
+        os.close(fd)
+    return Launched(
+        pid=pid, sync=ours, cgroup=cgroup_handle, owns_cgroup=True, makes_cgroup=not born_inside,
+        private_pids=any(n.type == "pid" and not n.path for n in spec.linux.namespaces),
+        resources=spec.linux.resources)
+
+
+def _fork_init(request: messages.StartContainer, plan: init.InitPlan) -> tuple[int, ShimSide]:
+    ours, theirs = sync.pair()
+    entry = next((n for n in request.spec.linux.namespaces if n.type == "pid"), None)
+    if not plan.mapped:
+        _choose_pid_namespace(entry.path if entry else None)
+    handle = plan.cgroup
+    if handle is not None and handle.bears_children:
+        handle.create()
+        if plan.spec.linux.resources is not None:
+            handle.apply(plan.spec.linux.resources)
+        pid = handle.fork()
+    else:
+        pid = os.fork()
+    if not pid:
+        ours.close()
+        _run_child(lambda side: (usernamespace.run if plan.mapped else init.run)(plan, side),
+                   theirs)
+    theirs.close()
+    if plan.mapped:
         pid = _await_mapped(request, ours, pid)
-    for fd in child_fds:
-        if fd >= 0:
-            os.close(fd)
-    if netns_fd >= 0:
-        os.close(netns_fd)
-    return Launched(pid=pid, sync=ours, cgroup=cgroup_handle, owns_cgroup=True,
-                    makes_cgroup=True, private_pids=pid_entry is not None and not pid_entry.path,
-                    resources=spec.linux.resources)
+    return pid, ours
 
 
 def _await_mapped(request: messages.StartContainer, ours: ShimSide, middle_pid: int) -> int:

@@ -31,6 +31,11 @@ _START_PREFIXES = (b'{"type":"StartContainer"', b'{"type":"StartExec"')
 """msgspec writes the tag first, so a start is told from the rest without decoding it here."""
 
 
+_SPARES = 2
+"""Shims forked ahead: a start then does not wait for two forks and their first page faults."""
+_QUIET_MS = 3
+"""They are made while nothing is asked for, as a fork beside a start slows it down."""
+
 _LIBC_SIGNALS = (32, 33)
 
 
@@ -42,6 +47,8 @@ class Zygote:
         self._title = title
         self._workers: dict[int, tuple[int, int]] = {}
         """Token to (pid, pidfd)."""
+        self._spares: list[socket.socket] = []
+        """Connections to shims forked ahead."""
         self._poll = select.poll()
         self._poll.register(sock.fileno(), select.POLLIN)
 
@@ -49,7 +56,10 @@ class Zygote:
         """Serve until the daemon is gone; then take the workers along."""
         own_fd = self._sock.fileno()
         while True:
-            for fd, _ in self._poll.poll():
+            ready = self._poll.poll(_QUIET_MS if len(self._spares) < _SPARES else None)
+            if not ready:
+                self._add_spare()
+            for fd, _ in ready:
                 if fd != own_fd:
                     self._forget(fd)
                     continue
@@ -65,7 +75,8 @@ class Zygote:
     def _handle(self, body: bytes, fds: list[int]) -> None:
         document, payload = channel.split(body)
         if document.startswith(_START_PREFIXES):
-            self._fork(lambda: self._be_shim(document, fds))
+            if not self._hand_to_spare(document, fds):
+                self._fork(lambda: self._be_shim(document, fds))
         else:
             request = messages.request_decoder.decode(document)
             if isinstance(request, messages.Cancel):
@@ -86,6 +97,8 @@ class Zygote:
             return pid
         try:
             self._sock.close()
+            for spare in self._spares:
+                spare.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             body()
         except BaseException:  # noqa: BLE001 - a forked child has nobody above it
@@ -95,7 +108,35 @@ class Zygote:
 
     def _be_shim(self, document: bytes, fds: list[int]) -> None:
         self._title.set("pallet-shim")
-        shim.main(document, fds)
+        shim.become_shim()
+        shim.serve(document, fds)
+
+    def _add_spare(self) -> None:
+        """Fork a shim ahead. It ends with this process, which holds its connection."""
+        ours, theirs = channel.pair()
+        self._fork(lambda: self._be_spare(ours, theirs))
+        theirs.close()
+        self._spares.append(ours)
+
+    def _be_spare(self, ours: socket.socket, theirs: socket.socket) -> None:
+        ours.close()
+        self._title.set("pallet-shim")
+        shim.wait_as_spare(theirs)
+
+    def _hand_to_spare(self, document: bytes, fds: list[int]) -> bool:
+        """Give a start to a spare shim; False when there is none left."""
+        while self._spares:
+            spare = self._spares.pop(0)
+            try:
+                channel.send(spare, document, fds)
+            except OSError:
+                # Somebody killed it.
+                continue
+            else:
+                return True
+            finally:
+                spare.close()
+        return False
 
     def _be_worker(self, request: messages.RunWorker, payload: bytes, fds: list[int]) -> None:
         os.setsid()

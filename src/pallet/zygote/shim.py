@@ -21,14 +21,14 @@ import msgspec
 from pallet.linux import process as kernel
 from pallet.linux import procfs
 from pallet.runtime.failure import StartFailureError
-from pallet.zygote import channel, failures, foreign, launch, messages, ports
+from pallet.zygote import channel, failures, foreign, launch, messages, ports, rehearsal
 from pallet.zygote.poller import READ, Poller
 from pallet.zygote.stdio import Hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pallet.zygote.launch import Launched
+    from pallet.zygote.launch import Launched, SpareInit
 
 _DRAIN_S = 2.0
 """How long output of processes that outlive the main one is waited for, as dockerd does."""
@@ -60,15 +60,18 @@ class Shim:
 
     # -- start ------------------------------------------------------------------------------------
 
-    def run(self, request: Request, fds: list[int]) -> None:
+    def run(self, request: Request, document: bytes, fds: list[int], spare: SpareInit | None,
+            ) -> None:
         """Start the process and serve it to its end.
 
         Args:
+            document: the request as it came.
             fds: as the request lists them, without ``reply``.
+            spare: an init forked ahead, if there is one.
         """
         try:
-            self._launch(request, fds)
-            del request, fds
+            self._launch(request, document, fds, spare)
+            del request, document, fds, spare
             self._await_start()
         except Exception as error:  # noqa: BLE001 - every failure is answered as data
             self._fail(error)
@@ -76,7 +79,8 @@ class Shim:
         self._serve()
         self._tear_down()
 
-    def _launch(self, request: Request, fds: list[int]) -> None:
+    def _launch(self, request: Request, document: bytes, fds: list[int],
+                spare: SpareInit | None) -> None:
         os.chdir(request.shim_dir)
         self._watch_children()
         netns_fd, listeners = -1, []
@@ -84,7 +88,7 @@ class Shim:
             netns_fd = fds.pop(0) if request.has_netns else -1
             listeners = request.listeners
         listener_fds, attach_fds = fds[: len(listeners)], fds[len(listeners):]
-        launched = _start(request, self.hub, netns_fd)
+        launched = _start(request, document, self.hub, netns_fd, spare)
         self._launched = launched
         self._pidfd = os.pidfd_open(launched.pid)
         self._write_state(request, launched)
@@ -365,11 +369,16 @@ class Shim:
             os._exit(0)
 
 
-def _start(request: Request, hub: Hub, netns_fd: int) -> Launched:
+def _start(request: Request, document: bytes, hub: Hub, netns_fd: int, spare: SpareInit | None,
+           ) -> Launched:
+    if spare is not None and not (
+            isinstance(request, messages.StartContainer) and spare.suits(request)):
+        spare.discard()
+        spare = None
     if request.runtime is not None:
         return foreign.launch(request, request.runtime, hub, netns_fd)
     if isinstance(request, messages.StartContainer):
-        return launch.container(request, hub, netns_fd)
+        return launch.container(request, document, hub, netns_fd, spare)
     return launch.run_exec(request, hub)
 
 
@@ -395,13 +404,8 @@ def _close_all_but(keep_fds: Sequence[int]) -> None:
     os.closerange(first, os.sysconf("SC_OPEN_MAX"))
 
 
-def main(body: bytes, fds: list[int]) -> None:
-    """Be a shim; the calling process was forked for it and ends after this.
-
-    Args:
-        body: a start request.
-        fds: its descriptors; the first is the daemon's reply socket.
-    """
+def become_shim() -> None:
+    """Take on what every shim is, whatever it will serve."""
     os.setsid()
     kernel.become_subreaper()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
@@ -410,8 +414,29 @@ def main(body: bytes, fds: list[int]) -> None:
     for fd in (0, 1, 2):
         os.dup2(null_fd, fd)
     os.close(null_fd)
-    request = messages.request_decoder.decode(body)
+    kernel.set_name("pallet-shim")
+
+
+def serve(document: bytes, fds: list[int], spare: SpareInit | None = None) -> None:
+    """Start and serve one process to its end. Precondition: ``become_shim``.
+
+    Args:
+        document: a start request.
+        fds: its descriptors; the first is the daemon's reply socket.
+        spare: an init forked ahead.
+    """
+    request = messages.request_decoder.decode(document)
     assert isinstance(request, messages.StartContainer | messages.StartExec)
     reply = socket.socket(fileno=fds.pop(0))
-    kernel.set_name("pallet-shim")
-    Shim(request, reply).run(request, fds)
+    Shim(request, reply).run(request, document, fds, spare)
+
+
+def wait_as_spare(sock: socket.socket) -> None:
+    """Be a shim that was forked ahead: wait for a request on ``sock`` and serve it."""
+    become_shim()
+    spare = launch.spare_init(sock)
+    rehearsal.of_shim()
+    received = channel.receive(sock)
+    sock.close()
+    if received is not None:
+        serve(received[0], received[1], spare)
