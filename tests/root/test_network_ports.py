@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import socket
+import struct
+import subprocess
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pallet.errors import SystemFailureError
+from pallet.linux import netlink
 from pallet.network import bridge
 from tests.root import netlab
 from tests.root.netlab import HOST, HOST6, Container, Lab, ask, ask_in, request
+
+if TYPE_CHECKING:
+    from pallet.network.model import Endpoint
 
 pytestmark = pytest.mark.needs("root", "nft")
 Isolated = Callable[[Callable[[], Any]], Any]
@@ -156,9 +162,6 @@ def test_what_is_not_published_is_not_reached(in_net_ns: Isolated) -> None:
             "container to the bridge": ask_in(b.netns_fd, BRIDGE, 9000, timeout_s=0.3),
             "unpublished": ask(HOST, 81, timeout_s=0.3),
         }
-        with socket.create_server(("127.0.0.1", 7000)):
-            # route_localnet on the bridge must not open the host's loopback to containers.
-            found["host's loopback"] = ask_in(b.netns_fd, "127.0.0.1", 7000, timeout_s=0.3)
         a.stop()
         b.stop()
         await controller.close(keep=True)
@@ -168,6 +171,51 @@ def test_what_is_not_published_is_not_reached(in_net_ns: Isolated) -> None:
     assert found.pop("loopback")["peer"] == BRIDGE
     assert set(found.values()) <= {"TimeoutError", "ConnectionRefusedError"}
     assert found["neighbour direct"] == "TimeoutError"
+
+
+def test_containers_cannot_reach_the_hosts_loopback(in_net_ns: Isolated) -> None:
+    """route_localnet on the bridge alone would let a forged frame to 127.0.0.1 in (CVE-2020-8558)."""
+
+    async def body(lab: Lab) -> list[bytes]:
+        controller = lab.controller()
+        await controller.start({})
+        sandbox = await controller.connect("a", request("a"))
+        with netlink.Netlink() as link:
+            frame = _udp_frame(netlink.find_link(link, "pallet0").mac, sandbox.endpoint)
+        found = []
+        with netlab.udp_server("127.0.0.1", 7000) as server:
+            server.settimeout(0.2)
+            for guarded in (True, False):
+                if not guarded:  # shows that the frame is a good one
+                    subprocess.run(["nft", "flush", "chain", "inet", "pallet", "guard"], check=True)
+                netlab.reap(netlab.child(lambda: _send(sandbox.netns_fd, frame)), kill=False)
+                try:
+                    found.append(server.recv(100))
+                except TimeoutError:
+                    found.append(b"")
+        sandbox.close()
+        await controller.close(keep=True)
+        return found
+
+    assert in_net_ns(netlab.run(body)) == [b"", b"forged"]
+
+
+def _udp_frame(bridge_mac: str, endpoint: Endpoint) -> bytes:
+    payload = b"forged"
+    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 28 + len(payload), 1, 0, 64, 17, 0,
+                       socket.inet_aton(endpoint.ip), socket.inet_aton("127.0.0.1"))  # fmt: skip
+    total = sum(struct.unpack(">10H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    head = head[:10] + struct.pack(">H", ~(total + (total >> 16)) & 0xFFFF) + head[12:]
+    udp = struct.pack(">HHHH", 1234, 7000, 8 + len(payload), 0)
+    return netlink.mac_bytes(bridge_mac) + netlink.mac_bytes(endpoint.mac) + b"\x08\x00" + head + udp + payload
+
+
+def _send(netns_fd: int, frame: bytes) -> None:
+    netlab.setns(netns_fd)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind(("eth0", 0))
+        sock.send(frame)
 
 
 @pytest.mark.parametrize("bridged", ["0", "1"])
