@@ -61,6 +61,9 @@ class SeccompFilter:
     document: LinuxSeccomp
 
 
+_KEPT = 256
+"""Filters kept in memory, and as files: profiles may come from a generator, each a new one."""
+
 _profile_decoder = msgspec.json.Decoder(Profile)
 _encoder = msgspec.json.Encoder()
 
@@ -201,6 +204,8 @@ class SeccompCache:
         if key in self._memory:
             return self._memory[key]
         result = self._make(*key)
+        if len(self._memory) >= _KEPT:
+            self._memory.clear()
         self._memory[key] = result
         return result
 
@@ -223,6 +228,7 @@ class SeccompCache:
         if bpf is None:
             bpf = compile_filter(document)
             _write_cached(path, bpf)
+            _prune(self._directory)
         return SeccompFilter(bpf=bpf, flags=flags_of(document), document=document)
 
 
@@ -253,3 +259,17 @@ def _write_cached(path: Path, bpf: bytes) -> None:
     except BaseException:
         os.unlink(name)
         raise
+
+
+def _prune(directory: Path) -> None:
+    """Remove the oldest files beyond those to keep; another daemon may do the same."""
+    found = sorted(directory.glob("*.bpf"), key=_modified)
+    for path in found[:-_KEPT]:
+        path.unlink(missing_ok=True)
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -6,6 +6,8 @@ import errno
 import os
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pallet.engine.security import default_capabilities
 from pallet.errors import InvalidParameterError
@@ -222,3 +224,46 @@ def test_far_chains_are_reached() -> None:
         refused = EPERM if number in calls else ALLOW
         assert machine.run(program, X86_64, number, (1, 1 << 33)) == refused
         assert machine.run(program, X86_64, number, (1, 5)) == ALLOW
+
+
+COMPARISONS = st.builds(
+    bpf.Comparison, st.integers(0, 2), st.sampled_from(range(1, 8)),
+    st.sampled_from([0, 1, 7, 0xF0, 1 << 32, 1 << 32 | 7, 2**64 - 1]),
+    st.sampled_from([0, 1, 0x10, 1 << 32]))
+VERDICTS = st.builds(
+    bpf.Verdict, st.sampled_from([ALLOW, EPERM, KILL]),
+    st.lists(st.lists(COMPARISONS, min_size=1, max_size=3).map(tuple), max_size=3).map(tuple),
+    st.booleans())
+
+
+def matches(one: bpf.Comparison, args: tuple[int, ...], *, wide: bool) -> bool:
+    bits = 2**64 - 1 if wide else 2**32 - 1
+    have, value = args[one.index] & bits, one.value & bits
+    match one.op:
+        case bpf.MASKED_EQ:
+            return have & value == one.value_two & bits
+        case bpf.EQ | bpf.NE:
+            return (have == value) is (one.op == bpf.EQ)
+        case bpf.GT | bpf.LE:
+            return (have > value) is (one.op == bpf.GT)
+        case _:
+            return (have >= value) is (one.op == bpf.GE)
+
+
+@settings(max_examples=25)
+@given(calls=st.dictionaries(st.integers(0, 40), VERDICTS, max_size=12),
+       args=st.tuples(*[st.sampled_from([0, 1, 7, 0x10, 1 << 32, 1 << 32 | 8, 2**64 - 1])] * 3),
+       beyond=st.integers(0, 50))
+def test_program_decides_as_its_table(calls: dict[int, bpf.Verdict], args: tuple[int, ...],
+                                      beyond: int) -> None:
+    table = bpf.Table(token=X86_64, calls=calls, beyond=((beyond, ENOSYS),))
+    program = machine.decode(bpf.build(EPERM, [table]))
+    for number in range(60):
+        verdict = calls.get(number)
+        expected = ENOSYS if number >= beyond else EPERM
+        if verdict is not None:
+            hit = not verdict.alternatives or any(
+                all(matches(one, args, wide=verdict.wide) for one in alternative)
+                for alternative in verdict.alternatives)
+            expected = verdict.action if hit else EPERM
+        assert machine.run(program, X86_64, number, args) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from pallet.engine.security import default_capabilities
 from pallet.errors import InvalidParameterError
 from pallet.linux import seccomp
+from pallet.runtime import seccomp_profile
 from pallet.runtime.seccomp_default import default_profile
 from pallet.runtime.seccomp_profile import (
     Host,
@@ -147,6 +149,18 @@ def test_cache_keeps_files_and_repairs_them(tmp_path: Path) -> None:
     mended = SeccompCache(tmp_path / "seccomp").filter_for(profile_of(), caps)
     assert mended == first
     assert file.read_bytes() == stored
+
+
+@pytest.mark.needs("seccomp")
+def test_cache_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seccomp_profile, "_KEPT", 3)
+    cache = SeccompCache(tmp_path)
+    for code in range(1, 8):
+        cache.filter_for(profile_of(action="SCMP_ACT_ERRNO", errnoRet=code), [])
+        os.utime(max(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns), (code, code))
+    assert len(list(tmp_path.iterdir())) == 3
+    assert cache.cached(profile_of(action="SCMP_ACT_ERRNO", errnoRet=1), []) is None
+    assert cache.cached(profile_of(action="SCMP_ACT_ERRNO", errnoRet=7), []) is not None
 
 
 @pytest.mark.needs("seccomp")
