@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pallet.errors import InvalidParameterError
@@ -68,6 +68,7 @@ RULES = st.lists(st.builds(
     access=st.sampled_from(["r", "w", "m", "rw", "rwm", "rm"])), max_size=8)
 
 
+@settings(max_examples=40)
 @given(rules=RULES)
 def test_program_decides_as_the_policy(rules: list[DeviceRule]) -> None:
     try:
