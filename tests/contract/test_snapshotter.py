@@ -318,20 +318,29 @@ def _other_boot(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_power_cut_drops_only_layers_that_were_not_synced(
-    snapshots: Snapshotter, paths: DataPaths, metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+    snapshots: Snapshotter, paths: DataPaths, metadata: Metadata, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     synced = add_layer(snapshots, Member("a", b"1"))
     snapshots.close()  # waits for the sync
     killed = type(snapshots)(paths, metadata)  # type: ignore[call-arg]
     monkeypatch.setattr("pallet.storage.layertable.syncfs", _no_disk)
     lost = add_layer(killed, Member("b", b"2"))
+    killed.prepare("one", [synced, lost])
     killed.close()
     _other_boot(monkeypatch)
     later = type(snapshots)(paths, metadata)  # type: ignore[call-arg]
     try:
         later.sweep()
-        assert later.layers() == [synced]
+        assert later.has_layer(synced)
         assert not later.has_layer(lost)
+        with pytest.raises(LayerNotFoundError):
+            later.root_mount_of_layers([lost])
+        assert add_layer(later, Member("b", b"2")) == lost
+        assert mounted(later.root_mount("one"), tree, tmp_path / "mnt") == {
+            "a": "file:1", "b": "file:2"}, "the layer came back under its number"
+        snapshots_left = os.listdir(paths.layers)
+        assert len(snapshots_left) == 2
     finally:
         later.close()
 

@@ -26,6 +26,7 @@ from pallet.engine.exits import ExitWatcher
 from pallet.engine.files import ContainerFiles
 from pallet.engine.health import HealthMonitors
 from pallet.engine.imageconfig import ImageDefaults
+from pallet.engine.imageimport import ImageImports
 from pallet.engine.images import Images
 from pallet.engine.index import ContainerIndex
 from pallet.engine.joins import Joins
@@ -44,10 +45,12 @@ from pallet.engine.tasks import Tasks
 from pallet.engine.volumes import Volumes
 from pallet.errors import PalletError, SystemFailureError
 from pallet.image.model import ImageUser
+from pallet.image.repair import repair
 from pallet.image.store import ImageStore
 from pallet.network.controller import NetworkController
 from pallet.paths import LAYOUT_VERSION, DataPaths, ExecPaths
 from pallet.runtime.seccomp_profile import SeccompCache
+from pallet.storage import leases
 from pallet.storage.content import ContentStore
 from pallet.storage.metadata import Metadata
 from pallet.storage.overlay import OverlaySnapshotter
@@ -160,7 +163,8 @@ class Daemon:
         self._starter = starter
         self.backends = Backends(
             containers=containers, execs=execs, images=image_api, networks=Networks(self.network), system=system,
-            volumes=self.volumes, registries=image_api)
+            volumes=self.volumes, registries=image_api,
+            imports=ImageImports(images=self.images, supervisor=self.supervisor, events=self.events))
 
     def _image_users(self, image_id: str) -> Iterable[ImageUser]:
         return [ImageUser(container_id=c.id, running=is_running(c.status))
@@ -181,8 +185,11 @@ class Daemon:
             PalletError: the daemon cannot work with these settings on this host.
         """
         await self.supervisor.start()
+        leases.drop_all(self.metadata)
         self.content.sweep()
         self.snapshotter.sweep()
+        await run_blocking(self.images.collect)
+        await repair(self.images, self.supervisor)
         self.volumes.store.sweep()
         wanted = await self.restorer.restore()
         self.tasks.spawn(self._warm_up(), "warm-up")
@@ -211,6 +218,7 @@ class Daemon:
         keep = any(is_running(c.status) for c in self.index)
         await self.network.close(keep=keep)
         await self.supervisor.close()
+        await run_blocking(self.snapshotter.close)
         await run_blocking(self.metadata.close)
 
     async def _end(self, container: Container) -> None:

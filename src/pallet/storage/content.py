@@ -179,6 +179,14 @@ class ContentStore:
             raise DigestMismatchError(message)
         return data
 
+    def head(self, digest: Digest, size: int) -> bytes:
+        """Return the first ``size`` bytes of a blob, ``b""`` when it is not here."""
+        try:
+            with open(self.path(digest), "rb", buffering=0) as file:
+                return file.read(size)
+        except FileNotFoundError:
+            return b""
+
     def put(self, data: bytes, expected: Digest | None = None) -> Digest:
         """Store a small blob in one call. Nothing is written when it is already here.
 

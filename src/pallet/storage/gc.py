@@ -77,9 +77,11 @@ def _reach(content: ContentStore, roots: Iterable[Digest],
 
 def _children(content: ContentStore, digest: Digest) -> list[Digest]:
     """What a manifest or index points to; nothing for any other blob."""
+    if content.head(digest, 1) != b"{":
+        return []
     try:
         raw = content.read(digest)
-        if raw[:1] != b"{" or b"schemaVersion" not in raw:
+        if b"schemaVersion" not in raw:
             return []
         media_type = images.sniff_media_type(raw)
         if media_type in images.INDEX_TYPES:

@@ -8,8 +8,8 @@ killed daemon leaves a draft, or a directory without a record: ``sweep`` removes
 1.3 GB takes three seconds on a development machine's disk, so a commit does not wait for it: the
 record says ``synced`` false and carries the kernel's boot id; a thread syncs the file system
 afterwards and marks the records. After a power cut the boot id differs, and layers that were never
-marked are dropped at start-up; the blob they came from was fsynced before, so they are unpacked
-again without a download (``ImageStore.missing_layers``).
+marked are dropped at start-up. The blobs they came from were fsynced, so ``image/repair.py``
+unpacks them again without a download, under the same number: containers go by it.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Still without the attributes of their parents."""
     boot_id: str = ""
     synced: bool = False
+    lost: bool = False
+    """Dropped after a power cut; the number is kept for the layer's return."""
 
 
 _decode = msgspec.json.Decoder(LayerRecord).decode
@@ -89,7 +91,8 @@ class LayerTable:
 
     def has(self, diff_id: DiffID) -> bool:
         """Whether the layer is committed."""
-        return diff_id in self._records
+        found = self._records.get(diff_id)
+        return found is not None and not found.lost
 
     def record(self, diff_id: DiffID) -> LayerRecord:
         """Record of a layer.
@@ -98,13 +101,13 @@ class LayerTable:
             LayerNotFoundError: it is not committed.
         """
         found = self._records.get(diff_id)
-        if found is None:
+        if found is None or found.lost:
             message = f"layer {diff_id} does not exist"
             raise LayerNotFoundError(message)
         return found
 
     def all(self) -> list[DiffID]:
-        """Every committed layer."""
+        """Every committed layer, and those that were lost but not given up."""
         return list(self._records)
 
     def stack(self, layers: Sequence[DiffID]) -> list[LayerRecord]:
@@ -143,12 +146,14 @@ class LayerTable:
                implied_dirs: Sequence[bytes], opaque_root: bool) -> None:
         """Publish a draft; see ``Snapshotter.commit_layer``."""
         with self._lock:
-            if diff_id in self._records:
+            before = self._records.get(diff_id)
+            if before is not None and not before.lost:
                 self.trash.take(draft.directory)
                 return
             root = os.stat(draft.path)
             record = LayerRecord(
-                number=self._metadata.next_layer_number(), size_bytes=size_bytes,
+                number=before.number if before else self._metadata.next_layer_number(),
+                size_bytes=size_bytes,
                 mode=root.st_mode & 0o7777, uid=root.st_uid, gid=root.st_gid,
                 opaque_root=opaque_root, implied_dirs=list(implied_dirs), boot_id=self._boot_id)
             os.rename(draft.directory, f"{self._layers_dir}/{record.number}")
@@ -214,15 +219,14 @@ class LayerTable:
             swept += self.trash.take(entry.path)
         there = {entry.name for entry in os.scandir(self._layers_dir)}
         for diff_id, record in list(self._records.items()):
-            lost = not record.synced and record.boot_id != self._boot_id
-            if lost or str(record.number) not in there:
+            doubtful = not record.synced and record.boot_id != self._boot_id
+            if not record.lost and (doubtful or str(record.number) not in there):
                 logger.warning("layer %s may not have reached the disk and is dropped", diff_id)
-                self._metadata.delete_layer(diff_id)
-                del self._records[diff_id]
-        known = {str(record.number) for record in self._records.values()}
+                self._put(diff_id, msgspec.structs.replace(record, lost=True))
+        known = {str(record.number) for record in self._records.values() if not record.lost}
         for name in there - known:
             swept += self.trash.take(f"{self._layers_dir}/{name}")
-        if any(not record.synced for record in self._records.values()):
+        if any(not record.synced and not record.lost for record in self._records.values()):
             self._sync_later()
         return swept
 
@@ -246,7 +250,8 @@ class LayerTable:
         while True:
             self._unsynced.wait()
             self._unsynced.clear()
-            wanted = [item for item in list(self._records.items()) if not item[1].synced]
+            wanted = [item for item in list(self._records.items())
+                      if not item[1].synced and not item[1].lost]
             if wanted and self._sync():
                 self._mark_synced(wanted)
             if self._closing:
@@ -267,7 +272,7 @@ class LayerTable:
         with self._lock, suppress(Exception), self._metadata.transaction():
             for diff_id, record in wanted:
                 now = self._records.get(diff_id)
-                if now is not None and now.number == record.number:
+                if now is not None and now.number == record.number and not now.lost:
                     self._put(diff_id, msgspec.structs.replace(now, synced=True))
 
 

@@ -4,14 +4,13 @@ Owns   ``meta.db`` (SQLite, WAL) and its migrations. Records are opaque bytes: t
        to the packages that write them.
 Runs   in the daemon, on any thread: one connection behind one lock. A statement takes some tens of
        microseconds and waits for no disk, which is less than a hop to another thread costs, so calls
-       on the container start path may be made on the loop thread; big scans and
-       ``checkpoint`` belong on a worker.
+       on the container start path may be made on the loop thread; big scans belong on a worker.
 Needs  a local file system (WAL shares memory through the file system).
 
 Durability: ``synchronous=NORMAL`` in WAL mode never calls fsync at a commit. A killed daemon loses
-nothing; a power cut can lose the last commits but never corrupts or reorders them. Automatic
-checkpoints are off, since they would fsync inside some unlucky commit; ``checkpoint`` does that on
-its own connection, off the hot path.
+nothing; a power cut can lose the last commits but never corrupts or reorders them. SQLite's own
+checkpoints are off, since they would fsync inside some unlucky commit (10 ms here): after every
+``_CHECKPOINT_COMMITS`` a thread does that on a connection of its own, and writers go on.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from pallet.types import DiffID, Digest, ImageId
 
 _CHECKPOINT_COMMITS = 400
-"""Commits after which ``wants_checkpoint`` says so: about 6 MB of WAL with usual records."""
+"""About 6 MB of WAL with usual records."""
 _BUSY_MS = 5000
 
 
@@ -55,6 +54,7 @@ class Metadata:
         (a layer's directory, a blob). Take it after any other lock, and never for long."""
         self._depth = 0
         self._commits = 0
+        self._checkpointer: threading.Thread | None = None
         # Statements are few and fixed; the default cache of 128 holds them all, prepared.
         self._db = self._connect()
         try:
@@ -84,22 +84,28 @@ class Metadata:
 
     def close(self) -> None:
         """Fold the WAL into the file and close. Idempotent."""
+        if self._checkpointer is not None:
+            self._checkpointer.join()
         with self.lock:
             self._db.close()
 
-    @property
-    def wants_checkpoint(self) -> bool:
-        """True when enough was committed since the last ``checkpoint`` to be worth one."""
-        return self._commits >= _CHECKPOINT_COMMITS
-
     def checkpoint(self) -> None:
-        """Move the WAL into the database file, with fsync. Call it on a worker; writers go on."""
-        self._commits = 0
+        """Move the WAL into the database file, with fsync; not on the loop thread."""
         db = self._connect()
         try:
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         finally:
             db.close()
+
+    def _committed(self) -> None:
+        self._commits += 1
+        if self._commits < _CHECKPOINT_COMMITS:
+            return
+        if self._checkpointer is None or not self._checkpointer.is_alive():
+            self._commits = 0
+            self._checkpointer = threading.Thread(target=self.checkpoint, name="pallet-checkpoint",
+                                                  daemon=True)
+            self._checkpointer.start()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -119,13 +125,13 @@ class Metadata:
             self._depth -= 1
             if outermost:
                 self._db.execute("COMMIT")
-                self._commits += 1
+                self._committed()
 
     def _run(self, sql: str, values: Sequence[Any]) -> int:
         with self.lock:
             changed = self._db.execute(sql, values).rowcount
             if self._depth == 0:
-                self._commits += 1
+                self._committed()
             return changed
 
     def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:

@@ -94,7 +94,7 @@ def test_an_image_has_what_its_documents_say(world: World) -> None:
     assert image.created == "2024-05-06T07:08:09.123456789Z"
     assert image.created_at == pytest.approx(1714979289.123456)
     assert image.last_tagged_at > "2024"
-    assert digests.of_bytes(image.raw_config) == image.id
+    assert ImageId(digests.of_bytes(image.raw_config)) == image.id
     assert not image.is_dangling
 
 

@@ -123,22 +123,26 @@ def test_threads_may_share_it(metadata: Metadata) -> None:
     assert len(metadata.containers()) == len(metadata.volumes()) == 200
 
 
-def test_no_commit_syncs_and_checkpoints_are_asked_for(metadata: Metadata, tmp_path: Path) -> None:
-    before: bool = metadata.wants_checkpoint
-    assert not before
-    for number in range(400):
+def test_the_log_is_folded_in_by_another_thread(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    threads: list[str] = []
+    real = metadata.checkpoint
+
+    def checkpoint() -> None:
+        threads.append(threading.current_thread().name)
+        real()
+
+    monkeypatch.setattr(metadata, "checkpoint", checkpoint)
+    for number in range(399):
         metadata.put_container("c", str(number), b"x" * 3000)
-    wanted: bool = metadata.wants_checkpoint
-    assert wanted
-    wal = tmp_path / "meta.db-wal"
-    assert (tmp_path / "meta.db").stat().st_size < wal.stat().st_size
-    metadata.checkpoint()
-    assert not metadata.wants_checkpoint
-    size = wal.stat().st_size
-    for number in range(100):
+    assert threads == []
+    for number in range(2000):
         metadata.put_container("c", str(number), b"x" * 3000)
-    assert wal.stat().st_size == size, "the log starts over after a checkpoint"
-    assert metadata.containers() == [("c", "99", b"x" * 3000)]
+    assert threads
+    assert set(threads) == {"pallet-checkpoint"}
+    assert metadata.containers() == [("c", "1999", b"x" * 3000)]
+    assert (tmp_path / "meta.db-wal").stat().st_size < 2000 * 3000 * 2
 
 
 def test_a_killed_daemon_loses_nothing(tmp_path: Path) -> None:
