@@ -85,9 +85,11 @@ class Zygote:
                 self._fork(lambda: _answer(fds, lambda _fds: _new_netns()))
             elif isinstance(request, messages.RunWorker):
                 pid = self._fork(lambda: self._be_worker(request, payload, fds))
-                pidfd = os.pidfd_open(pid)
-                self._workers[request.token] = (pid, pidfd)
-                self._poll.register(pidfd, select.POLLIN)
+                # Children are reaped by the kernel: a quick one may be gone before we look.
+                with contextlib.suppress(ProcessLookupError):
+                    pidfd = os.pidfd_open(pid)
+                    self._workers[request.token] = (pid, pidfd)
+                    self._poll.register(pidfd, select.POLLIN)
         for fd in fds:
             os.close(fd)
 
