@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pallet.config import Config
     from pallet.daemon.options import Options
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("pallet.daemon.main")  # also when run as __main__
 
 _USAGE_ERROR: Final = 125
 _RELOADED: Final = frozenset({"debug", "log_level"})
@@ -95,7 +95,8 @@ async def _serve(words: Sequence[str], chosen: Options) -> None:
         daemon = Daemon(config)
         try:
             await daemon.start()
-            server = Server(EngineApi(daemon.backends, server_version=__version__))
+            version = (await daemon.backends.system.version()).version
+            server = Server(EngineApi(daemon.backends, server_version=version))
             for listener in opened:
                 await server.listen(listener.sock, tls=listener.tls)
                 logger.info("API listen on %s", listener.url)
