@@ -79,10 +79,12 @@ def _old_aliases(endpoint: dict[str, Any], short_id: str, hostname: str) -> None
 
 def image_summary(version: Version, document: ImageSummary) -> Any:
     """Shape one image of a list."""
-    if version >= (1, 48):
+    if version >= (1, 51):
         return document
     plain = _plain(document)
-    plain.pop("Descriptor", None)
+    plain["Containers"] = -1
+    if version < (1, 48):
+        plain.pop("Descriptor", None)
     if version < (1, 44):
         plain["VirtualSize"] = document.size
     if version < (1, 43):

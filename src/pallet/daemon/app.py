@@ -152,6 +152,7 @@ class Daemon:
             attacher=Attacher(store, logs, self.tasks), logs=logs, tasks=self.tasks)
         image_api = Images(config=config, content=self.content, snapshotter=self.snapshotter, images=self.images,
                            supervisor=self.supervisor, events=self.events)
+        self._image_api = image_api
         self.restorer = Restorer(
             exec_paths=self.run, store=store, metadata=self.metadata, supervisor=self.supervisor,
             network=self.network, snapshotter=self.snapshotter, files=files, watcher=watcher, starter=starter,
@@ -215,6 +216,7 @@ class Daemon:
             running = [c for c in self.index if is_running(c.status)]
             await asyncio.gather(*(self._end(c) for c in running), return_exceptions=True)
         await self.tasks.close()
+        await self._image_api.close()
         keep = any(is_running(c.status) for c in self.index)
         await self.network.close(keep=keep)
         await self.supervisor.close()

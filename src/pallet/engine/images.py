@@ -30,11 +30,11 @@ from pallet.transfer.pull import PullRequest
 from pallet.transfer.service import Transfers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pallet.config import Config
     from pallet.engine.events import EventSink
-    from pallet.image.model import Image, ImageUser
+    from pallet.image.model import Image
     from pallet.image.store import ImageStore
     from pallet.spec.engine.auth import AuthConfig
     from pallet.spec.engine.image import ImageHistoryItem, ImageInspect, ImageSummary
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from pallet.storage.snapshot import Snapshotter
     from pallet.transfer.image_pull import PulledImage
     from pallet.transfer.layer_job import WorkerRunner
-    from pallet.types import ImageId
 
     Report = Callable[[ProgressMessage], None]
 
@@ -58,14 +57,12 @@ class Images:
     def __init__(
         self, *, config: Config, content: ContentStore, snapshotter: Snapshotter,
         images: ImageStore, supervisor: WorkerRunner, events: EventSink,
-        users: Callable[[ImageId], Iterable[ImageUser]] | None = None,
     ) -> None:
-        """``users`` lists the containers of an image, for the counts of lists; None is unknown."""
+        """Nothing is connected yet; ``supervisor`` unpacks layers."""
         self._content = content
         self._snapshotter = snapshotter
         self._images = images
         self._events = events
-        self._users = users
         self._transfers = Transfers(
             config.registry, content=content, snapshotter=snapshotter, workers=supervisor,
             lease=images.lease)
@@ -164,11 +161,8 @@ class Images:
                          if sharing.get(layer, 0) > 1) if options.shared_size else -1
             found.append(imageview.summary(
                 image, tags=names[0], digests=names[1], shared_bytes=shared,
-                containers=self._count(image)))
+                containers=len(self._images.users(image.id))))
         return found
-
-    def _count(self, image: Image) -> int:
-        return -1 if self._users is None else sum(1 for _ in self._users(image.id))
 
     async def inspect(self, name: str, *, platform: str) -> ImageInspect:
         """Describe one image; with ``platform`` only if it is for that one."""
