@@ -154,7 +154,9 @@ def disk_usage(version: Version, document: DiskUsage) -> Any:
         return document
     plain = _plain(document)
     if document.images:
-        plain["Images"] = [image_summary(version, item) for item in document.images]
+        # Here, unlike in lists, containers were counted in every version.
+        plain["Images"] = [image_summary(version, item) | {"Containers": item.containers}
+                           for item in document.images]
     if document.containers:
         plain["Containers"] = [container_summary(version, item) for item in document.containers]
     if version < (1, 42):
