@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from pallet.api import version
-from pallet.spec.engine import container, event, exec as execs, image, network, system, volume
+from pallet.spec.engine import container, event, image, network, system, volume
+from pallet.spec.engine import exec as execs
 
 DOCUMENTS = json.loads((Path(__file__).parent / "golden" / "documents.json").read_text())
 V1_41 = (1, 41)

@@ -8,8 +8,6 @@ Needs  ``ssl`` memory BIOs. asyncio closes a TLS connection when the peer sends 
 Spec   RFC 8446 6.1 (close_notify closes one direction only).
 """
 
-# ruff: noqa: D102 - the methods of asyncio.Protocol and asyncio.Transport, as documented there
-
 from __future__ import annotations
 
 import asyncio

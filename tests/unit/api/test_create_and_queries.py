@@ -44,7 +44,7 @@ def create(body: dict[str, Any], version: tuple[int, int] = (1, 51),
 @pytest.mark.parametrize("raw", [b"", b"null", b"{}", b'{"HostConfig":{}}', b'{"Image":null}',
                                  b"[]"])
 def test_no_config(raw: bytes) -> None:
-    with pytest.raises(InvalidParameterError, match="^config cannot be empty in order to create"):
+    with pytest.raises(InvalidParameterError, match=r"^config cannot be empty in order to create"):
         read_create(request(), raw)
 
 

@@ -172,7 +172,7 @@ def test_sizes(text: str, expected: int) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(InvalidParameterError, match="open .*: no such file or directory"):
+    with pytest.raises(InvalidParameterError, match=r"open .*: no such file or directory"):
         options.load(["--config-file", str(tmp_path / "none")])
 
 

@@ -94,13 +94,13 @@ def test_filter_matching() -> None:
 @pytest.mark.parametrize(("values", "expected"), [
     ('["true"]', True), ('["1"]', True), ('["0"]', False), ('["false","0"]', False)])
 def test_boolean_filter(values: str, expected: bool) -> None:
-    assert filters.parse('{"dangling":%s}' % values).boolean("dangling", default=True) is expected
+    assert filters.parse(f'{{"dangling":{values}}}').boolean("dangling", default=True) is expected
 
 
 @pytest.mark.parametrize("values", ['["x"]', '["true","false"]', "[]"])
 def test_boolean_filter_that_is_none(values: str) -> None:
     with pytest.raises(InvalidParameterError, match="invalid filter 'dangling="):
-        filters.parse('{"dangling":%s}' % values).boolean("dangling", default=True)
+        filters.parse(f'{{"dangling":{values}}}').boolean("dangling", default=True)
 
 
 @pytest.mark.parametrize(("nanoseconds", "text"), [
