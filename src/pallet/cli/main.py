@@ -78,7 +78,12 @@ def _dispatch(argv: Sequence[str]) -> int:
     path = words[0]
     rest = words[1:]
     if path in table.GROUPS:
-        if not rest or rest[0] in ("--help", "-h"):
+        if not rest:
+            from pallet.cli import help as help_text
+
+            warn(help_text.group_help(path))
+            return 0
+        if rest[0] in ("--help", "-h"):
             return _print_help(path, options)
         path, rest = f"{path} {rest[0]}", rest[1:]
     if table.canonical(path) not in table.ENTRIES:

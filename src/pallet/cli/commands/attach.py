@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pallet.cli.errors import CommandError
-from pallet.cli.session import Session
 from pallet.cli.stream.foreground import (
     Foreground,
     check_tty,
@@ -14,6 +13,7 @@ from pallet.cli.stream.foreground import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pallet.cli.flags import Flags, Table
+    from pallet.cli.session import Session
 
 ATTACH_FLAGS: Table = (
     ("detach-keys", "", "string", "Override the key sequence for detaching a container"),

@@ -23,7 +23,12 @@ _IMAGE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-/:")
 
 def create(session: Session, flags: Flags) -> int:
     """``pallet create``: prints the id."""
-    out(create_container(session, flags, container_config(flags, session.env)))
+    try:
+        body = container_config(flags, session.env)
+    except CommandError as error:
+        hint = f"Run 'pallet {session.path} --help' for more information"
+        raise CommandError(str(error), 125, hint) from None
+    out(create_container(session, flags, body))
     return 0
 
 
@@ -49,6 +54,8 @@ def create_container(session: Session, flags: Flags, body: dict[str, Any]) -> st
     if policy == "always":
         _pull(session, flags, image, platform)
     engine = session.engine
+    if "MacAddress" in body:
+        _place_mac_address(session, body)
     try:
         reply = engine.json("POST", "/containers/create", query, body=body)
     except DaemonError as error:
@@ -70,6 +77,14 @@ def create_container(session: Session, flags: Flags, body: dict[str, Any]) -> st
                                f"open {cid_file}: {os.strerror(error.errno or 0).lower()}"
                                ) from None
     return container_id
+
+
+def _place_mac_address(session: Session, body: dict[str, Any]) -> None:
+    """Keep the MAC address where the daemon's API version has it: with the endpoint from 1.44 on."""
+    known = session.engine.version or session.engine.daemon_api_version()
+    major, _, minor = known.partition(".")
+    if not minor.isdigit() or (int(major), int(minor)) >= (1, 44):
+        del body["MacAddress"]
 
 
 def _image_is_missing(error: DaemonError) -> bool:

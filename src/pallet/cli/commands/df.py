@@ -28,13 +28,22 @@ DF_FLAGS: Table = (
     ("format", "", "string", "Format output: table, table TEMPLATE, json, or a Go template"),
     ("verbose", "v", "bool", "Show detailed information on space usage"),
 )
+
+
+def _reclaimable(row: Record) -> str:
+    text = human_size(row["Reclaimable"])
+    if row["Size"] > 0 and row["Percent"]:
+        text += f" ({int(row['Reclaimable'] * 100 / row['Size'])}%)"
+    return text
+
+
 _TABLE = "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}"
 _VIEW = View("*formatter.diskUsageContext", {
     "Type": ("TYPE", lambda r: r["Type"]),
     "TotalCount": ("TOTAL", lambda r: str(r["TotalCount"])),
     "Active": ("ACTIVE", lambda r: str(r["Active"])),
     "Size": ("SIZE", lambda r: human_size(r["Size"])),
-    "Reclaimable": ("RECLAIMABLE", lambda r: _reclaimable(r)),
+    "Reclaimable": ("RECLAIMABLE", _reclaimable),
 })
 
 
@@ -89,11 +98,9 @@ def _row(
             "Reclaimable": free, "Percent": percent or kind == "Images"}
 
 
-def _reclaimable(row: Record) -> str:
-    text = human_size(row["Reclaimable"])
-    if row["Size"] > 0 and row["Percent"]:
-        text += f" ({int(row['Reclaimable'] * 100 / row['Size'])}%)"
-    return text
+def _without_image(usage: Record) -> list[Record]:
+    """Return the containers without the size of their image, which belongs to another section."""
+    return [{**one, "SizeRootFs": 0} for one in usage.get("Containers") or ()]
 
 
 def _verbose(usage: Record) -> int:
@@ -101,11 +108,11 @@ def _verbose(usage: Record) -> int:
     out("Images space usage:\n")
     sys.stdout.write(render(
         image_view(truncate=True), images,
-        "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.VirtualSize}}\t"
+        "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t"
         "{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}"))
     out("\nContainers space usage:\n")
     sys.stdout.write(render(
-        container_view(truncate=True), usage.get("Containers") or (),
+        container_view(truncate=True), _without_image(usage),
         "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t"
         "{{.Status}}\t{{.Names}}"))
     out("\nLocal Volumes space usage:\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pallet.cli.errors import CommandError
 from pallet.cli.run.files import environment
-from pallet.cli.session import Session
 from pallet.cli.stream.foreground import container_path
 
 TYPE_CHECKING = False
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pallet.cli.flags import Flags, Table
+    from pallet.cli.session import Session
 
 EXEC_FLAGS: Table = (
     ("detach", "d", "bool", "Detached mode: run command in the background"),

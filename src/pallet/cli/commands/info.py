@@ -112,9 +112,8 @@ def _print_server(server: dict[str, Any]) -> None:
 
 def _plugins(plugins: dict[str, Any]) -> list[str]:
     lines = [" Plugins:"]
-    for kind in ("Volume", "Network", "Authorization", "Log"):
-        if plugins.get(kind):
-            lines.append(f"  {kind}: {' '.join(plugins[kind])}")
+    lines += [f"  {kind}: {' '.join(plugins[kind])}"
+              for kind in ("Volume", "Network", "Authorization", "Log") if plugins.get(kind)]
     return lines
 
 

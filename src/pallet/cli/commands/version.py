@@ -110,5 +110,6 @@ def _print_server(server: dict[str, Any]) -> None:
                 out(f"  GitCommit:        {value}")
                 continue
             if key == "GoVersion" and str(value).startswith("python"):
-                label, value = "Python version", str(value).removeprefix("python")
-            out(f"  {label + ':':<17} {value}")
+                out(f"  Python version:   {str(value).removeprefix('python')}")
+            else:
+                out(f"  {label + ':':<17} {value}")

@@ -33,15 +33,11 @@ def human_duration(seconds: float) -> str:
     hours = int(seconds / 3600 + 0.5)
     if whole < 1:
         return "Less than a second"
-    if whole == 1:
-        return "1 second"
     if whole < 60:
-        return f"{whole} seconds"
+        return "1 second" if whole == 1 else f"{whole} seconds"
     minutes = whole // 60
-    if minutes == 1:
-        return "About a minute"
     if minutes < 60:
-        return f"{minutes} minutes"
+        return "About a minute" if minutes == 1 else f"{minutes} minutes"
     if hours == 1:
         return "About an hour"
     if hours < 48:

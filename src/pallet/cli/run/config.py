@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Option to HostConfig field where the value goes over as it is.
 _HOST_FIELDS = (
     ("privileged", "Privileged"), ("publish-all", "PublishAllPorts"), ("read-only",
-    "ReadonlyRootfs"), ("rm", "AutoRemove"), ("cap-add", "CapAdd"), ("cap-drop", "CapDrop"),
+    "ReadonlyRootfs"), ("rm", "AutoRemove"),
     ("group-add", "GroupAdd"), ("dns", "Dns"), ("dns-search", "DnsSearch"),
     ("dns-option", "DnsOptions"), ("add-host", "ExtraHosts"), ("volumes-from", "VolumesFrom"),
     ("volume-driver", "VolumeDriver"), ("ipc", "IpcMode"), ("pid", "PidMode"), ("uts", "UTSMode"),
@@ -50,6 +50,14 @@ _CONFIG_FIELDS = (
     ("hostname", "Hostname"), ("domainname", "Domainname"), ("user", "User"),
     ("workdir", "WorkingDir"), ("stop-signal", "StopSignal"), ("stop-timeout", "StopTimeout"),
 )
+# Docker sends these even when nothing was asked for, and inspect shows what was sent.
+_EMPTY: dict[str, Any] = {
+    **{key: [] for key in (
+        "BlkioDeviceReadBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteBps",
+        "BlkioDeviceWriteIOps", "BlkioWeightDevice", "Devices", "Dns", "DnsOptions", "DnsSearch",
+        "Ulimits")},
+    "PortBindings": {}, "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+}
 _HEALTH = ("health-cmd", "health-interval", "health-retries", "health-start-interval",
            "health-start-period", "health-timeout")
 
@@ -67,7 +75,7 @@ def container_config(flags: Flags, env: Mapping[str, str]) -> Document:
     image, *command = flags.args
     tty, interactive = flags["tty"], flags["interactive"]
     streams = flags["attach"]
-    host: Document = {}
+    host: Document = {key: value.copy() for key, value in _EMPTY.items()}
     config: Document = {
         "Image": image, "Tty": tty, "OpenStdin": interactive,
         "AttachStdin": "stdin" in streams if streams else interactive,
@@ -101,7 +109,7 @@ def container_config(flags: Flags, env: Mapping[str, str]) -> Document:
 
 _UNCOMMON = frozenset((
     "security-opt", "restart", "log-opt", "log-driver", "storage-opt", "sysctl", "ulimit",
-    "memory-swappiness", "pid", "uts", "userns", "cgroupns"))
+    "memory-swappiness", "pid", "uts", "userns", "cgroupns", "cap-add", "cap-drop"))
 
 
 def _set_network(host: Document, config: Document, flags: Flags) -> None:
@@ -181,12 +189,23 @@ def _set_uncommon(config: Document, host: Document, flags: Flags) -> None:
     if "sysctl" in flags:
         host["Sysctls"] = files.pairs(flags["sysctl"])
     if "ulimit" in flags:
-        host["Ulimits"] = list({limit["Name"]: limit for limit in flags["ulimit"]}.values())
+        limits = {limit["Name"]: limit for limit in flags["ulimit"]}
+        host["Ulimits"] = [limits[name] for name in sorted(limits)]
+    if "cap-add" in flags or "cap-drop" in flags:
+        host["CapAdd"] = capabilities(flags["cap-add"])
+        host["CapDrop"] = capabilities(flags["cap-drop"])
     swappiness = flags["memory-swappiness"]
     if not -1 <= swappiness <= 100:
         raise CommandError(f"invalid value: {swappiness}. Valid memory swappiness range is 0-100")
     if swappiness == -1:
         host.pop("MemorySwappiness", None)
+
+
+def capabilities(names: list[str]) -> list[str]:
+    """Return capabilities in the kernel's names, sorted, each once; ``ALL`` stays as it is."""
+    upper = {name.strip().upper() for name in names}
+    return sorted(name if name == "ALL" or name.startswith("CAP_") else f"CAP_{name}"
+                  for name in upper)
 
 
 def _check_modes(flags: Flags) -> None:

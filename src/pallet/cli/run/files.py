@@ -16,25 +16,23 @@ def environment(
 ) -> list[str]:
     """Return ``K=V`` entries: files first, then ``--env``.
 
-    A name without ``=`` takes its value from ``env``, and is left out when it has none there.
+    A name without ``=`` takes its value from ``env``. Without one there, a file's entry is left
+    out, and ``--env NAME`` is sent as it is, which removes the image's variable.
 
     Raises:
         CommandError: a file cannot be read or is malformed.
     """
     entries = [entry for path in files for entry in read_pairs(path, "environment")]
-    entries += given
-    found = []
-    for entry in entries:
-        if "=" in entry:
-            found.append(entry)
-        elif entry in env:
-            found.append(f"{entry}={env[entry]}")
+    found = [entry if "=" in entry else f"{entry}={env[entry]}"
+             for entry in entries if "=" in entry or entry in env]
+    found += [f"{entry}={env[entry]}" if "=" not in entry and entry in env else entry
+              for entry in given]
     return found
 
 
 def labels(files: Iterable[str], given: Iterable[str]) -> dict[str, str]:
-    """Return labels: files first, then ``--label``; a key alone has an empty value."""
-    entries = [entry for path in files for entry in read_pairs(path, "label")]
+    """Return labels: files first, then ``--label``, where a key alone has an empty value."""
+    entries = [entry for path in files for entry in read_pairs(path, "label") if "=" in entry]
     return pairs([*entries, *given])
 
 

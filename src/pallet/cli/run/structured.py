@@ -110,7 +110,8 @@ def _set_mount_field(mount: Document, key: str, value: str, field: str) -> None:
     elif key.startswith("bind-"):
         _set_bind_option(mount.setdefault("BindOptions", {}), key, value, field)
     elif key.startswith("volume-"):
-        _set_volume_option(mount.setdefault("VolumeOptions", {}), key, value, field)
+        _set_volume_option(
+            mount.setdefault("VolumeOptions", {"DriverConfig": {}}), key, value, field)
     elif key == "image-subpath":
         mount.setdefault("ImageOptions", {})["Subpath"] = value
     elif key == "tmpfs-size":
