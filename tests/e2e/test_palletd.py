@@ -130,7 +130,7 @@ def test_docker_over_tls_with_half_close(
     run = subprocess.run(
         [*docker, "run", "-i", "--rm", "busybox", "sh", "-c", "cat; echo end; exit 3"],
         input=text, env=daemon.environment(), capture_output=True, timeout=30, check=False)
-    assert run.stderr == b""
+    assert run.stderr.decode() == ""
     assert (run.returncode, run.stdout) == (3, text + b"end\n")
     stranger = subprocess.run(
         ["docker", "-H", "tcp://127.0.0.1:23976", "--tls", "ps"], env=daemon.environment(),
