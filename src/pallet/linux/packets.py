@@ -97,6 +97,25 @@ def _send_packet(sock: socket.socket, kind: bytes, body: bytes, fds: Sequence[in
         sock.sendmsg([kind, body], (), socket.MSG_NOSIGNAL)
 
 
+def receive_packet(sock: socket.socket) -> tuple[bytes, list[tuple[int, int, bytes]]]:
+    """Receive one packet with its control data; (b"", []) at the end.
+
+    A peer that closes with something of ours unread leaves a reset behind, which the kernel
+    reports once and ahead of what the peer had sent before: so it is asked again.
+
+    Raises:
+        BlockingIOError: a non-blocking socket has no packet.
+    """
+    for _ in range(2):
+        try:
+            packet, ancillary, _, _ = sock.recvmsg(
+                _RECEIVE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            continue
+        return packet, ancillary
+    return b"", []
+
+
 def receive(sock: socket.socket) -> tuple[bytes, list[int]] | None:
     """Receive one message and its descriptors (close-on-exec), or None when the peer is gone.
 
@@ -105,13 +124,11 @@ def receive(sock: socket.socket) -> tuple[bytes, list[int]] | None:
 
     Raises:
         BlockingIOError: a non-blocking socket has no message.
-        ConnectionError: the peer is gone with messages of ours unread.
     """
     fds: list[int] = []
     while True:
         try:
-            packet, ancillary, _, _ = sock.recvmsg(
-                _RECEIVE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+            packet, ancillary = receive_packet(sock)
         except BlockingIOError:
             if not fds:
                 raise

@@ -94,9 +94,12 @@ class Title:
             fields = file.read().rpartition(b")")[2].split()
         self._start, end = int(fields[45]), int(fields[46])
         self._size_bytes = max(end - self._start, 0) if self._start else 0
+        self.text = ""
+        """What ``set`` was last called with."""
 
     def set(self, text: str) -> None:
-        """Show ``text`` from now on; does nothing where the area cannot be found."""
+        """Show ``text`` from now on; shows nothing new where the area cannot be found."""
+        self.text = text
         if not self._size_bytes:
             return
         raw = os.fsencode(text)[: self._size_bytes - 1]

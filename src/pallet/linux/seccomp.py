@@ -10,7 +10,6 @@ Spec   seccomp(2); runtime-spec config-linux.md#seccomp (``flags``).
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import errno
 import os
 from functools import cache
@@ -99,6 +98,8 @@ def binding() -> Any:
     Raises:
         SystemFailureError: libseccomp is not installed.
     """
+    import ctypes.util  # a megabyte that the zygote's children need not carry
+
     sonames: dict[str, str | None] = {"c": None, "seccomp": _LIBSECCOMP}
     original = ctypes.util.find_library
     ctypes.util.find_library = lambda name: sonames[name] if name in sonames else original(name)

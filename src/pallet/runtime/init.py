@@ -72,6 +72,11 @@ def run(plan: InitPlan, sync: InitSide) -> None:
     process.restore_signals()
     os.setsid()
     os.umask(0)
+    run_prepared(plan, sync)
+
+
+def run_prepared(plan: InitPlan, sync: InitSide) -> None:
+    """As ``run``, for a process that has default signals, its own session and umask 0 already."""
     enter_namespaces(plan)
     prepared = prepare_mounts(plan)
     root_fd = mount_root(plan)

@@ -32,7 +32,7 @@ from pallet.runtime.failure import StartFailureError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_MESSAGE_BYTES = 64 * 1024
+_MESSAGE_BYTES = 60 * 1024
 
 
 class FailureReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -164,11 +164,7 @@ class ShimSide:
 
     def receive(self) -> tuple[bytes, int, FailureReport | None]:
         """Return one message: its letter (b"" at the end of file), a descriptor or -1, a report."""
-        try:
-            data, ancillary, _, _ = self._sock.recvmsg(
-                _MESSAGE_BYTES, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
-        except ConnectionError:
-            return b"", -1, None
+        data, ancillary = packets.receive_packet(self._sock)
         fd = -1
         for level, kind, rights in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

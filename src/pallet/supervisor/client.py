@@ -9,6 +9,7 @@ Spec   docs/dev/seams.md "supervisor".
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import itertools
 import logging
@@ -30,6 +31,11 @@ logger = logging.getLogger(__name__)
 
 Reply = TypeVar("Reply")
 
+_SPARES = 2
+"""Shims forked ahead: a start then waits for neither forks nor their first page faults."""
+_TOP_UP_DELAY_S = 0.003
+_START_ATTEMPTS = 2 + _SPARES
+
 
 class Supervisor:
     """Starts containers, execs and workers. One per daemon."""
@@ -38,6 +44,9 @@ class Supervisor:
         self._zygote: launch.Zygote | None = None
         self._sending = asyncio.Lock()
         self._tokens = itertools.count(1)
+        self._spares: collections.deque[socket.socket] = collections.deque()
+        """Connections to shims forked ahead, which wait for their request."""
+        self._topping_up: asyncio.TimerHandle | None = None
         self._shims: dict[str, Shim] = {}
         """By ``shim_dir``, until the shim itself is gone."""
         self._clean_ups: set[asyncio.Task[None]] = set()
@@ -53,12 +62,18 @@ class Supervisor:
         """
         self._zygote = launch.spawn()
         asyncio.get_running_loop().add_reader(self._zygote.sock.fileno(), self._on_zygote_end)
+        self._top_up()
 
     async def close(self) -> None:
         """Stop the zygote and its workers. Containers go on running."""
         self._closed = True
         if self._clean_ups:
             await asyncio.wait(self._clean_ups)
+        if self._topping_up is not None:
+            self._topping_up.cancel()
+        for spare in self._spares:
+            spare.close()
+        self._spares.clear()
         for shim in list(self._shims.values()):
             shim.close()
         self._shims.clear()
@@ -185,21 +200,65 @@ class Supervisor:
         A zygote that was killed just now takes requests along that it had not read yet: without
         ``state.json`` nothing has run, and the start is sent once more.
         """
-        for attempt in range(2):
-            control = await self._request(request, fds)
+        for _ in range(_START_ATTEMPTS):
+            control = self._ask_spare(request, fds) or await self._request(request, fds)
             try:
                 answer = await _receive(control)
             except BaseException:
                 control.close()
                 raise
+            self._top_up_soon()
             if answer is not None:
                 return control, answer
             control.close()
+            found = os.path.exists(os.path.join(request.shim_dir, "state.json"))
             await self._clean_up(request.shim_dir)
-            if attempt or os.path.exists(os.path.join(request.shim_dir, "state.json")):
+            if found:
                 break
         message = "the container's shim died while it was started"
         raise failures.StartError(message, 128)
+
+    def _ask_spare(
+        self, request: messages.StartContainer | messages.StartExec, fds: Sequence[int],
+    ) -> socket.socket | None:
+        """Send a start to a spare shim; None when there is none."""
+        body = b""
+        while self._spares:
+            spare = self._spares.popleft()
+            body = body or channel.join(
+                messages.encoder.encode(request), messages.spare_hint(request))
+            try:
+                channel.send(spare, body, fds)
+            except OSError:
+                # Somebody killed it, or the request is larger than its socket takes.
+                spare.close()
+            else:
+                return spare
+        return None
+
+    def _top_up_soon(self) -> None:
+        """Have spares made once this start is out of the way: a fork beside it slows it down."""
+        if self._topping_up is None and len(self._spares) < _SPARES and not self._closed:
+            self._topping_up = asyncio.get_running_loop().call_later(
+                _TOP_UP_DELAY_S, self._top_up)
+
+    def _top_up(self) -> None:
+        self._topping_up = None
+        if self._zygote is None or self._closed or self._sending.locked():
+            return
+        body = channel.join(messages.encoder.encode(messages.MakeSpare()))
+        while len(self._spares) < _SPARES:
+            ours, theirs = channel.pair()
+            ours.setblocking(False)
+            try:
+                channel.send(self._zygote.sock, body, [theirs.fileno()])
+            except OSError:
+                # Full or just gone: the next start asks again.
+                ours.close()
+                return
+            finally:
+                theirs.close()
+            self._spares.append(ours)
 
     def _adopt(self, shim: Shim) -> None:
         self._shims[shim.shim_dir] = shim

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pallet.linux import mount as m
-from pallet.linux import namespaces
+from pallet.linux import namespaces, procfs
 from pallet.runtime import bundle, rootfs
 from pallet.runtime.failure import StartFailureError
 from pallet.zygote import messages
@@ -181,7 +181,7 @@ def _create(request: messages.StartContainer, runtime: ForeignRuntime, hub: Hub,
         raise
     steps = _Steps(program, request.id, [netns_fd] if netns_fd >= 0 else [])
     return Launched(
-        pid=pid, sync=steps, cgroup=open_cgroup(spec.linux.cgroups_path, request.cgroup_driver),
+        pid=pid, start_time=procfs.start_time(pid), sync=steps, cgroup=open_cgroup(spec.linux.cgroups_path, request.cgroup_driver),
         owns_cgroup=True, makes_cgroup=False, resources=None, on_end=delete,
         private_pids=any(n.type == "pid" and not n.path for n in spec.linux.namespaces))
 
@@ -200,7 +200,8 @@ def _execute(request: messages.StartExec, runtime: ForeignRuntime, hub: Hub) -> 
         file.write(msgspec.json.encode(process))
     pid = _call(program, ["exec", "--detach", "--process", path], request.container_id, hub,
                 terminal=process.terminal)
-    return Launched(pid=pid, sync=_Steps(program, ""), cgroup=None, owns_cgroup=False,
+    return Launched(pid=pid, start_time=procfs.start_time(pid), sync=_Steps(program, ""),
+                    cgroup=None, owns_cgroup=False,
                     makes_cgroup=False, private_pids=False)
 
 

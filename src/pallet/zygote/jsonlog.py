@@ -12,7 +12,6 @@ import contextlib
 import errno
 import os
 import re
-import shutil
 import time
 from typing import TYPE_CHECKING
 
@@ -205,7 +204,9 @@ def _rename(source: str, target: str) -> None:
 
 
 def _compress(path: str) -> None:
-    import gzip  # noqa: PLC0415 - only a child that compresses pays for it
+    # Only a child that compresses pays for these.
+    import gzip  # noqa: PLC0415
+    import shutil  # noqa: PLC0415
 
     temporary = f"{path}.gz.tmp"
     with open(path, "rb") as reader, gzip.open(temporary, "wb") as writer:

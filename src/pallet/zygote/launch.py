@@ -18,7 +18,7 @@ from pallet.zygote import messages, rehearsal
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pallet.runtime.cgroup import Cgroup
     from pallet.runtime.sync import FailureReport, InitSide, ShimSide
@@ -51,6 +51,8 @@ class Launched:
     """A process on its way to its program."""
 
     pid: int
+    start_time: int
+    """Of ``pid``, in clock ticks since boot."""
     sync: Steps
     cgroup: Cgroup | None
     owns_cgroup: bool
@@ -97,21 +99,24 @@ def _run_child(body: Callable[[InitSide], None], theirs: InitSide) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class SpareInit:
-    """An init that was forked ahead, in a new pid namespace, and waits for its plan."""
+    """An init that was forked ahead, in a new pid namespace, and waits for its request."""
 
     pid: int
+    start_time: int
     ours: ShimSide
+    child_fds: tuple[int, int, int]
+    """The process's ends of three pipes, which the init has already."""
+    hub_fds: tuple[int, int, int]
 
-    def suits(self, request: messages.StartContainer) -> bool:
-        """True when ``request`` asks for what the spare one is: a fresh pid namespace."""
-        kinds = {entry.type: entry for entry in request.spec.linux.namespaces}
-        return ("pid" in kinds and not kinds["pid"].path and "user" not in kinds
-                and request.runtime is None)
+    def send(self, document: bytes, netns_fds: Sequence[int]) -> None:
+        """Pass the request on."""
+        self.ours.send_plan(document, netns_fds)
 
     def discard(self) -> None:
         """Have it end, and make this process ready to fork another one."""
         self.ours.close()
-        os.waitpid(self.pid, 0)
+        for fd in (*self.child_fds, *self.hub_fds):
+            os.close(fd)
         leave_pid_namespace()
 
 
@@ -124,28 +129,34 @@ def spare_init(waiting: socket.socket) -> SpareInit | None:
     if cgroupfs.detect().mode == "v2":
         return None
     ours, theirs = sync.pair()
+    pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
+    child_fds = (pipes[0][0], pipes[1][1], pipes[2][1])
     namespaces.unshare(namespaces.CLONE_NEWPID)
     pid = os.fork()
     if not pid:
         waiting.close()
         ours.close()
-        _run_child(_follow_plan, theirs)
+        _run_child(lambda side: _follow_plan(side, child_fds), theirs)
     theirs.close()
-    return SpareInit(pid=pid, ours=ours)
+    return SpareInit(pid=pid, start_time=procfs.start_time(pid), ours=ours, child_fds=child_fds,
+                     hub_fds=(pipes[0][1], pipes[1][0], pipes[2][0]))
 
 
-def _follow_plan(theirs: InitSide) -> None:
+def _follow_plan(theirs: InitSide, stdio: tuple[int, int, int]) -> None:
     kernel.set_name("pallet-init")
+    process.restore_signals()
+    os.setsid()
+    os.umask(0)
     rehearsal.of_init()
     document, fds = theirs.wait_plan()
     request = messages.request_decoder.decode(document)
     assert isinstance(request, messages.StartContainer)
-    netns_fd = fds.pop(0) if request.has_netns else -1
-    stdio = (-1, -1, -1)
-    if not request.spec.process.terminal:
-        stdin_fd = fds.pop(0) if request.stdio.open_stdin else -1
-        stdio = (stdin_fd, fds[0], fds[1])
-    init.run(_plan(request, netns_fd, stdio, _cgroup_of(request)), theirs)
+    if request.spec.process.terminal:
+        stdio = (-1, -1, -1)
+    elif not request.stdio.open_stdin:
+        stdio = (-1, *stdio[1:])
+    plan = _plan(request, fds[0] if fds else -1, stdio, _cgroup_of(request))
+    init.run_prepared(plan, theirs)
 
 
 def _cgroup_of(request: messages.StartContainer) -> Cgroup | None:
@@ -162,30 +173,31 @@ def _plan(request: messages.StartContainer, netns_fd: int, stdio: tuple[int, int
         mapped=any(n.type == "user" and not n.path for n in request.spec.linux.namespaces))
 
 
-def container(request: messages.StartContainer, document: bytes, hub: Hub, netns_fd: int,
+def container(request: messages.StartContainer, hub: Hub, netns_fd: int,
               spare: SpareInit | None) -> Launched:
-    """Fork a container's init, or take the spare one.
+    """Fork a container's init, or go on with the spare one, which has its request.
 
     Args:
-        document: ``request`` as it was received.
         netns_fd: closed here.
     """
     spec = request.spec
-    child_fds = (-1, -1, -1) if spec.process.terminal else hub.make_pipes()
     cgroup_handle = _cgroup_of(request)
-    born_inside = cgroup_handle is not None and cgroup_handle.bears_children
-    own_fds = [fd for fd in (netns_fd, *child_fds) if fd >= 0]
+    born_inside = False
     if spare is not None:
-        pid, ours = spare.pid, spare.ours
-        ours.send_plan(document, own_fds)
+        pid, started, ours, child_fds = spare.pid, spare.start_time, spare.ours, spare.child_fds
+        hub.adopt_pipes(spare.hub_fds)
     else:
+        child_fds = (-1, -1, -1) if spec.process.terminal else hub.make_pipes()
+        born_inside = cgroup_handle is not None and cgroup_handle.bears_children
         pid, ours = _fork_init(request, _plan(request, netns_fd, child_fds, cgroup_handle))
-    for fd in own_fds:
-        os.close(fd)
+        started = procfs.start_time(pid)
+    for fd in (netns_fd, *child_fds):
+        if fd >= 0:
+            os.close(fd)
     return Launched(
-        pid=pid, sync=ours, cgroup=cgroup_handle, owns_cgroup=True, makes_cgroup=not born_inside,
-        private_pids=any(n.type == "pid" and not n.path for n in spec.linux.namespaces),
-        resources=spec.linux.resources)
+        pid=pid, start_time=started, sync=ours, cgroup=cgroup_handle, owns_cgroup=True,
+        makes_cgroup=not born_inside, resources=spec.linux.resources,
+        private_pids=any(n.type == "pid" and not n.path for n in spec.linux.namespaces))
 
 
 def _fork_init(request: messages.StartContainer, plan: init.InitPlan) -> tuple[int, ShimSide]:
@@ -265,7 +277,8 @@ def run_exec(request: messages.StartExec, hub: Hub) -> Launched:
     for fd in (pidfd, *child_fds):
         if fd >= 0:
             os.close(fd)
-    return Launched(pid=pid, sync=ours, cgroup=cgroup_handle, owns_cgroup=False,
+    return Launched(pid=pid, start_time=procfs.start_time(pid), sync=ours, cgroup=cgroup_handle,
+                    owns_cgroup=False,
                     makes_cgroup=False, private_pids=False)
 
 

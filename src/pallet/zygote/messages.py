@@ -7,6 +7,7 @@ Runs   in the daemon, the zygote and its children.
 |---|---|---|---|
 | daemon | zygote | one ``Request`` | ``reply``, then those the request lists |
 | daemon | zygote | ``Cancel`` | none |
+| daemon | spare shim | ``StartContainer`` or ``StartExec`` | those the request lists |
 | shim | daemon | ``Started`` or ``Failure`` | pidfd of the init process |
 | daemon | shim | one ``Control`` | the client's socket, for ``Attach`` |
 | shim | daemon | ``Attached``, ``AttachEnded``, ``Exited`` | none |
@@ -150,6 +151,10 @@ class NewNetns(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """Make a network namespace; ``WorkerDone`` brings its descriptor and a netlink socket."""
 
 
+class MakeSpare(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Fork a shim ahead. The one descriptor is its connection, on which its request will come."""
+
+
 class RunWorker(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """Run one function of ``zygote/workers.py`` in a child; ``request`` follows the JSON."""
 
@@ -164,7 +169,7 @@ class Cancel(_Message, frozen=True, kw_only=True, omit_defaults=True):
     token: int
 
 
-Request = StartContainer | StartExec | NewNetns | RunWorker | Cancel
+Request = StartContainer | StartExec | MakeSpare | NewNetns | RunWorker | Cancel
 
 # --- control of a shim ---------------------------------------------------------------------------
 
@@ -277,6 +282,22 @@ class ShimState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cgroup_driver: str = "cgroupfs"
     kill_cgroup: bool = False
     """The cgroup is the container's own (not an exec's): everything in it dies with the shim."""
+
+
+SPARE_INIT = b"I"
+"""Follows a request to a spare shim whose spare init suits it; with ``SPARE_INIT_NETNS`` the first
+descriptor is the init's. So the init has its request before the shim has read it."""
+SPARE_INIT_NETNS = b"N"
+
+
+def spare_hint(request: StartContainer | StartExec) -> bytes:
+    """What to send behind ``request`` to a spare shim; b"" where its init must be another."""
+    if isinstance(request, StartExec) or request.runtime is not None:
+        return b""
+    kinds = {entry.type: entry for entry in request.spec.linux.namespaces}
+    if "pid" not in kinds or kinds["pid"].path or "user" in kinds:
+        return b""
+    return SPARE_INIT_NETNS if request.has_netns else SPARE_INIT
 
 
 encoder = msgspec.json.Encoder()

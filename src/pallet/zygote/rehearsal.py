@@ -66,6 +66,7 @@ def of_shim() -> None:
               on_stream_end=lambda _key, _how: None)
     for fd in hub.make_pipes():
         os.close(fd)
+    hub.open_log()
     hub.complete_log()
     own = os.getpid()
     messages.encoder.encode(messages.ShimState(
@@ -99,5 +100,7 @@ def of_init() -> None:
         with contextlib.suppress(OSError):
             attempt()
     caps.mask_of(_NAMES)
-    caps.available()
+    caps.drop_bounding(caps.available())
+    os.setgroups(os.getgroups())
+    os.umask(0)
     open_cgroup("/pallet/x").directories()

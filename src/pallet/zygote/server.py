@@ -16,26 +16,20 @@ import select
 import signal
 import socket
 import sys
-import traceback
 from typing import TYPE_CHECKING, NoReturn
 
 from pallet.linux import caps, cgroupfs, namespaces
 from pallet.linux import process as kernel
 from pallet.zygote import channel, failures, messages, shim
-from pallet.zygote.workers import WORKERS
+from pallet.zygote.workers import HEAVY, WORKERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _START_PREFIXES = (b'{"type":"StartContainer"', b'{"type":"StartExec"')
 """msgspec writes the tag first, so a start is told from the rest without decoding it here."""
 
-
-_SPARES = 2
-"""Shims forked ahead: a start then does not wait for two forks and their first page faults."""
-_QUIET_MS = 3
-"""They are made while nothing is asked for, as a fork beside a start slows it down."""
-
+_WORKSHOP = "pallet-workshop"
 _LIBC_SIGNALS = (32, 33)
 
 
@@ -47,8 +41,8 @@ class Zygote:
         self._title = title
         self._workers: dict[int, tuple[int, int]] = {}
         """Token to (pid, pidfd)."""
-        self._spares: list[socket.socket] = []
-        """Connections to shims forked ahead."""
+        self._workshop: socket.socket | None = None
+        """Connection to the process that forks heavy workers, once there is one."""
         self._poll = select.poll()
         self._poll.register(sock.fileno(), select.POLLIN)
 
@@ -56,10 +50,7 @@ class Zygote:
         """Serve until the daemon is gone; then take the workers along."""
         own_fd = self._sock.fileno()
         while True:
-            ready = self._poll.poll(_QUIET_MS if len(self._spares) < _SPARES else None)
-            if not ready:
-                self._add_spare()
-            for fd, _ in ready:
+            for fd, _ in self._poll.poll():
                 if fd != own_fd:
                     self._forget(fd)
                     continue
@@ -70,28 +61,71 @@ class Zygote:
                 if received is None:
                     self._kill_workers()
                     return
-                self._handle(*received)
+                body, fds = received
+                self._handle(body, fds)
+                for received_fd in fds:
+                    os.close(received_fd)
 
     def _handle(self, body: bytes, fds: list[int]) -> None:
         document, payload = channel.split(body)
         if document.startswith(_START_PREFIXES):
-            if not self._hand_to_spare(document, fds):
-                self._fork(lambda: self._be_shim(document, fds))
-        else:
-            request = messages.request_decoder.decode(document)
-            if isinstance(request, messages.Cancel):
-                self._cancel(request.token)
-            elif isinstance(request, messages.NewNetns):
-                self._fork(lambda: _answer(fds, lambda _fds: _new_netns()))
-            elif isinstance(request, messages.RunWorker):
-                pid = self._fork(lambda: self._be_worker(request, payload, fds))
-                # Children are reaped by the kernel: a quick one may be gone before we look.
-                with contextlib.suppress(ProcessLookupError):
-                    pidfd = os.pidfd_open(pid)
-                    self._workers[request.token] = (pid, pidfd)
-                    self._poll.register(pidfd, select.POLLIN)
-        for fd in fds:
-            os.close(fd)
+            self._fork(lambda: self._be_shim(document, fds))
+            return
+        request = messages.request_decoder.decode(document)
+        if isinstance(request, messages.MakeSpare):
+            self._fork(lambda: self._be_spare(fds))
+        elif isinstance(request, messages.Cancel):
+            self._cancel(request.token, body)
+        elif isinstance(request, messages.NewNetns):
+            self._fork(lambda: _answer(fds, lambda _fds: _new_netns()))
+        elif isinstance(request, messages.RunWorker):
+            if request.kind in HEAVY and not self._is_workshop:
+                self._hand_to_workshop(body, fds)
+            else:
+                self._start_worker(request, payload, fds)
+
+    def _start_worker(self, request: messages.RunWorker, payload: bytes, fds: list[int]) -> None:
+        pid = self._fork(lambda: self._be_worker(request, payload, fds))
+        # Children are reaped by the kernel: a quick one may be gone before we look.
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(pid)
+            self._workers[request.token] = (pid, pidfd)
+            self._poll.register(pidfd, select.POLLIN)
+
+    @property
+    def _is_workshop(self) -> bool:
+        return self._title.text == _WORKSHOP
+
+    def _hand_to_workshop(self, body: bytes, fds: list[int]) -> None:
+        """Have a heavy worker forked from a process that has its modules."""
+        for attempt in range(2):
+            if self._workshop is None:
+                ours, theirs = channel.pair()
+                channel.enlarge(ours)
+                self._fork(lambda: self._be_workshop(ours, theirs))  # noqa: B023 - run at once
+                theirs.close()
+                self._workshop = ours
+            try:
+                channel.send(self._workshop, body, fds)
+            except OSError:
+                # Somebody killed it; a new one is made once.
+                self._workshop.close()
+                self._workshop = None
+                if attempt:
+                    raise
+            else:
+                return
+
+    def _be_workshop(self, ours: socket.socket, theirs: socket.socket) -> None:
+        ours.close()
+        self._title.set(_WORKSHOP)
+        kernel.set_name(_WORKSHOP)
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        _import_workers(HEAVY)
+        gc.collect()
+        gc.freeze()
+        Zygote(theirs, self._title).run()
 
     def _fork(self, body: Callable[[], None]) -> int:
         pid = os.fork()
@@ -99,12 +133,12 @@ class Zygote:
             return pid
         try:
             self._sock.close()
-            for spare in self._spares:
-                spare.close()
+            if self._workshop is not None:
+                self._workshop.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             body()
         except BaseException:  # noqa: BLE001 - a forked child has nobody above it
-            traceback.print_exc()
+            _print_traceback()
             os._exit(70)
         os._exit(0)
 
@@ -113,32 +147,9 @@ class Zygote:
         shim.become_shim()
         shim.serve(document, fds)
 
-    def _add_spare(self) -> None:
-        """Fork a shim ahead. It ends with this process, which holds its connection."""
-        ours, theirs = channel.pair()
-        self._fork(lambda: self._be_spare(ours, theirs))
-        theirs.close()
-        self._spares.append(ours)
-
-    def _be_spare(self, ours: socket.socket, theirs: socket.socket) -> None:
-        ours.close()
+    def _be_spare(self, fds: list[int]) -> None:
         self._title.set("pallet-shim")
-        shim.wait_as_spare(theirs)
-
-    def _hand_to_spare(self, document: bytes, fds: list[int]) -> bool:
-        """Give a start to a spare shim; False when there is none left."""
-        while self._spares:
-            spare = self._spares.pop(0)
-            try:
-                channel.send(spare, document, fds)
-            except OSError:
-                # Somebody killed it.
-                continue
-            else:
-                return True
-            finally:
-                spare.close()
-        return False
+        shim.wait_as_spare(socket.socket(fileno=fds[0]))
 
     def _be_worker(self, request: messages.RunWorker, payload: bytes, fds: list[int]) -> None:
         os.setsid()
@@ -149,12 +160,12 @@ class Zygote:
         run = getattr(importlib.import_module(module), function)
         _answer(fds, lambda rest: run(payload, rest))
 
-    def _cancel(self, token: int) -> None:
+    def _cancel(self, token: int, body: bytes) -> None:
         if (worker := self._workers.get(token)) is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                signal.pidfd_send_signal(worker[1], signal.SIGKILL)
-                # Its own helpers, too; setsid(2) made it the leader of their group.
-                os.killpg(worker[0], signal.SIGKILL)
+            _kill_group(*worker)
+        elif self._workshop is not None:
+            with contextlib.suppress(OSError):
+                channel.send(self._workshop, body)
 
     def _forget(self, pidfd: int) -> None:
         self._poll.unregister(pidfd)
@@ -163,8 +174,15 @@ class Zygote:
                          if worker[1] != pidfd}
 
     def _kill_workers(self) -> None:
-        for token in list(self._workers):
-            self._cancel(token)
+        for worker in self._workers.values():
+            _kill_group(*worker)
+
+
+def _kill_group(pid: int, pidfd: int) -> None:
+    """Kill a worker and its own helpers; setsid(2) made it the leader of their group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _new_netns() -> tuple[bytes, list[int]]:
@@ -188,9 +206,15 @@ def _answer(
     except Exception as error:  # noqa: BLE001 - every failure is answered as data
         event, payload = failures.of_worker(error), b""
         if event.kind == "SystemFailureError" and not isinstance(error, OSError):
-            traceback.print_exc()
+            _print_traceback()
     with contextlib.suppress(BrokenPipeError, ConnectionError):
         channel.send(reply, channel.join(messages.encoder.encode(event), payload), out)
+
+
+def _print_traceback() -> None:
+    import traceback  # noqa: PLC0415 - half a megabyte that no shim needs to carry
+
+    traceback.print_exc()
 
 
 def _reset_signals() -> None:
@@ -208,13 +232,17 @@ def _reset_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _warm_up() -> None:
-    """Do once what every child would do again."""
-    for module, _ in WORKERS.values():
+def _import_workers(kinds: Iterable[str]) -> None:
+    for module in sorted({WORKERS[kind][0] for kind in kinds}):
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             sys.stderr.write(f"zygote: no worker module {module}: {error}\n")
+
+
+def _warm_up() -> None:
+    """Do once what every child would do again."""
+    _import_workers(WORKERS.keys() - HEAVY)
     cgroupfs.detect()
     caps.available()
     caps.last_cap()

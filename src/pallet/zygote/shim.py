@@ -39,16 +39,13 @@ Request = messages.StartContainer | messages.StartExec
 class Shim:
     """The state of one shim process."""
 
-    def __init__(self, request: Request, reply: socket.socket) -> None:
+    def __init__(self, reply: socket.socket) -> None:
         self.poller = Poller()
-        self._id = request.id
-        self._is_container = isinstance(request, messages.StartContainer)
+        self.hub: Hub
+        self._id = ""
+        self._is_container = True
         self._connections = [reply]
         self._reply = reply
-        terminal = (request.spec.process if isinstance(request, messages.StartContainer)
-                    else request.process).terminal
-        self.hub = Hub(self.poller, request.stdio, terminal=terminal, fork=self.fork_helper,
-                       on_stream_end=self._on_stream_end)
         self._streams: dict[int, tuple[socket.socket, int]] = {}
         self._launched: Launched | None = None
         self._listener: socket.socket | None = None
@@ -57,21 +54,22 @@ class Shim:
         self._started_at_ns = 0
         self._executing = False
         self._status: int | None = None
+        self._pid = os.getpid()
+        self._start_time = procfs.start_time(self._pid)
+        self._watch_children()
 
     # -- start ------------------------------------------------------------------------------------
 
-    def run(self, request: Request, document: bytes, fds: list[int], spare: SpareInit | None,
-            ) -> None:
+    def run(self, request: Request, fds: list[int], spare: SpareInit | None) -> None:
         """Start the process and serve it to its end.
 
         Args:
-            document: the request as it came.
-            fds: as the request lists them, without ``reply``.
-            spare: an init forked ahead, if there is one.
+            fds: as the request lists them.
+            spare: an init forked ahead that has the request already.
         """
         try:
-            self._launch(request, document, fds, spare)
-            del request, document, fds, spare
+            self._launch(request, fds, spare)
+            del request, fds, spare
             self._await_start()
         except Exception as error:  # noqa: BLE001 - every failure is answered as data
             self._fail(error)
@@ -79,26 +77,33 @@ class Shim:
         self._serve()
         self._tear_down()
 
-    def _launch(self, request: Request, document: bytes, fds: list[int],
-                spare: SpareInit | None) -> None:
+    def _launch(self, request: Request, fds: list[int], spare: SpareInit | None) -> None:
+        self._id = request.id
+        self._is_container = isinstance(request, messages.StartContainer)
         os.chdir(request.shim_dir)
-        self._watch_children()
         netns_fd, listeners = -1, []
         if isinstance(request, messages.StartContainer):
             netns_fd = fds.pop(0) if request.has_netns else -1
             listeners = request.listeners
+            terminal = request.spec.process.terminal
+        else:
+            terminal = request.process.terminal
         listener_fds, attach_fds = fds[: len(listeners)], fds[len(listeners):]
-        launched = _start(request, document, self.hub, netns_fd, spare)
-        self._launched = launched
-        self._pidfd = os.pidfd_open(launched.pid)
-        self._write_state(request, launched)
-        launched.prepare_cgroup()
-        self._listen()
-        if listeners:
-            self._ports = ports.Ports(self.poller, self.fork_helper, listeners, listener_fds)
+        self.hub = Hub(self.poller, request.stdio, terminal=terminal, fork=self.fork_helper,
+                       on_stream_end=self._on_stream_end)
         for fd, attach in zip(attach_fds, request.stdio.attach, strict=True):
             self._add_client(fd, attach, self._reply)
+        launched = _start(request, self.hub, netns_fd, spare)
+        self._launched = launched
+        self._write_state(request, launched)
+        launched.prepare_cgroup()
         launched.sync.go()
+        # The process is on its way; what follows is done beside it.
+        self.hub.open_log()
+        self._pidfd = os.pidfd_open(launched.pid)
+        if listeners:
+            self._ports = ports.Ports(self.poller, self.fork_helper, listeners, listener_fds)
+        self._listen()
         self.poller.watch(launched.sync.fileno(), READ, lambda _events: self._on_sync())
         self.poller.call_later(request.start_timeout_s, self._on_start_timeout)
 
@@ -109,14 +114,13 @@ class Shim:
         self.poller.watch(read_fd, READ, lambda _events: self._on_child(read_fd))
 
     def _write_state(self, request: Request, launched: Launched) -> None:
-        own = os.getpid()
         if isinstance(request, messages.StartContainer):
             path = request.spec.linux.cgroups_path
         else:
             path = request.cgroups_path
         state = messages.ShimState(
-            id=request.id, shim_pid=own, shim_start_time=procfs.start_time(own), pid=launched.pid,
-            pid_start_time=procfs.start_time(launched.pid), started_at_ns=time.time_ns(),
+            id=request.id, shim_pid=self._pid, shim_start_time=self._start_time, pid=launched.pid,
+            pid_start_time=launched.start_time, started_at_ns=time.time_ns(),
             cgroups_path=path, cgroup_driver=request.cgroup_driver,
             kill_cgroup=launched.owns_cgroup)
         _write_file("state.json", messages.encoder.encode(state))
@@ -174,9 +178,10 @@ class Shim:
         """Undo everything and answer."""
         launched = self._launched
         if launched is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             if self._status is None:
+                # Not reaped yet, so the pid is still that process's.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(launched.pid, signal.SIGKILL)
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(launched.pid, 0)
             self._close_ports()
@@ -369,16 +374,11 @@ class Shim:
             os._exit(0)
 
 
-def _start(request: Request, document: bytes, hub: Hub, netns_fd: int, spare: SpareInit | None,
-           ) -> Launched:
-    if spare is not None and not (
-            isinstance(request, messages.StartContainer) and spare.suits(request)):
-        spare.discard()
-        spare = None
+def _start(request: Request, hub: Hub, netns_fd: int, spare: SpareInit | None) -> Launched:
     if request.runtime is not None:
         return foreign.launch(request, request.runtime, hub, netns_fd)
     if isinstance(request, messages.StartContainer):
-        return launch.container(request, document, hub, netns_fd, spare)
+        return launch.container(request, hub, netns_fd, spare)
     return launch.run_exec(request, hub)
 
 
@@ -417,26 +417,38 @@ def become_shim() -> None:
     kernel.set_name("pallet-shim")
 
 
-def serve(document: bytes, fds: list[int], spare: SpareInit | None = None) -> None:
+def serve(document: bytes, fds: list[int]) -> None:
     """Start and serve one process to its end. Precondition: ``become_shim``.
 
     Args:
         document: a start request.
-        fds: its descriptors; the first is the daemon's reply socket.
-        spare: an init forked ahead.
+        fds: the daemon's reply socket, then the request's descriptors.
     """
+    shim = Shim(socket.socket(fileno=fds.pop(0)))
+    shim.run(_decode(document), fds, None)
+
+
+def _decode(document: bytes) -> Request:
     request = messages.request_decoder.decode(document)
     assert isinstance(request, messages.StartContainer | messages.StartExec)
-    reply = socket.socket(fileno=fds.pop(0))
-    Shim(request, reply).run(request, document, fds, spare)
+    return request
 
 
 def wait_as_spare(sock: socket.socket) -> None:
     """Be a shim that was forked ahead: wait for a request on ``sock`` and serve it."""
     become_shim()
     spare = launch.spare_init(sock)
+    shim = Shim(sock)
     rehearsal.of_shim()
     received = channel.receive(sock)
-    sock.close()
-    if received is not None:
-        serve(received[0], received[1], spare)
+    if received is None:
+        return
+    document, hint = channel.split(received[0])
+    fds = received[1]
+    if spare is not None:
+        if hint:
+            spare.send(document, fds[:1] if hint == messages.SPARE_INIT_NETNS else ())
+        else:
+            spare.discard()
+            spare = None
+    shim.run(_decode(document), fds, spare)

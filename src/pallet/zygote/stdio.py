@@ -40,7 +40,8 @@ class Hub:
         self._stdio = stdio
         self._terminal = terminal
         self._on_stream_end = on_stream_end
-        self._log = JsonLog(stdio.log, fork) if stdio.log is not None else None
+        self._fork = fork
+        self._log: JsonLog | None = None
         self._clients: list[Client] = []
         self._outlets: dict[int, str] = {}
         self._stdin_fd = -1
@@ -49,6 +50,11 @@ class Hub:
         self._held = False
 
     # -- wiring -----------------------------------------------------------------------------------
+
+    def open_log(self) -> None:
+        """Open the log. Precondition: before the first turn of the poller."""
+        if self._stdio.log is not None:
+            self._log = JsonLog(self._stdio.log, self._fork)
 
     def make_pipes(self) -> tuple[int, int, int]:
         """Make the pipes; return the process's ends: stdin (-1 where closed), stdout, stderr."""
@@ -61,6 +67,20 @@ class Hub:
         for fd, name in ((out_fd, "stdout"), (err_fd, "stderr")):
             self._add_outlet(fd, name)
         return child_stdin, child_stdout, child_stderr
+
+    def adopt_pipes(self, fds: tuple[int, int, int]) -> None:
+        """Take over this side's ends of pipes that were made ahead; close what is not wanted."""
+        stdin_fd, out_fd, err_fd = fds
+        if self._stdio.open_stdin and not self._terminal:
+            self._stdin_fd = stdin_fd
+            os.set_blocking(stdin_fd, False)
+        else:
+            os.close(stdin_fd)
+        for fd, name in ((out_fd, "stdout"), (err_fd, "stderr")):
+            if self._terminal:
+                os.close(fd)
+            else:
+                self._add_outlet(fd, name)
 
     def set_terminal(self, master_fd: int) -> None:
         """Serve a terminal instead of pipes; all its output is stdout."""

@@ -1,7 +1,7 @@
 """The functions a daemon may have run in a zygote child.
 
-Owns   the table only. The zygote imports each module at its start, so that a worker's fork finds
-       it warm; a module that is not there yet is left out.
+Owns   the tables only. The zygote imports the modules at its start, so that a worker's fork finds
+       them warm; a module that is not there is left out.
 Runs   in the zygote.
 
 A worker is ``run(request: bytes, fds: list[int]) -> bytes`` or returns ``(bytes, list[int])`` with
@@ -17,3 +17,7 @@ WORKERS: dict[str, tuple[str, str]] = {
     "layer.apply": ("pallet.layer.worker", "run_apply"),
     "layer.copyup": ("pallet.layer.worker", "run_copyup"),
 }
+
+HEAVY = frozenset({"layer.apply", "layer.copyup"})
+"""Kinds whose modules (decompression, hashing) the zygote itself does not import: a process of
+its own, forked when the first of them is asked for, does, and shims need not carry them."""
