@@ -38,7 +38,7 @@ class CgroupSource:
     namespaced: bool
 
     def mount(self, root_fd: int, prepared: Prepared) -> None:
-        """Carry out the mount ``prepared`` below ``root_fd``."""
+        """Carry out the mount ``prepared`` below ``root_fd``; may change the cwd."""
         destination = prepared.mount.destination
         top_fd = safepath.make_directories(root_fd, destination)
         try:
@@ -64,36 +64,35 @@ class CgroupSource:
         tmpfs_fd = safepath.open_in_root(root_fd, prepared.mount.destination,
                                          os.O_RDONLY | os.O_DIRECTORY)
         try:
+            os.fchdir(tmpfs_fd)
             done: set[str] = set()
             for controller, mount_point in self.v1.items():
                 name = mount_point.rpartition("/")[2]
                 if mount_point not in done:
                     done.add(mount_point)
-                    os.mkdir(name, 0o755, dir_fd=tmpfs_fd)
-                    self._mount_controller(tmpfs_fd, name, controller, mount_point, prepared)
+                    os.mkdir(name, 0o755)
+                    self._mount_controller(name, controller, mount_point, prepared)
                 alias = controller.removeprefix("name=")
                 if alias != name:
-                    os.symlink(name, alias, dir_fd=tmpfs_fd)
+                    os.symlink(name, alias)
             if self.v2 is not None and self.namespaced:
                 # As runc on a hybrid host: only a namespace keeps the rest of the tree out.
-                os.mkdir("unified", 0o755, dir_fd=tmpfs_fd)
-                m.mount("cgroup2", f"/proc/self/fd/{tmpfs_fd}/unified", "cgroup2",
-                        flags=parsed.flags & _PER_MOUNT)
+                os.mkdir("unified", 0o755)
+                m.mount("cgroup2", "unified", "cgroup2", flags=parsed.flags & _PER_MOUNT)
             if not self.namespaced:
                 _set_all(tmpfs_fd, parsed.attributes())
         finally:
             os.close(tmpfs_fd)
 
-    def _mount_controller(self, tmpfs_fd: int, name: str, controller: str, mount_point: str,
+    def _mount_controller(self, name: str, controller: str, mount_point: str,
                           prepared: Prepared) -> None:
         if self.namespaced:
             shared = [other for other, where in self.v1.items() if where == mount_point]
-            m.mount("cgroup", f"/proc/self/fd/{tmpfs_fd}/{name}", "cgroup",
+            m.mount("cgroup", name, "cgroup",
                     flags=prepared.options.flags & _PER_MOUNT, data=",".join(shared))
             return
-        tree_fd = m.clone_tree(self.directories.get(controller, mount_point), recursive=False)
-        m.attach_tree(tree_fd, tmpfs_fd, name)
-        os.close(tree_fd)
+        # The cwd is the tmpfs: by far the shortest way for nine hierarchies.
+        m.mount(self.directories.get(controller, mount_point), name, flags=m.MS_BIND)
 
 
 def _set_all(top_fd: int, attributes: int) -> None:

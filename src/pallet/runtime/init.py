@@ -211,20 +211,20 @@ def _become(plan: InitPlan, stdio: process.Stdio, sync: InitSide) -> None:
     wanted = plan.spec.process
     command = process.Plan(process=wanted, user=plan.user, group_add=plan.group_add,
                            filter=plan.filter, filter_flags=plan.filter_flags, make_cwd=True)
-    own_init = plan.init == ""
 
     def execute(program: str, argv: list[str], environment: dict[bytes, bytes]) -> None:
         sync.executing()
         if plan.init:
             process.execute(_INIT_PATH, [_INIT_PATH, "--", *argv], environment)
-        elif own_init:
-            kernel.set_name("pallet-init")
-            reaper.run_under_init(
-                lambda: process.execute(program, argv, environment), sync.close)
         else:
             process.execute(program, argv, environment)
 
-    process.become(command, stdio, run=execute)
+    def execute_under_init(program: str, argv: list[str], environment: dict[bytes, bytes],
+                           ) -> None:
+        kernel.set_name("pallet-init")
+        reaper.run_under_init(lambda: execute(program, argv, environment), sync.close)
+
+    process.become(command, stdio, run=execute_under_init if plan.init == "" else execute)
 
 
 # --- an exec's process ---------------------------------------------------------------------------

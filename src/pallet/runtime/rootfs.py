@@ -320,16 +320,12 @@ def protect(spec: Spec) -> None:
 
 def _make_readonly(path: str) -> None:
     try:
-        tree_fd = m.clone_tree(path, recursive=True)
+        m.mount(path, path, flags=m.MS_BIND | m.MS_REC)
     except SyscallError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return
         raise
-    m.set_attributes("", dir_fd=tree_fd, attr_set=m.Attr.RDONLY, recursive=True)
-    target_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    m.attach_tree(tree_fd, target_fd)
-    os.close(target_fd)
-    os.close(tree_fd)
+    m.set_attributes(path, attr_set=m.Attr.RDONLY, recursive=True)
 
 
 def _mask(path: str) -> None:

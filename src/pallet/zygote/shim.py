@@ -52,7 +52,6 @@ class Shim:
         self._ports: ports.Ports | None = None
         self._pidfd = -1
         self._started_at_ns = 0
-        self._executing = False
         self._status: int | None = None
         self._pid = os.getpid()
         self._start_time = procfs.start_time(self._pid)
@@ -158,16 +157,17 @@ class Shim:
         elif letter == b"T":
             self.hub.set_terminal(fd)
         elif letter == b"X":
-            self._executing = True
-        elif letter == b"F" and report is not None:
+            # From here on nothing can fail but execve(2) itself, and that is the program's own
+            # output and exit status. Its duration, mostly the end of this heap, is not waited for.
+            self._started_at_ns = time.time_ns()
+        elif letter == b"F" and report is not None and not self._started_at_ns:
             raise StartFailureError(report.message, call=report.call, code=report.code,
                                     path=report.path, plain=report.plain)
         else:
             self.poller.forget(launched.sync.fileno())
             launched.sync.close()
-            if not self._executing:
+            if not self._started_at_ns:
                 raise StartFailureError(_killed_text(launched))
-            self._started_at_ns = time.time_ns()
 
     def _on_start_timeout(self) -> None:
         if not self._started_at_ns:
