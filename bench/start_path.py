@@ -1,7 +1,7 @@
 """Time the engine-side start path: start and exit of ``true`` through the Supervisor.
 
-Run as root: ``.venv/bin/python bench/start_path.py [-n N] [--memory]``. What the engine adds (records, events, network) is
-not in these numbers; the root is an overlay on the scratch directory's file system.
+Run as root: ``.venv/bin/python bench/start_path.py [-n N] [--memory]``. What the engine adds (records,
+events, network) is not in these numbers; the root is an overlay on TMPDIR's file system.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ async def time_starts(lab: Lab, count: int, *, volatile: bool, private_net: bool
         exits.append((exited - begin) * 1000)
         ends.append((ended - begin) * 1000)
     label = f"{'pooled' if private_net else 'host'} net{', volatile' if volatile else ''}"
-    print(_line(f"{label}: started", starts))  # noqa: T201
-    print(_line(f"{label}: exited", exits))  # noqa: T201
-    print(_line(f"{label}: torn down", ends))  # noqa: T201
+    print(_line(f"{label}: started", starts))
+    print(_line(f"{label}: exited", exits))
+    print(_line(f"{label}: torn down", ends))
 
 
 def lab_filter(lab: Lab) -> str | None:
@@ -70,7 +70,7 @@ def lab_filter(lab: Lab) -> str | None:
     path = lab.base / "filter.bpf"
     if not path.exists():
         try:
-            import pyseccomp  # noqa: PLC0415
+            import pyseccomp
         except (ImportError, RuntimeError):
             return None
         rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
@@ -97,9 +97,9 @@ async def measure_memory(lab: Lab, count: int) -> None:
     usages = [_pss_kib(shim.shim_pid) for shim in shims]
     for name in ("Pss", "Private_Dirty", "Rss"):
         mean = statistics.mean(usage[name] for usage in usages)
-        print(f"{count} idle shims: {name:<14} mean {mean / 1024:6.2f} MiB")  # noqa: T201
+        print(f"{count} idle shims: {name:<14} mean {mean / 1024:6.2f} MiB")
     zygote = _pss_kib(lab.supervisor.zygote_pid)
-    print(f"zygote: {zygote}")  # noqa: T201
+    print(f"zygote: {zygote}")
     for shim in shims:
         shim.kill(9)
     for shim in shims:
@@ -117,7 +117,7 @@ async def main() -> None:
             await measure_memory(lab, 20)
             return
         await time_starts(lab, 5, volatile=True, private_net=True)
-        print("--")  # noqa: T201
+        print("--")
         await time_starts(lab, options.n, volatile=True, private_net=True)
         await time_starts(lab, options.n, volatile=False, private_net=True)
 

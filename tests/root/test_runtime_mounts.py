@@ -81,8 +81,7 @@ async def test_readonly_root(lab: Lab) -> None:
 
 async def test_layers_without_a_writable_one(lab: Lab) -> None:
     root = RootMount(base_dir=str(lab.base), lower=["lower"])
-    code, output = await lab.run("sh", "-c", "touch /x", extra={"root": root}, mounts=[
-        mount for mount in default_mounts()])
+    code, output = await lab.run("sh", "-c", "touch /x", extra={"root": root}, mounts=default_mounts())
     assert (code, output) == (1, "touch: /x: Read-only file system\n")
 
 

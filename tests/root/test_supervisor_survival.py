@@ -198,3 +198,20 @@ async def test_unknown_worker_is_an_error(lab: Lab) -> None:
     with pytest.raises((WorkerError, NotFoundError)):
         await lab.supervisor.run_raw_worker("no.such", b"")
     assert await lab.run("true") == (0, "")
+
+
+async def test_a_client_that_takes_nothing_does_not_hold_up_a_restart(lab: Lab) -> None:
+    name = lab.new_id()
+    ours, theirs = socket.socketpair()
+    with ours:
+        first = await lab.supervisor.start_container(
+            lab.request(name, "sh", "-c", "seq 1 100000", attach=[messages.Attach(
+                stream_id=1, stdout=True, mux=False)]), attach_sockets=[theirs])
+        assert (await asyncio.wait_for(first.exited, 10)).exit_code == 0
+        await asyncio.wait_for(first.gone, 10)
+        again = await asyncio.wait_for(
+            lab.supervisor.start_container(lab.request(name, "true")), 10)
+        assert (await again.exited).exit_code == 0
+        output = await read_all(ours)
+    assert output.endswith(b"\n100000\n")
+    assert await asyncio.wait_for(first.streams[1], 5) == "eof"

@@ -93,7 +93,7 @@ def mount(
     source: str | None, target: str, fstype: str | None = None, *, flags: int = 0,
     data: str | None = None,
 ) -> None:
-    """Call mount(2).
+    """Mount ``source`` on ``target`` as mount(2) does.
 
     Raises:
         SyscallError: with ``target`` as its path.

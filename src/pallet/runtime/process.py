@@ -119,7 +119,7 @@ def execute(program: str, argv: list[str], environment: dict[bytes, bytes]) -> N
     The container counts as started then: its output and exit status tell.
     """
     try:
-        os.execve(program, argv, environment)
+        os.execve(program, argv, environment)  # noqa: S606 - the container's own program
     except OSError as error:
         text = f"exec {program}: {reason(error)}\n"
     except ValueError as error:

@@ -200,11 +200,8 @@ def _refuse_proc(root_fd: int, destination: str) -> None:
 
 def _attach_filesystem(root_fd: int, prepared: Prepared) -> None:
     mount, parsed = prepared.mount, prepared.options
-    kernel = mount.type in _KERNEL_TYPES
-    if kernel:
-        target_fd = _plain_directory(root_fd, mount)
-    else:
-        target_fd = safepath.make_directories(root_fd, mount.destination)
+    target_fd = (_plain_directory(root_fd, mount) if mount.type in _KERNEL_TYPES
+                 else safepath.make_directories(root_fd, mount.destination))
     try:
         lower_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC,
                            dir_fd=target_fd) if parsed.copy_up else -1
@@ -230,7 +227,7 @@ def _attach_filesystem(root_fd: int, prepared: Prepared) -> None:
 
 
 def _plain_directory(root_fd: int, mount: Mount) -> int:
-    """proc and sysfs only go on a real directory: an image's link must not move them."""
+    """Open the target of proc or sysfs, which only go on a real directory: an image's link must not move them."""
     try:
         return safepath.open_in_root(
             root_fd, mount.destination, os.O_PATH | os.O_DIRECTORY, symlinks=False)

@@ -14,7 +14,8 @@ Runs   in both.
 | 4 | init | ``X`` | everything is set up, the program is executed next |
 | 5 | init | ``F`` + JSON, or end of file | failed, or executed: the pair closes on exec |
 
-An end of file without an ``X`` means that the init was killed on its way. One at step 2 tells the init that its shim is gone: it must not run unowned.
+An end of file without an ``X`` means that the init was killed on its way. One at step 2 tells the
+init that its shim is gone: it must not run unowned.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from pallet.supervisor import failures, launch
-from pallet.supervisor.reattach import Lost, find
+from pallet.supervisor.reattach import Lost, find, has_state
 from pallet.supervisor.shims import Exit, Shim
 from pallet.zygote import channel, messages
 
@@ -48,7 +48,8 @@ class Supervisor:
         """Connections to shims forked ahead, which wait for their request."""
         self._topping_up: asyncio.TimerHandle | None = None
         self._shims: dict[str, Shim] = {}
-        """By ``shim_dir``, until the shim itself is gone."""
+        """By ``shim_dir``, until everything of it is taken down."""
+        self._connected: set[Shim] = set()
         self._clean_ups: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -74,9 +75,9 @@ class Supervisor:
         for spare in self._spares:
             spare.close()
         self._spares.clear()
-        for shim in list(self._shims.values()):
+        for shim in list(self._connected):
             shim.close()
-        self._shims.clear()
+        self._connected.clear()
         zygote, self._zygote = self._zygote, None
         if zygote is not None:
             self._drop(zygote)
@@ -187,7 +188,7 @@ class Supervisor:
         shim = Shim(
             shim_id=request.id, pid=event.pid, shim_pid=event.shim_pid,
             started_at_ns=event.started_at_ns, shim_dir=request.shim_dir, pidfd=received[0],
-            control=control, lost=self._on_shim_lost,
+            control=control, on_close=self._on_shim_close,
             streams=[attach.stream_id for attach in request.stdio.attach])
         self._adopt(shim)
         return shim
@@ -211,9 +212,9 @@ class Supervisor:
             if answer is not None:
                 return control, answer
             control.close()
-            found = os.path.exists(os.path.join(request.shim_dir, "state.json"))
+            started = has_state(request.shim_dir)
             await self._clean_up(request.shim_dir)
-            if found:
+            if started:
                 break
         message = "the container's shim died while it was started"
         raise failures.StartError(message, 128)
@@ -261,6 +262,7 @@ class Supervisor:
             self._spares.append(ours)
 
     def _adopt(self, shim: Shim) -> None:
+        self._connected.add(shim)
         self._shims[shim.shim_dir] = shim
         shim.gone.add_done_callback(lambda _: self._forget(shim))
 
@@ -275,7 +277,7 @@ class Supervisor:
             A live ``Shim``; the ``Exit`` of one that ended, or that was killed and whose container
             has therefore been killed here; None when ``shim_dir`` holds no trace of a start.
         """
-        found = await find(shim_dir, self._on_shim_lost)
+        found = await find(shim_dir, self._on_shim_close)
         if isinstance(found, Shim):
             self._adopt(found)
             return found
@@ -284,8 +286,11 @@ class Supervisor:
             return found.exit
         return found
 
-    def _on_shim_lost(self, shim: Shim) -> None:
-        """A shim was killed: its container may still run, unowned, and must not."""
+    def _on_shim_close(self, shim: Shim) -> None:
+        """A shim ended; without an exit it was killed, and its container must not go on unowned."""
+        self._connected.discard(shim)
+        if not shim.running:
+            return
         logger.warning("shim %d of %s was lost; killing what it left", shim.shim_pid, shim.id)
         shim.kill(9)
         task = asyncio.get_running_loop().create_task(self._finish_lost(shim))
@@ -293,7 +298,7 @@ class Supervisor:
         task.add_done_callback(self._clean_ups.discard)
 
     async def _finish_lost(self, shim: Shim) -> None:
-        found = await find(shim.shim_dir, self._on_shim_lost)
+        found = await find(shim.shim_dir, self._on_shim_close)
         if isinstance(found, Lost):
             try:
                 await self._clean_up(shim.shim_dir)

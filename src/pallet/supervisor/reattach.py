@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pallet.linux import procfs
 from pallet.supervisor.shims import Exit, Shim
 from pallet.zygote import channel, messages
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _HELLO_TIMEOUT_S = 10.0
+_END_INTERVAL_S = 0.01
+_END_LOOKS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,21 +39,55 @@ class Lost:
             error="the container's shim was killed, and the container with it"))
 
 
-async def find(shim_dir: str, lost: Callable[[Shim], None]) -> Shim | Exit | Lost | None:
+async def find(shim_dir: str, on_close: Callable[[Shim], None]) -> Shim | Exit | Lost | None:
     """Connect to the shim in ``shim_dir``, or say how it ended; None where none ever started."""
-    if (shim := await _connect(shim_dir, lost)) is not None:
+    if (shim := await _connect(shim_dir, on_close)) is not None:
         return shim
     # A shim that ends writes ``exit`` before it closes its socket, so look only now.
     if (document := _read(os.path.join(shim_dir, "exit"))) is not None:
+        await _wait_for_end(shim_dir)
         event = messages.exit_decoder.decode(document)
         return Exit(exit_code=event.exit_code, oom_killed=event.oom_killed,
                     finished_at_ns=event.finished_at_ns, error=event.error)
-    if _read(os.path.join(shim_dir, "state.json")) is None:
-        return None
-    return Lost.now()
+    return Lost.now() if has_state(shim_dir) else None
 
 
-async def _connect(shim_dir: str, lost: Callable[[Shim], None]) -> Shim | None:
+def has_state(shim_dir: str) -> bool:
+    """True when a shim in ``shim_dir`` came so far that something may run."""
+    return os.path.exists(os.path.join(shim_dir, "state.json"))
+
+
+async def _wait_for_end(shim_dir: str) -> None:
+    """Wait until a shim that has told its exit has also taken everything down.
+
+    It removes its socket's name then; or it was killed.
+    """
+    if (document := _read(os.path.join(shim_dir, "state.json"))) is None:
+        return
+    state = messages.state_decoder.decode(document)
+    for _ in range(_END_LOOKS):
+        if not _has_socket(shim_dir) or not procfs.is_alive(
+                state.shim_pid, state.shim_start_time):
+            return
+        await asyncio.sleep(_END_INTERVAL_S)
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def on_readable() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(fd, on_readable)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(fd)
+
+
+async def _connect(shim_dir: str, on_close: Callable[[Shim], None]) -> Shim | None:
     loop = asyncio.get_running_loop()
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sock.setblocking(False)
@@ -73,23 +110,16 @@ async def _connect(shim_dir: str, lost: Callable[[Shim], None]) -> Shim | None:
     assert isinstance(hello, messages.Hello)
     return Shim(shim_id=hello.id, pid=hello.pid, shim_pid=hello.shim_pid,
                 started_at_ns=hello.started_at_ns, shim_dir=shim_dir, pidfd=received[1][0],
-                control=sock, lost=lost)
+                control=sock, on_close=on_close)
 
 
 async def _receive(sock: socket.socket) -> tuple[bytes, list[int]] | None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-
-    def on_readable() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_reader(sock.fileno(), on_readable)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(sock.fileno())
+    await _readable(sock.fileno())
     return channel.receive(sock)
+
+
+def _has_socket(shim_dir: str) -> bool:
+    return os.path.exists(os.path.join(shim_dir, "sock"))
 
 
 def _read(path: str) -> bytes | None:

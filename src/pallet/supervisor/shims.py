@@ -51,14 +51,14 @@ class Shim:
         shim_dir: the shim's directory; the engine removes it after ``exited``.
         exited: resolves to ``Exit``, always, also when the shim is killed. Shield it when waiting
             with a timeout: ``await asyncio.wait({shim.exited}, timeout=…)``.
-        gone: resolves once the shim itself has ended: cgroup removed, root unmounted. A start of the
+        gone: resolves once everything is taken down: cgroup removed, root unmounted. A start of the
             same container waits for it; an ``Exit`` is known before.
         streams: how the streams of the start request end, by their ``stream_id``.
     """
 
     def __init__(
         self, *, shim_id: str, pid: int, shim_pid: int, started_at_ns: int, shim_dir: str,
-        pidfd: int, control: socket.socket, lost: Callable[[Shim], None],
+        pidfd: int, control: socket.socket, on_close: Callable[[Shim], None],
         streams: Sequence[int] = (),
     ) -> None:
         self.id = shim_id
@@ -71,7 +71,7 @@ class Shim:
         self.gone: asyncio.Future[None] = self._loop.create_future()
         self._pidfd = pidfd
         self._control = control
-        self._lost = lost
+        self._on_close = on_close
         self.streams: dict[int, asyncio.Future[AttachResult]] = {
             stream_id: self._loop.create_future() for stream_id in streams}
         self._open_streams = dict(self.streams)
@@ -143,8 +143,7 @@ class Shim:
 
     def close(self) -> None:
         """Let go of the shim without touching the container (daemon shutdown)."""
-        if not self.gone.done():
-            self.gone.set_result(None)
+        self._resolve_gone()
         if self._control.fileno() >= 0:
             self._loop.remove_reader(self._control.fileno())
             self._control.close()
@@ -190,6 +189,8 @@ class Shim:
             self._resolve_exit(Exit(
                 exit_code=event.exit_code, oom_killed=event.oom_killed,
                 finished_at_ns=event.finished_at_ns, error=event.error))
+        elif isinstance(event, messages.TornDown):
+            self._resolve_gone()
         elif isinstance(event, messages.AttachEnded):
             if (attached := self._attached.pop(event.stream_id, None)) and not attached.done():
                 attached.set_result(None)
@@ -203,6 +204,9 @@ class Shim:
     def resolve_lost(self, result: Exit) -> None:
         """Make ``result`` the exit of a shim that was killed; its container is gone by now."""
         self._resolve_exit(result)
+        self._resolve_gone()
+
+    def _resolve_gone(self) -> None:
         if not self.gone.done():
             self.gone.set_result(None)
 
@@ -218,10 +222,9 @@ class Shim:
         self._loop.remove_reader(self._control.fileno())
         self._control.close()
         self._end_streams()
-        if not self.exited.done():
-            self._lost(self)
-        elif not self.gone.done():
-            self.gone.set_result(None)
+        if self.exited.done():
+            self._resolve_gone()
+        self._on_close(self)
 
     def _end_streams(self) -> None:
         for attached in self._attached.values():

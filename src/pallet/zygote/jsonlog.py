@@ -205,8 +205,8 @@ def _rename(source: str, target: str) -> None:
 
 def _compress(path: str) -> None:
     # Only a child that compresses pays for these.
-    import gzip  # noqa: PLC0415
-    import shutil  # noqa: PLC0415
+    import gzip
+    import shutil
 
     temporary = f"{path}.gz.tmp"
     with open(path, "rb") as reader, gzip.open(temporary, "wb") as writer:

@@ -10,7 +10,7 @@ Runs   in the daemon, the zygote and its children.
 | daemon | spare shim | ``StartContainer`` or ``StartExec`` | those the request lists |
 | shim | daemon | ``Started`` or ``Failure`` | pidfd of the init process |
 | daemon | shim | one ``Control`` | the client's socket, for ``Attach`` |
-| shim | daemon | ``Attached``, ``AttachEnded``, ``Exited`` | none |
+| shim | daemon | ``Attached``, ``AttachEnded``, ``Exited``, ``TornDown`` | none |
 | worker | daemon | ``WorkerDone`` (fds as the worker says) or ``Failure`` | |
 
 A request's first descriptor is one end of a fresh SOCK_SEQPACKET pair: the child answers there, and
@@ -260,11 +260,15 @@ class Exited(_Message, frozen=True, kw_only=True, omit_defaults=True):
     error: str = ""
 
 
+class TornDown(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """After ``Exited``: cgroup and mounts are gone, too. The shim may still owe clients output."""
+
+
 class WorkerDone(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """A worker's function returned; its reply follows the JSON."""
 
 
-Event = Started | Failure | Hello | Attached | AttachEnded | Exited | WorkerDone
+Event = Started | Failure | Hello | Attached | AttachEnded | Exited | TornDown | WorkerDone
 
 
 class ShimState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

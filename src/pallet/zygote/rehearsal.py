@@ -49,7 +49,7 @@ _REQUEST = messages.encoder.encode(messages.StartContainer(
                 devices=[oci.DeviceRule(allow=False, access="rwm")],
                 memory=oci.MemoryResources(limit=1), pids=oci.PidsResources(limit=1))))))
 
-_PASSWD = "root:x:0:0:root:/root:/bin/sh\n"
+_ACCOUNTS = "root:x:0:0:root:/root:/bin/sh\n"
 _GROUP = "root:x:0:\n"
 
 
@@ -83,7 +83,7 @@ def of_init() -> None:
         parsed = options.parse(mount.options)
         parsed.attributes()
         parsed.cleared_attributes()
-    user.resolve("0:0", ["0"], _PASSWD, _GROUP)
+    user.resolve("0:0", ["0"], _ACCOUNTS, _GROUP)
     user.read_database(_NOWHERE)
     with contextlib.suppress(StartFailureError):
         search.find_program("nowhere", "/proc")

@@ -212,7 +212,7 @@ def _answer(
 
 
 def _print_traceback() -> None:
-    import traceback  # noqa: PLC0415 - half a megabyte that no shim needs to carry
+    import traceback
 
     traceback.print_exc()
 

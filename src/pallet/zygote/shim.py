@@ -75,6 +75,8 @@ class Shim:
             return
         self._serve()
         self._tear_down()
+        while not self.hub.idle:
+            self.poller.turn()
 
     def _launch(self, request: Request, fds: list[int], spare: SpareInit | None) -> None:
         self._id = request.id
@@ -113,10 +115,8 @@ class Shim:
         self.poller.watch(read_fd, READ, lambda _events: self._on_child(read_fd))
 
     def _write_state(self, request: Request, launched: Launched) -> None:
-        if isinstance(request, messages.StartContainer):
-            path = request.spec.linux.cgroups_path
-        else:
-            path = request.cgroups_path
+        path = (request.spec.linux.cgroups_path if isinstance(request, messages.StartContainer)
+                else request.cgroups_path)
         state = messages.ShimState(
             id=request.id, shim_pid=self._pid, shim_start_time=self._start_time, pid=launched.pid,
             pid_start_time=launched.start_time, started_at_ns=time.time_ns(),
@@ -213,8 +213,6 @@ class Shim:
             while not self.hub.drained and time.monotonic() < deadline:
                 self.poller.turn()
         self._report_exit(launched)
-        while not self.hub.idle:
-            self.poller.turn()
 
     def _report_exit(self, launched: Launched) -> None:
         self._close_ports()
@@ -244,6 +242,11 @@ class Shim:
             launched.on_end()
         for fd in launched.held_fds:
             os.close(fd)
+        # Tells a later daemon, which only has the directory, that all of this is done.
+        with contextlib.suppress(OSError):
+            os.unlink("sock")
+        for connection in list(self._connections):
+            self._send(connection, messages.TornDown())
 
     def _remove_cgroup(self, launched: Launched) -> None:
         if launched.cgroup is not None and launched.owns_cgroup:
