@@ -191,3 +191,7 @@ def _print_help(path: str, options: Flags) -> int:
     else:
         return _unknown(path)
     return 0
+
+
+if __name__ == "__main__":
+    run()

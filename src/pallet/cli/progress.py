@@ -80,7 +80,7 @@ def _has_bar(message: dict[str, Any]) -> bool:
 
 
 def bar(detail: dict[str, Any], width: int) -> str:
-    """Return ``[=====>     ]  1.2MB/3.4MB`` for a progressDetail on a terminal ``width`` wide."""
+    """Return ``[=====>     ]   1.2MB/3.4MB`` for a progressDetail on a terminal ``width`` wide."""
     current, total = detail.get("current", 0), detail.get("total", 0)
     units = detail.get("units")
     if not current and not total:
@@ -96,9 +96,7 @@ def bar(detail: dict[str, Any], width: int) -> str:
     if width <= 110:
         return counts
     percent = min(current * 100 // total // 2, _BAR)
-    arrow = ">" if percent < _BAR else ""
-    left = "=" * percent + arrow
-    return f"[{left:<{_BAR}}]  {counts}"
+    return f"[{'=' * percent}>{' ' * (_BAR - percent)}] {counts}"
 
 
 class _Screen:

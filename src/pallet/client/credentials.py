@@ -88,7 +88,7 @@ def _from_auths(auths: Mapping[str, Any], key: str) -> dict[str, str]:
         if entry.get(source)}
     if entry.get("auth"):
         try:
-            pair = binascii.a2b_base64(entry["auth"]).decode()
+            pair = binascii.a2b_base64(entry["auth"], strict_mode=True).decode()
         except (ValueError, UnicodeDecodeError):
             raise UsageError("invalid auth configuration file") from None
         user, _, password = pair.partition(":")

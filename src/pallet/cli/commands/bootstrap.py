@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 BOOTSTRAP_FLAGS: Table = (
     ("include", "", "strings", "Further packages, comma-separated (debian and ubuntu)"),
-    ("mirror", "", "string", "Package mirror; by default the one this host's apt uses"),
+    ("mirror", "", "string", "Package mirror; by default the one this host's apt uses, if it is of the "
+     "same distribution"),
     ("quiet", "q", "bool", "Show nothing but the image's id"),
     ("tag", "t", "string", "Name and tag of the image; by default NAME itself"),
 )
@@ -36,10 +37,9 @@ def bootstrap(session: Session, flags: Flags) -> int:
     elif distribution in ("debian", "ubuntu"):
         recipe = _recipe(distribution, tag, flags)
         tool, chunks = build.distribution_tar(recipe, session.env, quiet=flags["quiet"])
-        mirror = next(word for word in recipe.mirrors[0].split() if "://" in word)
         command = '["bash"]'
         words = (f"{distribution} {recipe.suite} minimal base{' (slim)' if recipe.slim else ''} "
-                 f"by {tool} from {mirror}")
+                 f"by {tool} from {recipe.mirror or 'its default mirror'}")
     else:
         raise CommandError(f"cannot make {distribution}: known are {_KNOWN}")
     repository, image_tag = repository_and_tag(target)

@@ -99,8 +99,9 @@ def _debootstrap(
             with open(target + path, "w", encoding="utf-8") as file:
                 file.write(text)
             os.chmod(target + path, int(mode, 8))
-        with open(f"{target}/etc/apt/sources.list", "w", encoding="utf-8") as file:
-            file.write("\n".join([*recipe.mirrors, ""]))
+        if recipe.mirrors:
+            with open(f"{target}/etc/apt/sources.list", "w", encoding="utf-8") as file:
+                file.write("\n".join([*recipe.mirrors, ""]))
         yield from tree_tar(target, epoch(env))
 
 

@@ -21,8 +21,6 @@ _UBUNTU = {"20.04": "focal", "22.04": "jammy", "24.04": "noble", "26.04": "resol
 _NO_SECURITY = frozenset(("sid", "unstable", "experimental", "rc-buggy"))
 _KEYRINGS = {"debian": "/usr/share/keyrings/debian-archive-keyring.gpg",
              "ubuntu": "/usr/share/keyrings/ubuntu-archive-keyring.gpg"}
-_DEFAULT_MIRROR = {"debian": "http://deb.debian.org/debian",
-                   "ubuntu": "http://archive.ubuntu.com/ubuntu"}
 _COMPONENTS = {"debian": "main", "ubuntu": "main universe"}
 _SLIM = ("path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright",
          "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/info/*",
@@ -54,6 +52,12 @@ class Recipe:
         self.mirrors = mirrors
         self.packages = packages
 
+    @property
+    def mirror(self) -> str:
+        """URL of the release's mirror, empty for the tool's own default."""
+        words = self.mirrors[0].split() if self.mirrors else ()
+        return next((word for word in words if "://" in word), "")
+
 
 def suite_of(distribution: str, tag: str, os_release: str = "") -> tuple[str, bool]:
     """Return the suite and whether it is the slim variant, for an image's tag.
@@ -63,10 +67,9 @@ def suite_of(distribution: str, tag: str, os_release: str = "") -> tuple[str, bo
         tag: ``bookworm``, ``12``, ``12-slim``, ``latest``; empty is ``latest``.
         os_release: text of /etc/os-release; ``latest`` is the host's own suite where it fits.
     """
-    slim = tag.endswith("-slim")
-    base = tag.removesuffix("-slim") or "latest"
-    if tag == "slim":
-        base = "latest"
+    slim = tag == "slim" or tag.endswith("-slim")
+    base = tag.removesuffix("slim").removesuffix("-") if slim else tag
+    base = base or "latest"
     if base == "latest":
         fields = dict(line.partition("=")[::2] for line in os_release.splitlines())
         name = fields.get("VERSION_CODENAME", "").strip('"')
@@ -76,7 +79,7 @@ def suite_of(distribution: str, tag: str, os_release: str = "") -> tuple[str, bo
 
 
 def host_mirror(distribution: str, texts: Iterable[str]) -> str:
-    """Return the mirror that the host's apt uses for ``distribution``, or its public one.
+    """Return the mirror that the host's apt uses for ``distribution``; empty when it has none.
 
     Args:
         distribution: ``debian`` or ``ubuntu``.
@@ -97,11 +100,16 @@ def host_mirror(distribution: str, texts: Iterable[str]) -> str:
                 last = uri.rstrip("/").rpartition("/")[2]
                 if last == distribution:
                     return uri.rstrip("/")
-    return _DEFAULT_MIRROR[distribution]
+    return ""
 
 
 def sources(distribution: str, suite: str, mirror: str) -> list[str]:
-    """Return one-line apt sources for ``suite``: the release, its updates and its security fixes."""
+    """Return one-line apt sources for ``suite``: the release, its updates and its security fixes.
+
+    None for an empty ``mirror``: the tools have their own defaults then.
+    """
+    if not mirror:
+        return []
     keyring = _KEYRINGS[distribution]
     options = f"[signed-by={keyring}] " if os.path.exists(keyring) else ""
     parts = _COMPONENTS[distribution]
@@ -139,12 +147,10 @@ def mmdebstrap_argv(recipe: Recipe, *, quiet: bool) -> list[str]:
 
 def debootstrap_argv(recipe: Recipe, target: str) -> list[str]:
     """Return the command that makes the root file system in the directory ``target``."""
-    words = recipe.mirrors[0].split()
-    mirror = next(word for word in words if "://" in word)
     argv = ["debootstrap", "--variant=minbase"]
     if recipe.packages:
         argv.append("--include=" + ",".join(recipe.packages))
-    return [*argv, recipe.suite, target, mirror]
+    return [*argv, recipe.suite, target, *([recipe.mirror] if recipe.mirror else [])]
 
 
 def hook_files() -> list[tuple[str, str, str]]:
