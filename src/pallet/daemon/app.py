@@ -28,6 +28,7 @@ from pallet.engine.health import HealthMonitors
 from pallet.engine.imageconfig import ImageDefaults
 from pallet.engine.imageimport import ImageImports
 from pallet.engine.images import Images
+from pallet.engine.imports import Imports
 from pallet.engine.index import ContainerIndex
 from pallet.engine.joins import Joins
 from pallet.engine.mountplan import MountPlanner

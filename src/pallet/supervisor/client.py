@@ -14,7 +14,6 @@ import contextlib
 import itertools
 import logging
 import os
-import socket
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -25,6 +24,7 @@ from pallet.supervisor.shims import Exit, Shim
 from pallet.zygote import channel, messages
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterable, Sequence
 
 logger = logging.getLogger(__name__)
@@ -183,8 +183,10 @@ class Supervisor:
         event = messages.event_decoder.decode(body)
         if not isinstance(event, messages.Started):
             control.close()
-            assert isinstance(event, messages.Failure)
-            raise failures.start_error(event)
+            if isinstance(event, messages.Failure):
+                raise failures.start_error(event)
+            message = f"the container's shim answered a start with {type(event).__name__}"
+            raise failures.StartError(message, 128)
         shim = Shim(
             shim_id=request.id, pid=event.pid, shim_pid=event.shim_pid,
             started_at_ns=event.started_at_ns, shim_dir=request.shim_dir, pidfd=received[0],

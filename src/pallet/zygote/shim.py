@@ -193,8 +193,8 @@ class Shim:
         for name in ("state.json", "sock"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
-        self.hub.abandon()
         self._send(self._reply, failures.of_start(error, is_container=self._is_container))
+        self.hub.abandon()
 
     # -- service ----------------------------------------------------------------------------------
 
