@@ -92,6 +92,8 @@ class Handler(BaseHTTPRequestHandler):
     """One connection: requests in, replies out."""
 
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"
+    """What garbage (a TLS handshake) is answered with: clients then know to try plain HTTP."""
     server_version = f"pallet/{__version__}"
     disable_nagle_algorithm = True
     wbufsize = 1 << 16
