@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pallet.spec import runtime as oci
+from pallet.supervisor.failures import InvalidCommandError
 from pallet.zygote import messages
 from tests.root.runtimelab import read_all, read_until
 
@@ -285,3 +286,21 @@ async def test_signal_all(lab: Lab) -> None:
             await read_until(client, b"two")
     shim.kill(signal.SIGKILL)
     await shim.gone
+
+
+async def test_client_that_is_gone_before_the_start(lab: Lab) -> None:
+    ours, theirs = socket.socketpair()
+    ours.close()
+    attach = [messages.Attach(stream_id=1, stdin=True, stdout=True, mux=False)]
+    shim = await lab.start("sh", "-c", "echo x", stdin=True, clients=[theirs], attach=attach)
+    assert await asyncio.wait_for(shim.streams[1], 5) == "eof"
+    assert (await asyncio.wait_for(shim.exited, 5)).exit_code == 0
+
+
+async def test_clients_of_a_failed_start_are_let_go(lab: Lab) -> None:
+    ours, theirs = socket.socketpair()
+    with pytest.raises(InvalidCommandError):
+        await lab.start("nope", clients=[theirs], attach=[
+            messages.Attach(stream_id=1, stdout=True, mux=False)])
+    with ours:
+        assert await read_all(ours) == b""

@@ -13,13 +13,13 @@ import itertools
 import logging
 import os
 import signal
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pallet.zygote import channel, messages
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
 
 logger = logging.getLogger(__name__)

@@ -182,7 +182,8 @@ def _create(request: messages.StartContainer, runtime: ForeignRuntime, hub: Hub,
     steps = _Steps(program, request.id, [netns_fd] if netns_fd >= 0 else [])
     return Launched(
         pid=pid, start_time=procfs.start_time(pid), sync=steps,
-        cgroup=open_cgroup(spec.linux.cgroups_path, request.cgroup_driver), owns_cgroup=True, makes_cgroup=False, resources=None, on_end=delete,
+        cgroup=open_cgroup(spec.linux.cgroups_path, request.cgroup_driver), owns_cgroup=True,
+        makes_cgroup=False, on_end=delete,
         private_pids=any(n.type == "pid" and not n.path for n in spec.linux.namespaces))
 
 

@@ -53,6 +53,8 @@ class Shim:
         self._pidfd = -1
         self._started_at_ns = 0
         self._status: int | None = None
+        self._answered = False
+        self._early_ends: list[tuple[int, Literal["eof", "detached"]]] = []
         self._pid = os.getpid()
         self._start_time = procfs.start_time(self._pid)
         self._watch_children()
@@ -144,6 +146,9 @@ class Shim:
                                    started_at_ns=self._started_at_ns)
         self._reply.setblocking(False)
         self._send(self._reply, started, [self._pidfd])
+        self._answered = True
+        for stream_id, how in self._early_ends:
+            self._send(self._reply, messages.AttachEnded(stream_id=stream_id, how=how))
         if self._reply in self._connections:
             self.poller.watch(self._reply.fileno(), READ,
                               lambda _events: self._on_control(self._reply))
@@ -333,7 +338,10 @@ class Shim:
 
     def _on_stream_end(self, key: int, how: Literal["eof", "detached"]) -> None:
         connection, stream_id = self._streams.pop(key)
-        if connection in self._connections:
+        if not self._answered:
+            # The answer to the start comes first; a client may be gone before it.
+            self._early_ends.append((stream_id, how))
+        elif connection in self._connections:
             self._send(connection, messages.AttachEnded(stream_id=stream_id, how=how))
 
     def _send(self, connection: socket.socket, event: messages.Event,
