@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +22,11 @@ _DAEMON_FIXTURES = {"engine", "palletd", "fresh_palletd", "dockerd", "docker", "
 
 def _features(item: pytest.Item) -> list[str]:
     return [name for mark in item.iter_markers("needs") for name in mark.args]
+
+
+def pytest_configure() -> None:
+    """Let a terminated session (``timeout``, CI) end its daemons: fixtures run as after control-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

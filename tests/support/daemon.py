@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
+# A session that is killed takes its daemons along.
+_MORTAL = ("setpriv", "--pdeathsig", "KILL")
+
 _numbers = itertools.count(1)
 
 # Not a daemon's: this process's own descriptors and files, and registries that the session keeps.
@@ -90,7 +93,7 @@ class Daemon:
         return time.monotonic() - began
 
     def _spawn(self, log_fd: int) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self.argv(), stdin=subprocess.DEVNULL, stdout=log_fd, stderr=log_fd,
+        return subprocess.Popen([*_MORTAL, *self.argv()], stdin=subprocess.DEVNULL, stdout=log_fd, stderr=log_fd,
                                 env=self.environment(), start_new_session=True)  # fmt: skip
 
     def environment(self) -> dict[str, str]:
@@ -185,7 +188,7 @@ class Palletd(Daemon):
             self.config_file.write_text("{}")
         try:
             return subprocess.Popen(
-                [*self.argv(), "--ready-fd", str(write_fd)], stdin=subprocess.DEVNULL,
+                [*_MORTAL, *self.argv(), "--ready-fd", str(write_fd)], stdin=subprocess.DEVNULL,
                 stdout=log_fd, stderr=log_fd, env=self.environment(), pass_fds=[write_fd],
                 start_new_session=True, cwd="/",
             )  # fmt: skip
