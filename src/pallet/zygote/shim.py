@@ -247,9 +247,11 @@ class Shim:
             launched.on_end()
         for fd in launched.held_fds:
             os.close(fd)
-        # Tells a later daemon, which only has the directory, that all of this is done.
-        with contextlib.suppress(OSError):
-            os.unlink("sock")
+        if not self._connections:
+            # Tells a later daemon, which only has the directory, that all of this is done. One
+            # that listens may be removing the directory now.
+            with contextlib.suppress(OSError):
+                os.unlink("sock")
         for connection in list(self._connections):
             self._send(connection, messages.TornDown())
 
