@@ -35,6 +35,10 @@ BIG, SMALL = (entry["digest"] for entry in json.loads(IMAGE.manifest)["layers"])
 JOE = LoginCredentials(username="joe", password="secret")
 
 
+def flip(data: bytes) -> bytes:
+    return data[:1000] + bytes([data[1000] ^ 1]) + data[1001:]
+
+
 def short(value: str) -> str:
     return value.removeprefix("sha256:")[:12]
 
@@ -178,7 +182,7 @@ async def test_damage_on_the_way_is_mended(
 
 
 @pytest.mark.parametrize(("fault", "words"), [
-    (Fault(f"blobs/{BIG}", times=9, change=lambda data: flip(data)), "verification failed for digest"),
+    (Fault(f"blobs/{BIG}", times=9, change=flip), "verification failed for digest"),
     (Fault(f"blobs/{BIG}", times=9, change=lambda data: data[:-5]), "where its descriptor says"),
     (Fault(f"blobs/{BIG}", times=9, change=lambda data: data + b"x"), "where its descriptor says"),
     (Fault("manifests/1", times=9, change=lambda data: data + b" "), "manifest verification failed"),
@@ -198,10 +202,6 @@ async def test_wrong_content(
         assert not here.pulled
 
 
-def flip(data: bytes) -> bytes:
-    return data[:1000] + bytes([data[1000] ^ 1]) + data[1001:]
-
-
 async def test_config_that_lies_about_its_layers(tmp_path: Path, registry: FaultyRegistry) -> None:
     """A layer whose content is not the DiffID of the configuration is refused."""
     liar = build_image([BASE, TOP])
@@ -219,7 +219,7 @@ async def test_config_that_lies_about_its_layers(tmp_path: Path, registry: Fault
 
 
 @pytest.mark.parametrize("compress", [
-    lambda data: data, lambda data: gzip.compress(data), lambda data: zstandard.compress(data)])
+    bytes, gzip.compress, zstandard.compress])
 async def test_compressions(
     tmp_path: Path, registry: FaultyRegistry, compress: Callable[[bytes], bytes]
 ) -> None:
