@@ -9,7 +9,9 @@
 │   └── ingest/<n>                 blobs on their way in; removed at start-up
 ├── snapshots/
 │   ├── l/<n>/fs                   committed: one layer's tree with overlay whiteouts
-│   ├── c/<n>/{upper,work}         active: one container's writable layer
+│   ├── c/<key>/{upper,work,lower} active: one container's writable layer; ``lower`` is a link
+│   │                              whose text is the numbers of the layers below, topmost first
+│   ├── empty/                     lower directory of an image without layers
 │   ├── draft/<n>/                 a layer being unpacked; removed at start-up
 │   └── trash/<n>/                 renamed here, then deleted in the background
 ├── containers/<id>/               log files, hosts, hostname, resolv.conf
