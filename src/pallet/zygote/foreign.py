@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pallet.linux import mount as m
-from pallet.linux import namespaces, procfs
+from pallet.linux import cgroupfs, namespaces, procfs
 from pallet.runtime import bundle, rootfs
 from pallet.runtime.failure import StartFailureError
 from pallet.zygote import messages
@@ -158,8 +158,7 @@ def _create(request: messages.StartContainer, runtime: ForeignRuntime, hub: Hub,
     bundle_dir = os.path.join(directory, "bundle")
     rootfs_dir = os.path.join(bundle_dir, "rootfs")
     os.makedirs(rootfs_dir, exist_ok=True)
-    namespaces.unshare(namespaces.CLONE_NEWNS)
-    m.mount(None, "/", flags=m.MS_SLAVE | m.MS_REC)
+    _enter_mount_namespace()
     root_fd = rootfs.mount_root(request.root, spec.root.path if spec.root else "/", rootfs_dir)
     os.chdir(directory)
     process = bundle.resolve_process(spec.process, request.user, request.group_add, root_fd)
@@ -173,6 +172,10 @@ def _create(request: messages.StartContainer, runtime: ForeignRuntime, hub: Hub,
     def delete() -> None:
         with contextlib.suppress(StartFailureError):
             program.run(["delete", "--force", request.id])
+        with contextlib.suppress(OSError):
+            m.unmount(rootfs_dir, m.MNT_DETACH)
+        for name in ("bundle", "runtime", "runtime.log", "init.pid", "tty"):
+            _remove(os.path.join(directory, name))
 
     try:
         pid = _call(program, arguments, request.id, hub, terminal=process.terminal)
@@ -187,6 +190,30 @@ def _create(request: messages.StartContainer, runtime: ForeignRuntime, hub: Hub,
         private_pids=any(n.type == "pid" and not n.path for n in spec.linux.namespaces))
 
 
+def _remove(path: str) -> None:
+    """Remove a file or a small tree."""
+    with contextlib.suppress(OSError):
+        if os.path.isdir(path) and not os.path.islink(path):
+            for name in os.listdir(path):
+                _remove(os.path.join(path, name))
+            os.rmdir(path)
+        else:
+            os.unlink(path)
+
+
+def _enter_mount_namespace() -> None:
+    """Give the shim and the runtime it calls a mount namespace of their own.
+
+    On a hybrid host every limit is on cgroup version 1, and crun refuses to run where it finds a
+    cgroup2 mount with controllers beside it: so runtimes do not get to see that mount.
+    """
+    namespaces.unshare(namespaces.CLONE_NEWNS)
+    m.mount(None, "/", flags=m.MS_SLAVE | m.MS_REC)
+    found = cgroupfs.detect()
+    if found.mode == "hybrid" and found.v2 is not None:
+        m.unmount(found.v2, m.MNT_DETACH)
+
+
 def _execute(request: messages.StartExec, runtime: ForeignRuntime, hub: Hub) -> Launched:
     program = _Program(runtime=runtime, directory=request.container_dir,
                        driver=request.cgroup_driver)
@@ -196,6 +223,7 @@ def _execute(request: messages.StartExec, runtime: ForeignRuntime, hub: Hub) -> 
         process = bundle.resolve_process(request.process, request.user, request.group_add, root_fd)
     finally:
         os.close(root_fd)
+    _enter_mount_namespace()
     path = os.path.join(request.shim_dir, "process.json")
     with open(path, "wb", buffering=0) as file:
         file.write(msgspec.json.encode(process))

@@ -227,6 +227,9 @@ class Shim:
         exited = messages.Exited(
             exit_code=128 - status if status < 0 else status, oom_killed=oom,
             finished_at_ns=time.time_ns())
+        if launched.on_end is not None:
+            # Works in the directory, which the daemon removes once it knows of the exit.
+            launched.on_end()
         self.hub.complete_log()
         # Whoever finds no listener must find the exit: so the file comes first.
         with contextlib.suppress(OSError):
@@ -243,8 +246,6 @@ class Shim:
         assert launched is not None
         with contextlib.suppress(OSError):
             self._remove_cgroup(launched)
-        if launched.on_end is not None:
-            launched.on_end()
         for fd in launched.held_fds:
             os.close(fd)
         if not self._connections:
