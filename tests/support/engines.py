@@ -102,8 +102,10 @@ def _clean(daemon: Daemon) -> None:
     daemon.container_ids.clear()
     if ids:
         leaks.assert_gone(lambda: leaks.cgroups(*ids), "cgroups of removed containers")
-        shims = daemon.exec_root / "shims"
-        leaks.assert_gone(lambda: set(map(str, shims.glob("*"))), "shims of removed containers")
+        shims = [daemon.exec_root / "shims" / container_id for container_id in ids]
+        leaks.assert_gone(
+            lambda: {str(path) for path in shims if path.exists()}, "shims of removed containers"
+        )
 
 
 @pytest.fixture
