@@ -42,7 +42,7 @@ class BridgeConfig:
     fixed_cidr_v6: str | None = None
     address_pools: tuple[tuple[str, int], ...] = ()
     """``(base CIDR, prefix length)`` pairs; empty means Docker's built-in pools."""
-    sandbox_pool: int = 4
+    sandbox_pool: int = 8
     """Network sandboxes kept ready for the next containers."""
 
 

@@ -124,6 +124,8 @@ def test_attached_session_survives(daemon: Daemon) -> None:
     docker = daemon.cli()
     with docker.terminal("run", "-it", "--name", "shell", "busybox") as terminal:
         terminal.expect("# ")
+        # The prompt can be quicker than the start's reply, which the command line still needs.
+        eventually(lambda: docker.inspect("shell")["State"]["Running"])
         daemon.kill()
         terminal.type("echo alive $((40+2))\n")
         terminal.expect("\nalive 42")

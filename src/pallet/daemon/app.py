@@ -50,6 +50,7 @@ from pallet.image.repair import repair
 from pallet.image.store import ImageStore
 from pallet.network.controller import NetworkController
 from pallet.paths import LAYOUT_VERSION, DataPaths, ExecPaths
+from pallet.runtime.cgroup import remove_parent
 from pallet.runtime.seccomp_profile import SeccompCache
 from pallet.storage import leases
 from pallet.storage.content import ContentStore
@@ -220,6 +221,9 @@ class Daemon:
         await self._image_api.close()
         keep = any(is_running(c.status) for c in self.index)
         await self.network.close(keep=keep)
+        if not keep:
+            await run_blocking(remove_parent, self.config.cgroup_parent or "/pallet",
+                               driver=self.config.cgroup_driver)
         await self.supervisor.close()
         await run_blocking(self.snapshotter.close)
         await run_blocking(self.metadata.close)

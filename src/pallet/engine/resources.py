@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import cache
 from typing import TYPE_CHECKING
 
 from pallet.errors import InvalidParameterError
@@ -126,7 +127,9 @@ def build(host: HostConfig, devices: list[oci.DeviceRule]) -> oci.LinuxResources
 
 def _memory(host: HostConfig) -> oci.MemoryResources | None:
     swap: int | None = host.memory_swap or None
-    if swap is None and host.memory > 0:
+    if swap is not None and not _has_swap_accounting():
+        swap = None  # create has warned
+    if swap is None and host.memory > 0 and _has_swap_accounting():
         swap = host.memory * 2  # Docker's default: as much swap as memory
     swappiness = host.memory_swappiness
     if swappiness == -1:
@@ -202,6 +205,7 @@ def warnings(host: HostConfig) -> list[str]:
     return found
 
 
+@cache
 def _has_swap_accounting() -> bool:
     """Whether memory+swap can be limited: v1's memsw files, or cgroup v2 with the memory controller."""
     return os.path.exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes") or (  # noqa: PTH110

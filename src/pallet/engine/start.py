@@ -12,6 +12,8 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pallet.engine import oci, security
 from pallet.engine.attach import detach_keys_of
 from pallet.engine.container import Container
@@ -131,6 +133,7 @@ class Starter:
 
     async def _launch(self, container: Container) -> Shim:
         joined = self._joins.resolve(container)
+        self._share_names(container)
         sandbox = await self._connect(container)
         shim_dir = os.fspath(self._exec_paths.shim(container.id))
         try:
@@ -158,6 +161,13 @@ class Starter:
         finally:
             sandbox.close()
         return shim
+
+    def _share_names(self, container: Container) -> None:
+        """In ``--net container:ID`` mode the host and domain names are the donor's."""
+        donor = self._joins.donor(container, "network")
+        if donor is not None:
+            container.config = msgspec.structs.replace(
+                container.config, hostname=donor.config.hostname, domainname=donor.config.domainname)
 
     async def _connect(self, container: Container) -> Sandbox:
         host, config = container.host_config, container.config
