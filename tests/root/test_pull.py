@@ -373,7 +373,7 @@ async def test_two_pulls_share_a_layer(
     async with site(tmp_path / "data") as here:
         first = asyncio.ensure_future(here.pull(name))
         second = asyncio.ensure_future(here.pull(f"{registry.authority}/a/c:1"))
-        while sum(text.endswith("Pulling from a/b") or text.endswith("Pulling from a/c")
+        while sum(text.endswith(("Pulling from a/b", "Pulling from a/c"))
                   for text in here.texts()) < 2:
             await asyncio.sleep(0.001)
         gate.set()

@@ -204,14 +204,18 @@ class Images:
         removals = await run_blocking(
             partial(self._images.delete, name, force=force, prune=prune_parents))
         items: list[ImageDeleteItem] = []
+        named = any(item.untagged in image.repo_tags for item in removals)
         for removal in removals:
             if removal.untagged is not None:
                 items.append(ImageDeleteItem(untagged=removal.untagged))
+                # With a tag go the digests of its repository: Docker tells of the tag alone.
+                if not named or "@" not in removal.untagged:
+                    self._emit("untag", image.id, image, name=image.id)
             elif removal.deleted is not None:
                 items.append(ImageDeleteItem(deleted=removal.deleted))
-            if removal.image_id is not None:
-                action = "untag" if removal.untagged is not None else "delete"
-                self._emit(action, removal.image_id, image, name=removal.image_id)
+                if removal.image_id is not None:
+                    self._events.emit("image", "delete", removal.image_id,
+                                      {"name": removal.image_id})
         return items
 
     def _emit(self, action: str, actor_id: str, image: Image, *, name: str) -> None:

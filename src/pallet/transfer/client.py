@@ -17,8 +17,8 @@ from pallet.spec import digest as digests
 from pallet.spec import distribution, image
 from pallet.transfer import failures
 from pallet.transfer.auth import Authorizer, LoginCredentials, parse_challenges
-from pallet.transfer.failures import BadContentError, RefusedError
-from pallet.transfer.transport import finish, read_document
+from pallet.transfer.failures import BadContentError, RefusedError, RegistryError
+from pallet.transfer.transport import abandon, finish, read_document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,8 +81,12 @@ class RepositoryClient:
             if response.status != 401 or last or not own_host:
                 return response
             challenges = parse_challenges(response.headers.getlist("WWW-Authenticate"))
-            if not self.authorizer.learn(challenges, scopes, full):
-                return response
+            try:
+                if not self.authorizer.learn(challenges, scopes, full):
+                    return response
+            except RegistryError:
+                abandon(response)
+                raise
             finish(response)
             if body is not None and not isinstance(body, bytes):
                 body.seek(start)

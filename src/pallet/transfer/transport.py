@@ -15,6 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 import urllib3
 import urllib3.exceptions as u3
+from urllib3.connection import HTTPSConnection
 from urllib3.response import HTTPResponse
 
 from pallet import __version__
@@ -31,6 +32,7 @@ CHUNK_BYTES = 1 << 20
 USER_AGENT = f"pallet/{__version__}"
 _MAX_REDIRECTS = 10
 _MAX_DOCUMENT_BYTES = 8 << 20
+_MAX_DRAIN_BYTES = 64 << 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONNECT_TIMEOUT_S = 30.0
 _READ_TIMEOUT_S = 60.0
@@ -103,6 +105,17 @@ class Cancellation:
         """Forget ``closer``."""
         with self._lock:
             self._closers.discard(closer)
+
+
+class _InsecureConnection(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        # The registry was listed as insecure: a warning on every connection tells nobody anything.
+        self.is_verified = True
+
+
+class _InsecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _InsecureConnection
 
 
 class Transport:
@@ -201,10 +214,15 @@ class Transport:
         if scheme == "https":
             context = tls.context_for(authority, insecure=insecure, directories=self._certificates)
         size = self._max_connections
+        pool: urllib3.PoolManager
         if proxy:
-            return urllib3.ProxyManager(proxy, maxsize=size, ssl_context=context,
+            pool = urllib3.ProxyManager(proxy, maxsize=size, ssl_context=context,
                                         proxy_headers=_proxy_headers(proxy), blocksize=_BLOCK_BYTES)
-        return urllib3.PoolManager(maxsize=size, ssl_context=context, blocksize=_BLOCK_BYTES)
+        else:
+            pool = urllib3.PoolManager(maxsize=size, ssl_context=context, blocksize=_BLOCK_BYTES)
+        if insecure:
+            pool.pool_classes_by_scheme = {**pool.pool_classes_by_scheme, "https": _InsecurePool}
+        return pool
 
     def close(self) -> None:
         """Close every idle connection."""
@@ -215,11 +233,18 @@ class Transport:
 
 
 def finish(response: HTTPResponse) -> None:
-    """Read what is left of a small body and give the connection back to its pool."""
+    """Read what is left of a small body and give the connection back; end it after a long one."""
+    left = _MAX_DRAIN_BYTES
     try:
-        response.drain_conn()
-    finally:
-        response.release_conn()
+        while piece := response.read(_MAX_DRAIN_BYTES, decode_content=False):
+            left -= len(piece)
+            if left < 0:
+                response.close()
+                return
+    except (u3.HTTPError, OSError):
+        response.close()  # whatever it was, nobody wanted it
+        return
+    response.release_conn()
 
 
 def abandon(response: HTTPResponse) -> None:

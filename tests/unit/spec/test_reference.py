@@ -83,7 +83,7 @@ def test_repository_and_tag_parameters(tag: str, expected: str) -> None:
 @pytest.mark.parametrize("tag", ["x:y", "sha256:3cc", "-x", "x/y", "t" * 129])
 def test_bad_tag_parameter(tag: str) -> None:
     """A tag parameter that is neither a tag nor a digest is refused in Docker's words."""
-    with pytest.raises(ReferenceFormatError, match="^invalid tag format$"):
+    with pytest.raises(ReferenceFormatError, match=r"^invalid tag format$"):
         references.parse_repository_tag("a", tag)
 
 

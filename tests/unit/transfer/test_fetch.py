@@ -71,7 +71,7 @@ def test_in_one_go() -> None:
 
 
 def test_resumes_where_it_broke() -> None:
-    sink = run(reply(DATA[:100]), lambda offset: part(offset, 700), lambda offset: part(offset))
+    sink = run(reply(DATA[:100]), lambda offset: part(offset, 700), part)
     assert sink.data == DATA
 
 
@@ -88,7 +88,7 @@ def test_server_that_refuses_the_range() -> None:
 
 
 def test_other_range_than_asked_for_is_no_data() -> None:
-    sink = run(reply(DATA[:900]), lambda _offset: part(800), lambda offset: part(offset))
+    sink = run(reply(DATA[:900]), lambda _offset: part(800), part)
     assert sink.data == DATA
 
 
@@ -97,7 +97,7 @@ def test_progress_resets_the_count() -> None:
     script: list[Any] = [reply(DATA[:100])]
     for end in range(200, 1200, 100):
         script += [LOST, lambda offset, end=end: part(offset, end)]
-    assert run(*script, lambda offset: part(offset)).data == DATA
+    assert run(*script, part).data == DATA
 
 
 def test_gives_up() -> None:

@@ -78,7 +78,7 @@ def test_error_documents(status: int, body: bytes, code: str, text: str) -> None
 def wrapped(kind: type[Exception], cause: Exception) -> Exception:
     try:
         raise kind(None, None, "x") from cause
-    except Exception as error:
+    except kind as error:
         return error
 
 
