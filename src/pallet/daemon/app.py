@@ -28,7 +28,6 @@ from pallet.engine.health import HealthMonitors
 from pallet.engine.imageconfig import ImageDefaults
 from pallet.engine.imageimport import ImageImports
 from pallet.engine.images import Images
-from pallet.engine.imports import Imports
 from pallet.engine.index import ContainerIndex
 from pallet.engine.joins import Joins
 from pallet.engine.mountplan import MountPlanner
@@ -201,7 +200,7 @@ class Daemon:
 
     async def _warm_up(self) -> None:
         """Compile the default seccomp filter before the first container asks for it."""
-        from pallet.engine.security import SecurityOptions  # noqa: PLC0415
+        from pallet.engine.security import SecurityOptions
 
         await self.filters.select(SecurityOptions(), default_capabilities(), privileged=False)
 
@@ -244,7 +243,7 @@ def _profile_text(config: Config) -> str | None:
     if name in {None, "", "builtin", "unconfined"}:
         return name or None
     try:
-        with open(os.fspath(name or ""), encoding="utf-8") as handle:  # noqa: PTH123
+        with open(os.fspath(name or ""), encoding="utf-8") as handle:
             return handle.read()
     except OSError as error:
         msg = f"opening seccomp profile ({name}) failed: {error.strerror}"

@@ -21,8 +21,8 @@ from pallet.types import ContainerId, DiffID, ImageId
 if TYPE_CHECKING:
     import socket
 
-    from pallet.spec.engine.options import AttachOptions
     from pallet.engine.health import HealthMonitor
+    from pallet.spec.engine.options import AttachOptions
     from pallet.supervisor.shims import AttachResult, Shim
 
 

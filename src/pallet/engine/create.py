@@ -15,7 +15,6 @@ from pallet.engine.container import Container
 from pallet.errors import InvalidParameterError
 from pallet.network.view import check_request
 from pallet.spec.engine.container import ContainerCreateResponse
-from pallet.spec.engine.network import EndpointSettings
 from pallet.spec.engine.wire import given
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from pallet.image.store import ImageStore
     from pallet.spec.engine.config import ContainerConfig
     from pallet.spec.engine.host_config import HostConfig
+    from pallet.spec.engine.network import EndpointSettings
     from pallet.spec.engine.options import CreateOptions
     from pallet.storage.snapshot import Snapshotter
 
@@ -40,7 +40,7 @@ def _endpoint_request(options: CreateOptions, mode: str) -> EndpointSettings | N
     """
     wanted = options.networking.endpoints_config or {}
     others = [name for name in wanted if name not in {mode, "default" if mode == "bridge" else mode}]
-    if others and mode in {"host", "none"} or mode.startswith("container:") and wanted:
+    if (others and mode in {"host", "none"}) or (mode.startswith("container:") and wanted):
         msg = "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
         raise InvalidParameterError(msg)
     for settings in wanted.values():
@@ -139,7 +139,7 @@ class Creator:
     def _config_defaults(self, config: ContainerConfig, host: HostConfig, container_id: str) -> ContainerConfig:
         hostname = config.hostname
         if not hostname and not host.network_mode.startswith("container:"):
-            import socket  # noqa: PLC0415 - only host mode needs it
+            import socket
 
             hostname = socket.gethostname() if "host" in {host.network_mode, host.uts_mode} else container_id[:12]
         return msgspec.structs.replace(config, hostname=hostname)

@@ -192,7 +192,7 @@ class ExecInstances:
             self._emit(instance, "exec_detach")
 
     async def _request(
-        self, instance: ExecInstance, attached: bool, console_size: tuple[int, int] | None  # noqa: FBT001
+        self, instance: ExecInstance, attached: bool, console_size: tuple[int, int] | None
     ) -> messages.StartExec:
         container, config = instance.container, instance.config
         host = container.host_config
@@ -202,7 +202,7 @@ class ExecInstances:
         names = security.merge_capabilities(host.cap_add or [], host.cap_drop or [], privileged=privileged)
         seccomp = await self._filters.select(options, names, privileged=privileged)
         shim_dir = os.fspath(self._exec_paths.shim(instance.id))
-        os.makedirs(shim_dir, mode=0o700, exist_ok=True)  # noqa: PTH103
+        os.makedirs(shim_dir, mode=0o700, exist_ok=True)
         size = console_size or given(config.console_size)
         keys = parse_detach_keys(config.detach_keys) if instance.tty and config.attach_stdin else b""
         return messages.StartExec(

@@ -141,9 +141,9 @@ def _at_rest(endpoint: Endpoint) -> Endpoint:
 def _clean(shim_dir: str) -> None:
     """Remove what an ended shim left in its run directory."""
     try:
-        for name in os.listdir(shim_dir):  # noqa: PTH208
+        for name in os.listdir(shim_dir):
             path = f"{shim_dir}/{name}"
-            os.rmdir(path) if os.path.isdir(path) else os.unlink(path)  # noqa: PTH106, PTH108, PTH112
-        os.rmdir(shim_dir)  # noqa: PTH106
+            os.rmdir(path) if os.path.isdir(path) else os.unlink(path)
+        os.rmdir(shim_dir)
     except OSError as error:
         logger.debug("clean-up of %s: %s", shim_dir, error)

@@ -55,7 +55,7 @@ class ContainerFiles:
 
     def prepare(self, container_id: str) -> None:
         """Make the directory."""
-        os.makedirs(self.directory(container_id), mode=0o710, exist_ok=True)  # noqa: PTH103 - start path
+        os.makedirs(self.directory(container_id), mode=0o710, exist_ok=True)
 
     def paths(self, container: Container) -> FilePaths:
         """Paths of the container's files; the text files appear with the first start."""
@@ -87,7 +87,7 @@ class ContainerFiles:
     def _write_hosts(self, container: Container, endpoint: Endpoint | None, base: str) -> None:
         host = container.host_config
         if host.network_mode == "host":
-            with open("/etc/hosts", encoding="utf-8") as source:  # noqa: PTH123
+            with open("/etc/hosts", encoding="utf-8") as source:
                 text = source.read()
             for extra in host.extra_hosts or ():
                 name, address = texts.split_extra_host(extra)
@@ -115,13 +115,13 @@ class ContainerFiles:
         """The host's resolv.conf, read again only when it changed."""
         path = texts.HOST_RESOLV_CONF
         try:
-            status = os.stat(path)  # noqa: PTH116
+            status = os.stat(path)
         except FileNotFoundError:
             return texts.Resolver()
         stamp = (status.st_ino, status.st_mtime_ns)
         if self._host_resolver is None or self._host_resolver[0] != stamp:
             resolver = texts.parse_resolv_conf(_read(path))
-            if texts.is_local_stub(resolver) and os.path.exists(texts.SYSTEMD_RESOLV_CONF):  # noqa: PTH110
+            if texts.is_local_stub(resolver) and os.path.exists(texts.SYSTEMD_RESOLV_CONF):
                 resolver = texts.parse_resolv_conf(_read(texts.SYSTEMD_RESOLV_CONF))
             self._host_resolver = (stamp, resolver)
         return self._host_resolver[1]
@@ -130,16 +130,16 @@ class ContainerFiles:
         """Delete the directory and everything in it; nothing when it is gone already."""
         base = self.directory(container_id)
         try:
-            for name in os.listdir(base):  # noqa: PTH208
-                os.unlink(f"{base}/{name}")  # noqa: PTH108
-            os.rmdir(base)  # noqa: PTH106
+            for name in os.listdir(base):
+                os.unlink(f"{base}/{name}")
+            os.rmdir(base)
         except FileNotFoundError:
             return
 
     def known(self) -> list[str]:
         """Ids that have a directory: the sweep at start-up compares them with the records."""
         try:
-            return os.listdir(self._root)  # noqa: PTH208
+            return os.listdir(self._root)
         except FileNotFoundError:
             return []
 
@@ -155,11 +155,11 @@ def _write(path: str, text: str) -> None:
 
 def _edited(path: str) -> bool:
     try:
-        return os.stat(path).st_mtime_ns != _OURS_NS  # noqa: PTH116
+        return os.stat(path).st_mtime_ns != _OURS_NS
     except FileNotFoundError:
         return False
 
 
 def _read(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as handle:  # noqa: PTH123
+    with open(path, encoding="utf-8", errors="replace") as handle:
         return handle.read()

@@ -28,7 +28,7 @@ class HostInfo:
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as handle:  # noqa: PTH123
+        with open(path, encoding="utf-8") as handle:
             return handle.read().strip()
     except OSError:
         return ""
@@ -44,7 +44,7 @@ def _os_release() -> dict[str, str]:
 
 def is_cgroup_v2() -> bool:
     """Whether /sys/fs/cgroup itself is the unified hierarchy; hybrid hosts count as v1."""
-    return os.path.exists("/sys/fs/cgroup/cgroup.controllers")  # noqa: PTH110
+    return os.path.exists("/sys/fs/cgroup/cgroup.controllers")
 
 
 def _controllers(*, unified: bool) -> frozenset[str]:
@@ -52,7 +52,7 @@ def _controllers(*, unified: bool) -> frozenset[str]:
         return frozenset(_read("/sys/fs/cgroup/cgroup.controllers").split())
     rows = (line.split() for line in _read("/proc/cgroups").splitlines() if not line.startswith("#"))
     return frozenset(row[0] for row in rows if len(row) == 4 and row[3] == "1"
-                     and os.path.isdir(f"/sys/fs/cgroup/{row[0]}"))  # noqa: PTH112
+                     and os.path.isdir(f"/sys/fs/cgroup/{row[0]}"))
 
 
 def collect() -> HostInfo:
@@ -66,9 +66,9 @@ def collect() -> HostInfo:
         os_name=release.get("PRETTY_NAME", "Linux"), os_version=release.get("VERSION_ID", ""),
         cpus=os.cpu_count() or 1, memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         hostname=platform.node(), cgroup_v2=unified, controllers=controllers,
-        swap_limit=unified or os.path.exists(memsw),  # noqa: PTH110
+        swap_limit=unified or os.path.exists(memsw),
         ipv4_forwarding=_read("/proc/sys/net/ipv4/ip_forward") == "1",
-        seccomp=os.path.exists("/proc/sys/kernel/seccomp"),  # noqa: PTH110
+        seccomp=os.path.exists("/proc/sys/kernel/seccomp"),
         apparmor=_read("/sys/module/apparmor/parameters/enabled") == "Y")
 
 

@@ -44,7 +44,7 @@ class Imports:
         self._importer = Importer(images, workers)
         self._events = events
 
-    async def import_tree(  # noqa: PLR0913 - one argument a query parameter
+    async def import_tree(
         self, source: AsyncIterator[bytes], *, repository: str, tag: str, message: str, changes: Sequence[str],
         platform: str, progress: Callable[[ProgressMessage], None],
     ) -> None:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _HEALTH_FIELDS = ("test", "interval", "timeout", "start_period", "start_interval", "retries")
 _MIN_HEALTH_NS = 1_000_000
 _SIGNAL_NAMES: dict[str, int] = {}
-_HOSTNAME = re.compile(r"^[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?)*$")
+_LABEL = r"[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?"
+_HOSTNAME = re.compile(rf"^{_LABEL}(\.{_LABEL})*$")
 
 
 def signal_number(text: str) -> int:
@@ -46,7 +47,7 @@ def signal_number(text: str) -> int:
 
 
 def _signal_table() -> dict[str, int]:
-    import signal  # noqa: PLC0415 - the enum costs start-up time
+    import signal
 
     table = {s.name.removeprefix("SIG"): int(s) for s in signal.Signals}
     low, high = int(signal.SIGRTMIN), int(signal.SIGRTMAX)
@@ -189,35 +190,48 @@ def _check_health(health: HealthConfig | None) -> None:
 
 
 def _check_modes(config: ContainerConfig, host: HostConfig) -> None:
-    is_container = host.network_mode.startswith("container:")
-    checks = (
-        (is_container and not host.network_mode.partition(":")[2],
-         "invalid network mode: invalid container format container:<name|id>"),
-        (is_container and bool(host.links), "conflicting options: container type network can't be used with links. "
-         "This would result in undefined behavior"),
-        (is_container and bool(config.hostname), "conflicting options: hostname and the network mode"),
-        (is_container and bool(host.dns), "conflicting options: dns and the network mode"),
-        (is_container and bool(host.extra_hosts), "conflicting options: custom host-to-IP mapping and the network mode"),
-        (is_container and bool(given(config.mac_address)), "conflicting options: mac-address and the network mode"),
-        (is_container and bool(host.port_bindings), "conflicting options: port publishing and the container type network mode"),
-        (is_container and host.publish_all_ports, "conflicting options: port publishing and the container type network mode"),
-        (is_container and bool(given(config.exposed_ports)),
-         "conflicting options: port exposing and the container type network mode"),
-        (host.network_mode == "host" and bool(host.links), "conflicting options: host type networking can't be used with links. "
-         "This would result in undefined behavior"),
-        (not _known_mode(host.ipc_mode, {"", "none", "private", "shareable", "host"}), "invalid IPC mode: " + host.ipc_mode),
-        (not _known_mode(host.pid_mode, {"", "host"}), "invalid PID mode: " + host.pid_mode),
-        (host.uts_mode not in {"", "host"}, "invalid UTS mode: " + host.uts_mode),
-        (host.cgroupns_mode not in {"", "host", "private"}, "invalid cgroup namespace mode: " + host.cgroupns_mode),
-        (host.userns_mode not in {"", "host"}, "invalid user namespace mode: " + host.userns_mode),
-        (host.isolation not in {"", "default"}, f'invalid isolation "{host.isolation}": only "default" is supported on linux'),
+    for failed, message in (*_container_mode_conflicts(config, host), *_unknown_modes(host)):
+        if failed:
+            raise InvalidParameterError(message)
+
+
+def _container_mode_conflicts(config: ContainerConfig, host: HostConfig) -> list[tuple[bool, str]]:
+    """What does not go with another's network namespace, and links with host's; (refused, words)."""
+    undefined = " type networking can't be used with links. This would result in undefined behavior"
+    if host.network_mode == "host":
+        return [(bool(host.links), f"conflicting options: host{undefined}")]
+    kind, _, donor = host.network_mode.partition(":")
+    if kind != "container":
+        return []
+    conflict = "conflicting options: "
+    publishing = f"{conflict}port publishing and the container type network mode"
+    return [
+        (not donor, "invalid network mode: invalid container format container:<name|id>"),
+        (bool(host.links), f"{conflict}container{undefined}"),
+        (bool(config.hostname), f"{conflict}hostname and the network mode"),
+        (bool(host.dns), f"{conflict}dns and the network mode"),
+        (bool(host.extra_hosts), f"{conflict}custom host-to-IP mapping and the network mode"),
+        (bool(given(config.mac_address)), f"{conflict}mac-address and the network mode"),
+        (bool(host.port_bindings) or host.publish_all_ports, publishing),
+        (bool(given(config.exposed_ports)), f"{conflict}port exposing and the container type network mode"),
+    ]
+
+
+def _unknown_modes(host: HostConfig) -> list[tuple[bool, str]]:
+    """Modes and numbers outside Docker's; (refused, words)."""
+    ipc = {"", "none", "private", "shareable", "host"}
+    return [
+        (not _known_mode(host.ipc_mode, ipc), f"invalid IPC mode: {host.ipc_mode}"),
+        (not _known_mode(host.pid_mode, {"", "host"}), f"invalid PID mode: {host.pid_mode}"),
+        (host.uts_mode not in {"", "host"}, f"invalid UTS mode: {host.uts_mode}"),
+        (host.cgroupns_mode not in {"", "host", "private"}, f"invalid cgroup namespace mode: {host.cgroupns_mode}"),
+        (host.userns_mode not in {"", "host"}, f"invalid user namespace mode: {host.userns_mode}"),
+        (host.isolation not in {"", "default"},
+         f'invalid isolation "{host.isolation}": only "default" is supported on linux'),
         (host.shm_size < 0, "SHM size can not be less than 0"),
         (not -1000 <= host.oom_score_adj <= 1000,
          f"invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]"),
-    )
-    for failed, message in checks:
-        if failed:
-            raise InvalidParameterError(message)
+    ]
 
 
 def _known_mode(mode: str, known: set[str]) -> bool:

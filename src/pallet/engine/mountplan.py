@@ -108,10 +108,9 @@ class MountPlanner:
             spec.source, driver=spec.driver or self._default_driver, options=spec.driver_options, labels=spec.labels)
         if spec.copy_up:
             await self._copy_up(image, spec.destination, volume.mountpoint)
-        source = os.path.normpath(f"{volume.mountpoint}/{spec.subpath}") if spec.subpath else volume.mountpoint
-        if spec.subpath and not source.startswith(volume.mountpoint + "/"):
-            msg = f"cannot access path {spec.subpath}: path is outside of the volume"
-            raise InvalidParameterError(msg)
+        source = volume.mountpoint
+        if spec.subpath:
+            source = await run_blocking(_inside, volume.mountpoint, spec.subpath)
         return MountRecord(
             type="volume", name=volume.name, source=source, destination=spec.destination, driver=volume.driver,
             read_only=spec.read_only, recursive_read_only=spec.recursive_read_only,
@@ -140,11 +139,28 @@ def _bind(spec: MountSpec) -> MountRecord:
         if not spec.create_source:
             msg = f'invalid mount config for type "bind": bind source path does not exist: {spec.source}'
             raise InvalidParameterError(msg)
-        os.makedirs(spec.source, mode=0o755, exist_ok=True)  # noqa: PTH103
+        os.makedirs(spec.source, mode=0o755, exist_ok=True)
     return MountRecord(
         type="bind", source=spec.source, destination=spec.destination, read_only=spec.read_only,
         recursive_read_only=spec.recursive_read_only, non_recursive=spec.non_recursive, mode=spec.mode,
         propagation=spec.propagation or "rprivate", from_mounts=spec.from_mounts)
+
+
+def _inside(root: str, subpath: str) -> str:
+    """The real path of ``subpath`` in a volume. Blocking.
+
+    Raises:
+        InvalidParameterError: it leads out of the volume, also by a symbolic link, or is missing.
+    """
+    real_root = os.path.realpath(root)
+    real = os.path.realpath(f"{real_root}/{subpath}")
+    if not real.startswith(real_root + "/"):
+        msg = f"cannot access path {subpath}: path is outside of the volume"
+        raise InvalidParameterError(msg)
+    if not os.path.lexists(real):
+        msg = f"cannot access path {subpath}: no such file or directory"
+        raise InvalidParameterError(msg)
+    return real
 
 
 def _tmpfs_options(spec: MountSpec) -> str:

@@ -84,18 +84,18 @@ def default_mounts(
                   options=["rw" if options.writable_cgroups else access, "nosuid", "noexec", "nodev"]),
     ]
     if container.host_config.ipc_mode == "host":
-        shared = ["/dev/mqueue", "/dev/shm"] if around.has_mqueue else ["/dev/shm"]  # noqa: S108
+        shared = ["/dev/mqueue", "/dev/shm"] if around.has_mqueue else ["/dev/shm"]
         mounts += [oci.Mount(destination=path, type="bind", source=path,
                              options=["rbind", "nosuid", "noexec", "nodev"]) for path in shared]
         return mounts
     mounts.append(oci.Mount(destination="/dev/mqueue", type="mqueue", source="mqueue",
                             options=["nosuid", "noexec", "nodev"]))
     if shm := around.joined.get("shm"):
-        mounts.append(oci.Mount(destination="/dev/shm", type="bind", source=shm,  # noqa: S108
+        mounts.append(oci.Mount(destination="/dev/shm", type="bind", source=shm,
                                 options=["rbind", "nosuid", "noexec", "nodev"]))
     elif container.host_config.ipc_mode != "none":
         size = container.host_config.shm_size or around.config.default_shm_size_bytes
-        mounts.append(oci.Mount(destination="/dev/shm", type="tmpfs", source="shm",  # noqa: S108
+        mounts.append(oci.Mount(destination="/dev/shm", type="tmpfs", source="shm",
                                 options=["nosuid", "noexec", "nodev", "mode=1777", f"size={size}"]))
     return mounts
 

@@ -77,26 +77,27 @@ def _check_cpu(host: HostConfig) -> None:
     ):
         if failed:
             raise _refuse(message)
-    for wanted, online, name in ((host.cpuset_cpus, _online("cpu"), "CPUs"), (host.cpuset_mems, _online("node"), "memory nodes")):
-        if not wanted:
-            continue
-        flag = "cpuset-cpus" if name == "CPUs" else "cpuset-mems"
-        try:
-            numbers = _parse_cpuset(wanted)
-        except ValueError:
-            kind = "Cpus" if name == "CPUs" else "Memory nodes"
-            msg = f"Invalid value {wanted} for cpuset {kind.lower() if kind == 'Cpus' else 'mems'}"
-            raise _refuse(msg) from None
-        if not numbers <= _parse_cpuset(online):
-            what = "CPUs" if flag == "cpuset-cpus" else "memory nodes"
-            msg = f"Requested {what} are not available - requested {wanted}, available: {online}"
-            raise _refuse(msg)
+    _check_cpuset(host.cpuset_cpus, _online("cpu"), kind="cpus", available="CPUs")
+    _check_cpuset(host.cpuset_mems, _online("node"), kind="mems", available="memory nodes")
+
+
+def _check_cpuset(wanted: str, online: str, *, kind: str, available: str) -> None:
+    if not wanted:
+        return
+    try:
+        numbers = _parse_cpuset(wanted)
+    except ValueError:
+        msg = f"Invalid value {wanted} for cpuset {kind}"
+        raise _refuse(msg) from None
+    if not numbers <= _parse_cpuset(online):
+        msg = f"Requested {available} are not available - requested {wanted}, available: {online}"
+        raise _refuse(msg)
 
 
 def _online(kind: str) -> str:
     path = f"/sys/devices/system/{kind}/online"
     try:
-        with open(path, encoding="ascii") as handle:  # noqa: PTH123
+        with open(path, encoding="ascii") as handle:
             return handle.read().strip()
     except OSError:
         return "0" if kind == "node" else f"0-{(os.cpu_count() or 1) - 1}"
@@ -170,7 +171,7 @@ def _block_io(host: HostConfig) -> oci.BlockIOResources | None:
 
 def _device_numbers(path: str) -> tuple[int, int]:
     try:
-        status = os.stat(path)  # noqa: PTH116
+        status = os.stat(path)
     except FileNotFoundError:
         msg = f"no such file or directory: {path}"
         raise _refuse(msg) from None
@@ -208,5 +209,5 @@ def warnings(host: HostConfig) -> list[str]:
 @cache
 def _has_swap_accounting() -> bool:
     """Whether memory+swap can be limited: v1's memsw files, or cgroup v2 with the memory controller."""
-    return os.path.exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes") or (  # noqa: PTH110
-        os.path.exists("/sys/fs/cgroup/cgroup.controllers"))  # noqa: PTH110
+    return os.path.exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes") or (
+        os.path.exists("/sys/fs/cgroup/cgroup.controllers"))

@@ -161,7 +161,7 @@ class Restorer:
             if container_id not in known:
                 await run_blocking(shutil.rmtree, self._files.directory(container_id), ignore_errors=True)
         try:
-            names = os.listdir(self._exec_paths.shims)  # noqa: PTH208
+            names = os.listdir(self._exec_paths.shims)
         except FileNotFoundError:
             return
         for name in names:
@@ -184,7 +184,7 @@ class Restorer:
 def _is_exec(shim_dir: str) -> bool:
     """Whether a shim's state says that the cgroup is another's: an exec in a living container."""
     try:
-        with open(f"{shim_dir}/state.json", "rb") as handle:  # noqa: PTH123
+        with open(f"{shim_dir}/state.json", "rb") as handle:
             return not messages.state_decoder.decode(handle.read()).kill_cgroup
     except (OSError, msgspec.MsgspecError):
         return False

@@ -66,11 +66,11 @@ class SeccompFilters:
         return selection
 
     def _lay_down(self, found: SeccompFilter) -> Selection:
-        os.makedirs(self._directory, mode=0o700, exist_ok=True)  # noqa: PTH103
+        os.makedirs(self._directory, mode=0o700, exist_ok=True)
         path = f"{self._directory}/{hashlib.sha256(found.bpf).hexdigest()}"
-        if not os.path.exists(path):  # noqa: PTH110
+        if not os.path.exists(path):
             draft = f"{path}.{os.getpid()}"
-            with open(draft, "wb") as handle:  # noqa: PTH123
+            with open(draft, "wb") as handle:
                 handle.write(found.bpf)
-            os.rename(draft, path)  # noqa: PTH104
+            os.rename(draft, path)
         return Selection(path, found.flags, msgspec.Raw(msgspec.json.encode(found.document)))

@@ -16,7 +16,6 @@ import msgspec
 
 from pallet.engine import oci, security
 from pallet.engine.attach import detach_keys_of
-from pallet.engine.container import Container
 from pallet.engine.logconfig import log_sink
 from pallet.engine.status import Change, Status, advance
 from pallet.errors import ConflictError, NotModifiedError, PalletError, SystemFailureError
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pallet.config import Config
+    from pallet.engine.container import Container
     from pallet.engine.files import ContainerFiles
     from pallet.engine.joins import Joins
     from pallet.engine.seccomp import SeccompFilters
@@ -197,7 +197,7 @@ class Starter:
         runtime = self._foreign_runtime(container)
         if runtime is not None and seccomp.path is not None:
             spec = oci.with_seccomp(spec, seccomp.document)
-        os.makedirs(shim_dir, mode=0o700, exist_ok=True)  # noqa: PTH103 - hot path
+        os.makedirs(shim_dir, mode=0o700, exist_ok=True)
         return messages.StartContainer(
             id=container.id, spec=spec,
             root=self._snapshotter.root_mount(container.id, volatile=host.auto_remove),

@@ -76,7 +76,8 @@ class System:
             platform=documents.PlatformName(name=f"Pallet {pallet.__version__}"),
             components=[documents.ComponentVersion(name="Engine", version=_COMPATIBLE_VERSION, details=details)],
             version=_COMPATIBLE_VERSION, api_version=API_VERSION, min_api_version=MIN_API_VERSION,
-            git_commit=pallet.__version__, go_version=python, arch=go_arch(self._host.machine), kernel_version=self._host.kernel)
+            git_commit=pallet.__version__, go_version=python, arch=go_arch(self._host.machine),
+            kernel_version=self._host.kernel)
 
     async def info(self) -> documents.SystemInfo:
         """See ``SystemBackend.info``."""
@@ -84,7 +85,7 @@ class System:
         states = [container.status for container in self._index if not container.hidden]
         running = sum(status in {Status.RUNNING, Status.RESTARTING} for status in states)
         paused = states.count(Status.PAUSED)
-        fds, tasks = await run_blocking(lambda: (len(os.listdir("/proc/self/fd")), threading.active_count()))  # noqa: PTH208
+        fds, tasks = await run_blocking(lambda: (len(os.listdir("/proc/self/fd")), threading.active_count()))
         return documents.SystemInfo(
             id=self._id, containers=len(states), containers_running=running, containers_paused=paused,
             containers_stopped=len(states) - running - paused, images=len(self._images.list()),
@@ -168,7 +169,7 @@ def _file_system(path: str) -> str:
     """The type of the file system ``path`` is on, from the deepest mount above it."""
     best, kind = "", "unknown"
     real = os.path.realpath(path)
-    with open("/proc/self/mounts", encoding="utf-8") as handle:  # noqa: PTH123
+    with open("/proc/self/mounts", encoding="utf-8") as handle:
         for line in handle:
             _, target, this_kind, *_ = line.split()
             inside = real == target or real.startswith(target.rstrip("/") + "/")

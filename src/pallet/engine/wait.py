@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from pallet.engine.container import Container, ExitResult
 from pallet.engine.status import is_running
 from pallet.spec.engine.container import ContainerWaitResponse, WaitError
 
 if TYPE_CHECKING:
+    from pallet.engine.container import Container, ExitResult
     from pallet.spec.engine.options import WaitCondition
 
 

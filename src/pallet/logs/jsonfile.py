@@ -127,7 +127,7 @@ class JsonFileLog:
         number = 1
         while True:
             for name in (f"{self._path}.{number}", f"{self._path}.{number}.gz"):
-                if os.path.exists(name):  # noqa: PTH110 - str paths, hot in follow
+                if os.path.exists(name):
                     found.append(name)
                     break
             else:
@@ -137,7 +137,7 @@ class JsonFileLog:
 
     def _end_position(self) -> _Position:
         try:
-            status = os.stat(self._path)  # noqa: PTH116
+            status = os.stat(self._path)
         except FileNotFoundError:
             return _Position(0, 0)
         return _Position(status.st_ino, status.st_size)
@@ -200,7 +200,7 @@ class _Source:
     def _walk(self, names: list[str]) -> Iterator[bytes]:
         for name in names:
             try:
-                handle = gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb")  # noqa: PTH123, SIM115
+                handle = gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb")  # noqa: SIM115
             except FileNotFoundError:
                 continue
             with handle:
@@ -245,7 +245,7 @@ class _Cursor:
     def has_news(self) -> bool:
         """Whether the file grew, was rotated or appeared: one stat, no pool."""
         try:
-            status = os.stat(self._path)  # noqa: PTH116
+            status = os.stat(self._path)
         except FileNotFoundError:
             return False
         return status.st_ino != self._inode or status.st_size != self._offset or self._fd < 0
@@ -282,7 +282,7 @@ class _Cursor:
 
     def _rotated(self) -> bool:
         try:
-            status = os.stat(self._path)  # noqa: PTH116
+            status = os.stat(self._path)
         except FileNotFoundError:
             return False
         return status.st_ino != self._inode or status.st_size < self._offset
@@ -341,6 +341,6 @@ def _past_until(batch: list[LogRecord], options: ReadOptions) -> bool:
 
 
 def _now_ns() -> int:
-    import time  # noqa: PLC0415 - only on this rare path
+    import time
 
     return time.time_ns()

@@ -127,8 +127,8 @@ class VolumeStore:
         record = VolumeRecord(name=name, created_at=rfc3339_nano(time.time_ns()), labels=found_labels or None,
                               options=dict(options) if options else None)
         self._metadata.put_volume(name, _encoder.encode(record))
-        os.makedirs(self.mountpoint(name), mode=0o755, exist_ok=True)  # noqa: PTH103
-        os.chmod(f"{self._root}/{name}", 0o701)  # noqa: PTH101
+        os.makedirs(self.mountpoint(name), mode=0o755, exist_ok=True)
+        os.chmod(f"{self._root}/{name}", 0o701)
         self._records[name] = record
         return record, True
 
@@ -167,7 +167,7 @@ class VolumeStore:
     def sweep(self) -> None:
         """Remove directories that have no record."""
         try:
-            names = os.listdir(self._root)  # noqa: PTH208
+            names = os.listdir(self._root)
         except FileNotFoundError:
             return
         for name in names:

@@ -74,4 +74,4 @@ def test_history_is_bounded() -> None:
     bus = EventBus()
     for number in range(300):
         bus.emit("container", str(number), "c", {})
-    assert len(bus._history) == 256  # noqa: SLF001 - the bound is the point
+    assert len(bus._history) == 256
