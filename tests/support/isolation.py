@@ -77,12 +77,12 @@ def set_link(name: str, address: str | None = None) -> None:
 
 
 def enter_session() -> None:
-    """Move this process into its own mount and network namespace. Idempotent; root only."""
+    """Move this process into its own mount, network and UTS namespace. Idempotent; root only."""
     global _host_net_fd  # noqa: PLW0603 - the one fact about this process
     if _host_net_fd is not None:
         return
     _host_net_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    unshare(CLONE_NEWNS | CLONE_NEWNET)
+    unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS)
     mount("none", "/", flags=_MS_REC | _MS_PRIVATE)
     _fresh_sysfs()
     set_link("lo")

@@ -127,11 +127,12 @@ class Snapshot:
     cgroups: set[str] = field(default_factory=cgroups)
     descriptors: set[str] = field(default_factory=descriptors)
     temporary: set[str] = field(default_factory=temporary_files)
+    host: set[str] = field(default_factory=lambda: {os.uname().nodename})
 
     def since(self, earlier: Snapshot) -> list[str]:
         """One line for each thing that is here now and was not at ``earlier``."""
         lines = []
-        for name in ("mounts", "links", "nft", "cgroups", "descriptors", "temporary"):
+        for name in ("mounts", "links", "nft", "cgroups", "descriptors", "temporary", "host"):
             new: set[str] = getattr(self, name) - getattr(earlier, name)
             lines += [f"{name}: {item}" for item in sorted(new)]
         lines += [
