@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -360,6 +361,20 @@ def test_a_killed_daemon_keeps_layers_that_were_not_synced(
     later.sweep()
     assert later.layers() == [layer]
     later.close()
+
+
+def test_sync_waits_for_layers_that_are_being_unpacked(
+    snapshots: Snapshotter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk belongs to the pull until its last draft has ended, whichever way."""
+    synced = threading.Event()
+    monkeypatch.setattr("pallet.storage.layertable.syncfs", lambda _fd: synced.set())
+    drafts = [snapshots.draft(), snapshots.draft()]
+    add_layer(snapshots, Member("a", b"1"))
+    snapshots.abort(drafts[0])
+    assert not synced.wait(0.05)
+    snapshots.abort(drafts[1])
+    assert synced.wait(5)
 
 
 @pytest.mark.parametrize("when", ["rename", "put_layer", "next_layer_number"])

@@ -115,6 +115,24 @@ async def test_lost_snapshot_is_rebuilt_from_its_blob(
         assert registry.requests[f"GET /v2/a/b/blobs/{BIG}"] == 0
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[:5000], flip, lambda _data: b""])
+async def test_blob_that_a_power_cut_damaged(
+    tmp_path: Path, registry: FaultyRegistry, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    """The kept blob turns out not to be what its name says: it is fetched again."""
+    async with site(tmp_path / "data") as here:
+        await here.pull(name)
+        here.snapshotter.remove_layer(digest(BASE))  # type: ignore[arg-type]
+        path = here.content.path(BIG)
+        path.write_bytes(damage(path.read_bytes()))
+        registry.requests.clear()
+        await here.pull(name)
+        assert here.file(digest(BASE), "base") == NOISE
+        assert here.content.read(BIG, verify=True) == IMAGE.blobs[BIG]
+        assert registry.requests[f"GET /v2/a/b/blobs/{BIG}"] == 1
+        here.assert_nothing_half_made()
+
+
 @pytest.mark.parametrize("times", [1, 3])
 async def test_broken_transfer_is_resumed(
     tmp_path: Path, registry: FaultyRegistry, name: str, times: int

@@ -6,7 +6,10 @@ Needs  blobs and ingest on one file system, for the rename.
 Spec   image-spec descriptor.md#digests, image-layout.md#blobs.
 
 A blob is written to ``ingest/<n>``, hashed on the way, fsynced, and renamed to its digest: a file
-under ``blobs`` is always whole and always what its name says. It is never written again.
+under ``blobs`` is always whole and always what its name says. It is never written again. The one
+exception is a layer's blob that is committed with ``durable`` false while its layer comes in: the
+sync that makes the layer durable covers it. Until then a power cut may damage it; the layer is then
+dropped too, and who unpacks the blob again finds out by its digest (``heal``).
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     from pallet.paths import DataPaths
+
+
+_READ_BYTES = 1 << 20
 
 
 class BlobNotFoundError(NotFoundError):
@@ -84,8 +90,11 @@ class Ingest:
         """Digest of what was written so far."""
         return digests.from_hasher(self._hash)
 
-    def commit(self) -> Digest:
+    def commit(self, *, durable: bool = True) -> Digest:
         """Verify, make durable and publish the blob; return its digest. Closes the ingest.
+
+        Args:
+            durable: False leaves the sync to the layer that is committed after this.
 
         Raises:
             DigestMismatchError: not the expected digest; nothing is kept.
@@ -97,7 +106,7 @@ class Ingest:
                 message = (f"filesystem layer verification failed for digest {self._expected}"
                            f": got {actual}")
                 raise DigestMismatchError(message)
-            self._store.publish(self._fd, self.path, actual)
+            self._store.publish(self._fd, self.path, actual, durable=durable)
         except BaseException:
             self.abort()
             raise
@@ -208,8 +217,8 @@ class ContentStore:
         """
         return Ingest(self, self._ingest / f"{os.getpid()}-{next(self._numbers)}", expected)
 
-    def publish(self, fd: int, path: Path, digest: Digest) -> None:
-        """Make a verified ingest file durable under its digest. Only ``Ingest.commit`` calls it."""
+    def publish(self, fd: int, path: Path, digest: Digest, *, durable: bool) -> None:
+        """Give a verified ingest file its digest's name. Only ``Ingest.commit`` calls it."""
         target = self.path(digest)
         if target.exists():
             path.unlink()
@@ -220,9 +229,25 @@ class ContentStore:
                 directory.mkdir(exist_ok=True, mode=0o700)
                 _fsync_directory(self._blobs)
                 self._known_dirs.add(str(directory))
-        os.fdatasync(fd)
+        if durable:
+            os.fdatasync(fd)
         path.rename(target)
-        _fsync_directory(directory)
+        if durable:
+            _fsync_directory(directory)
+
+    def heal(self, digest: Digest) -> bool:
+        """Read a blob through; remove it if it is not what its name says. Whether it was sound."""
+        state = digests.hasher(digests.algorithm(digest))
+        fd = self.open(digest)
+        try:
+            while chunk := os.read(fd, _READ_BYTES):
+                state.update(chunk)
+        finally:
+            os.close(fd)
+        if digests.from_hasher(state) == digest:
+            return True
+        self.delete(digest)
+        return False
 
     def delete(self, digest: Digest) -> int:
         """Remove a blob and return the bytes it had, 0 when it was not here. Idempotent."""

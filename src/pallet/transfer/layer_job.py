@@ -195,7 +195,8 @@ class LayerJob:
                     growing.set_result(os.dup(ingest.fileno()))
                 await tools.threads.run(partial(self._fetch, ingest, feed, cancel), cancel)
                 self.emit(progress.update("Verifying Checksum", layer_id))
-                await tools.threads.run(ingest.commit)
+                # Where the layer is committed after this, its sync covers the blob as well.
+                await tools.threads.run(partial(ingest.commit, durable=growing is None))
             finally:
                 await tools.threads.settle(ingest.abort)
         self.emit(progress.update("Download complete", layer_id))
@@ -226,7 +227,16 @@ class LayerJob:
         source_fd = await tools.threads.run(partial(tools.content.open, self._descriptor.digest))
         try:
             async with tools.unpacks:
-                return await self._apply(draft, source_fd, None)
+                applied = await self._apply(draft, source_fd, None)
+            if applied.diff_id != self._source.diff_id:
+                raise ArchiveError(_MISMATCH)
+            return applied
+        except ArchiveError as error:
+            digest = self._descriptor.digest
+            if await tools.threads.run(partial(tools.content.heal, digest)):
+                raise
+            # A power cut took part of the blob: away with it, and from the start.
+            raise DigestMismatchError(str(error)) from error
         finally:
             os.close(source_fd)
 

@@ -177,6 +177,38 @@ def test_damage_on_disk_is_noticed_when_asked(content: ContentStore) -> None:
         content.read(SHA256, verify=True)
 
 
+def test_a_layer_in_the_making_is_synced_with_its_blob(
+    content: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``durable=False`` leaves the disk alone; the bytes are checked all the same."""
+    def refuse(_fd: int) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(os, "fdatasync", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
+    content.path(SHA256).parent.mkdir()
+    content._known_dirs.add(str(content.path(SHA256).parent))
+    with content.ingest(SHA256) as ingest:
+        ingest.write(DATA)
+        ingest.commit(durable=False)
+    assert content.read(SHA256) == DATA
+    with content.ingest(SHA512) as ingest, pytest.raises(DigestMismatchError):
+        ingest.write(DATA + b"x")
+        ingest.commit(durable=False)
+
+
+@pytest.mark.parametrize("damage", [b"", DATA[:-1], DATA + b"x", b"other"])
+def test_heal_removes_what_is_damaged(content: ContentStore, damage: bytes) -> None:
+    """A sound blob stays, a damaged one goes, so that it can be fetched again."""
+    content.put(DATA)
+    assert content.heal(SHA256)
+    content.path(SHA256).write_bytes(damage)
+    assert not content.heal(SHA256)
+    assert not content.has(SHA256)
+    with pytest.raises(BlobNotFoundError):
+        content.heal(SHA256)
+
+
 def test_sweep_takes_what_a_killed_daemon_left(paths: DataPaths) -> None:
     child = os.fork()
     if child == 0:
