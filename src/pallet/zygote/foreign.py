@@ -19,11 +19,13 @@ import msgspec
 from pallet.linux import mount as m
 from pallet.linux import cgroupfs, namespaces, procfs
 from pallet.runtime import bundle, rootfs
+from pallet.runtime.cgroup import open_cgroup
 from pallet.runtime.failure import StartFailureError
 from pallet.zygote import messages
-from pallet.zygote.launch import Launched, open_cgroup
+from pallet.zygote.launch import Launched
 
 if TYPE_CHECKING:
+    from pallet.runtime.cgroup import Cgroup
     from pallet.runtime.sync import FailureReport
     from pallet.zygote.messages import ForeignRuntime
     from pallet.zygote.stdio import Hub
@@ -185,7 +187,7 @@ def _create(request: messages.StartContainer, runtime: ForeignRuntime, hub: Hub,
     steps = _Steps(program, request.id, [netns_fd] if netns_fd >= 0 else [])
     return Launched(
         pid=pid, start_time=procfs.start_time(pid), sync=steps,
-        cgroup=open_cgroup(spec.linux.cgroups_path, request.cgroup_driver), owns_cgroup=True,
+        cgroup=_cgroup_of(spec.linux.cgroups_path, request.cgroup_driver), owns_cgroup=True,
         makes_cgroup=False, on_end=delete,
         private_pids=any(n.type == "pid" and not n.path for n in spec.linux.namespaces))
 
@@ -205,13 +207,23 @@ def _enter_mount_namespace() -> None:
     """Give the shim and the runtime it calls a mount namespace of their own.
 
     On a hybrid host every limit is on cgroup version 1, and crun refuses to run where it finds a
-    cgroup2 mount with controllers beside it: so runtimes do not get to see that mount.
+    cgroup2 mount with controllers beside it: so runtimes see an empty directory there. It is a file
+    system of this namespace's own, as they make directories in it all the same.
     """
     namespaces.unshare(namespaces.CLONE_NEWNS)
     m.mount(None, "/", flags=m.MS_SLAVE | m.MS_REC)
     found = cgroupfs.detect()
     if found.mode == "hybrid" and found.v2 is not None:
-        m.unmount(found.v2, m.MNT_DETACH)
+        m.mount("tmpfs", found.v2, "tmpfs")
+
+
+def _cgroup_of(path: str, driver: str) -> Cgroup | None:
+    """The container's cgroup as far as ``_enter_mount_namespace`` lets runtimes see it."""
+    if not path:
+        return None
+    found = cgroupfs.detect()
+    seen = found if found.mode == "v2" else cgroupfs.Mounts(v1=found.v1)
+    return open_cgroup(path, driver=driver, mounts=seen)
 
 
 def _execute(request: messages.StartExec, runtime: ForeignRuntime, hub: Hub) -> Launched:
