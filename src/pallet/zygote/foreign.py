@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pallet.linux import mount as m
 from pallet.linux import cgroupfs, namespaces, procfs
+from pallet.linux import mount as m
 from pallet.runtime import bundle, rootfs
 from pallet.runtime.cgroup import open_cgroup
 from pallet.runtime.failure import StartFailureError
