@@ -267,3 +267,24 @@ def test_own_mac(engine: Daemon, docker: DockerCli) -> None:
     out = docker.ok("run", "--rm", "--mac-address", "92:d0:c6:0a:29:33", "busybox", "cat",
                     "/sys/class/net/eth0/address")  # fmt: skip
     assert out == "92:d0:c6:0a:29:33"
+
+
+def test_links_name_the_target_in_hosts_and_environment(docker: DockerCli, name: str) -> None:
+    docker.ok("run", "-d", "--name", name, "-e", "SECRET=1", *WEB)
+    address = docker.inspect(name)["NetworkSettings"]["IPAddress"]
+    script = "grep shop /etc/hosts; env | grep ^SHOP_ | sort"
+    out = docker.ok("run", "--rm", "--link", f"{name}:shop", "busybox", "sh", "-c", script)
+    assert out.splitlines()[0].split()[:2] == [address, "shop"]
+    assert f"SHOP_PORT_80_TCP_ADDR={address}" in out
+    assert "SHOP_ENV_SECRET=1" in out
+    docker.ok("stop", "-t", "0", name)
+    result = docker.run("run", "--rm", "--link", f"{name}:shop", "busybox", "true")
+    assert result.code == 125
+    assert "Cannot link to a non running container" in result.err
+
+
+def test_a_created_container_shows_its_network(docker: DockerCli, name: str) -> None:
+    docker.ok("create", "--name", name, "busybox")
+    networks = docker.inspect(name)["NetworkSettings"]["Networks"]
+    assert list(networks) == ["bridge"]
+    assert networks["bridge"]["IPAddress"] == ""

@@ -122,7 +122,7 @@ class Daemon:
         """Make the engine's parts; each gets only what it uses."""
         config, store = self.config, self.store
         joins = Joins(self.index)
-        self.files = files = ContainerFiles(self.data, config, joins)
+        self.files = files = ContainerFiles(self.data, config, joins, self.index)
         seccomp_cache = SeccompCache(self.data.seccomp, daemon_profile=_profile_text(config))
         self.filters = filters = SeccompFilters(seccomp_cache, self.run.root / "seccomp")
         self.volumes = Volumes(self.data, self.metadata, self.index, self.events)

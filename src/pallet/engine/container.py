@@ -225,3 +225,10 @@ def decode(raw: bytes) -> Container:
         oom_killed=record.oom_killed, started_at_ns=record.started_at_ns,
         finished_at_ns=record.finished_at_ns, restart_count=record.restart_count,
         stopped_by_hand=record.stopped_by_hand, endpoint=record.endpoint, hidden=record.hidden)
+
+
+def at_rest(endpoint: Endpoint | None) -> Endpoint | None:
+    """What stays of an endpoint while its container does not run: the network, no addresses."""
+    if endpoint is None:
+        return None
+    return Endpoint(network_name=endpoint.network_name, network_id=endpoint.network_id, endpoint_id="")

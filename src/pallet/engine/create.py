@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pallet.engine import logconfig, merge, names, resources, security
+from pallet.engine import links, logconfig, merge, names, resources, security
 from pallet.engine.container import Container
 from pallet.errors import InvalidParameterError
+from pallet.network.model import Endpoint
 from pallet.network.view import check_request
 from pallet.spec.engine.container import ContainerCreateResponse
 from pallet.spec.engine.wire import given
@@ -97,6 +98,8 @@ class Creator:
                 driver=self._snapshotter.name,
                 mac=(settings.mac_address if settings is not None else "") or given(config.mac_address) or "")
             container.ended.set()
+            if not host.network_mode.startswith("container:"):
+                container.endpoint = Endpoint(network_name=host.network_mode, network_id="", endpoint_id="")
             self._snapshotter.prepare(container_id, image.diff_ids)
             self._files.prepare(container_id)
             if self._mounts.has_any(container):
@@ -153,6 +156,10 @@ class Creator:
             raise InvalidParameterError(msg)
         check_request(config, host, settings)
         security.check(host)
+        links.check(self._index, host.links)
+        if given(host.storage_opt):
+            msg = ("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
+            raise InvalidParameterError(msg)
         for mode in (host.network_mode, host.pid_mode, host.ipc_mode):
             if mode.startswith("container:"):
                 self._index.get(mode.partition(":")[2])

@@ -10,11 +10,10 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from pallet.engine.container import Container, Waiters
+from pallet.engine.container import Container, Waiters, at_rest
 from pallet.engine.restart import RestartPolicy, next_delay_s
 from pallet.engine.status import Change, Status, advance
 from pallet.errors import PalletError
-from pallet.network.model import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -79,13 +78,12 @@ class ExitWatcher:
         await self._network.release(container.id)
         change = Change.EXIT if delay_s is None else Change.EXIT_RESTART
         container.status = advance(container.status, change)
-        endpoint = container.endpoint
         if end.oom_killed:
             self._store.emit(container, "oom")
         self._store.emit(container, "die", exitCode=str(end.exit_code), execDuration=str(int(ran_s)))
         self._store.emit_network(container, "disconnect")
         self._store.emit_volumes(container, "unmount")
-        container.endpoint = None if endpoint is None else _at_rest(endpoint)
+        container.endpoint = at_rest(container.endpoint)
         self._store.save(container)
         container.ended.set()
         Waiters.resolve(container.waiters.next_exit, container.result())
@@ -131,11 +129,6 @@ def give_up_restart(container: Container, store: ContainerStore) -> None:
     container.status = advance(container.status, Change.GIVE_UP_RESTART)
     store.save(container)
     Waiters.resolve(container.waiters.not_running, container.result())
-
-
-def _at_rest(endpoint: Endpoint) -> Endpoint:
-    """What stays of an endpoint while its container does not run: the network, no addresses."""
-    return Endpoint(network_name=endpoint.network_name, network_id=endpoint.network_id, endpoint_id="")
 
 
 def _clean(shim_dir: str) -> None:

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pallet.engine import links
 from pallet.network import files as texts
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from pallet.config import Config
     from pallet.engine.container import Container
+    from pallet.engine.index import ContainerIndex
     from pallet.engine.joins import Joins
     from pallet.network.model import Endpoint
     from pallet.paths import DataPaths
@@ -38,10 +40,11 @@ class FilePaths:
 class ContainerFiles:
     """Writes and removes the files of containers."""
 
-    def __init__(self, paths: DataPaths, config: Config, joins: Joins) -> None:
+    def __init__(self, paths: DataPaths, config: Config, joins: Joins, index: ContainerIndex) -> None:
         self._paths = paths
         self._config = config
         self._joins = joins
+        self._index = index
         self._root = os.fspath(paths.containers)
         self._host_resolver: tuple[tuple[int, int], texts.Resolver] | None = None
 
@@ -97,6 +100,8 @@ class ContainerFiles:
             text = texts.hosts_file(
                 hostname=container.hostname, domainname=container.config.domainname, addresses=addresses,
                 extra_hosts=host.extra_hosts or (), host_gateway=endpoint.gateway if endpoint is not None else "")
+            if host.links:
+                text += "".join(links.host_lines(links.resolve(self._index, container)))
         _write(f"{base}/hosts", text)
 
     def _write_resolv_conf(self, container: Container, endpoint: Endpoint | None, base: str) -> None:

@@ -191,6 +191,14 @@ def build(container: Container, around: Surroundings, options: security.Security
     )
 
 
+def with_environment(spec: oci.Spec, variables: list[str]) -> oci.Spec:
+    """``spec`` with further variables; those of the container itself win."""
+    have = {entry.partition("=")[0] for entry in spec.process.env}
+    more = [entry for entry in variables if entry.partition("=")[0] not in have]
+    return msgspec.structs.replace(
+        spec, process=msgspec.structs.replace(spec.process, env=[*spec.process.env, *more]))
+
+
 def with_seccomp(spec: oci.Spec, document: msgspec.Raw) -> oci.Spec:
     """``spec`` with the OCI seccomp document, which foreign runtimes compile themselves."""
     return msgspec.structs.replace(spec, linux=msgspec.structs.replace(spec.linux, seccomp=document))

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pallet.engine import oci, security
+from pallet.engine import links, oci, security
 from pallet.engine.attach import detach_keys_of
+from pallet.engine.container import at_rest
 from pallet.engine.logconfig import log_sink
 from pallet.engine.status import Change, Status, advance
 from pallet.errors import ConflictError, NotModifiedError, PalletError, SystemFailureError
@@ -128,7 +129,7 @@ class Starter:
         container.error = str(error)
         container.exit_code = exit_code
         container.pid = 0
-        container.endpoint = None
+        container.endpoint = at_rest(container.endpoint)
         self._store.save(container)
 
     async def _launch(self, container: Container) -> Shim:
@@ -192,6 +193,9 @@ class Starter:
             private_network=sandbox.netns_fd is not None or host.network_mode == "none",
             recursive_read_only=self._facts.recursive_read_only, has_mqueue=self._facts.has_mqueue)
         spec = oci.build(container, around, options)
+        linked = links.resolve(self._store.index, container) if host.links else []
+        if linked:
+            spec = oci.with_environment(spec, links.environment(container, linked))
         names = spec.process.capabilities.bounding if spec.process.capabilities else []
         seccomp = await self._filters.select(options, names, privileged=host.privileged)
         runtime = self._foreign_runtime(container)
