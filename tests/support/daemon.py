@@ -147,7 +147,8 @@ class Daemon:
             with contextlib.suppress(OSError):
                 self.purge_containers()
             self.stop()
-        self._reap()
+        if self.leaves_things:
+            self._reap()
         shutil.rmtree(self.top, ignore_errors=True)
 
     def _reap(self) -> None:
@@ -157,13 +158,8 @@ class Daemon:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-    def assert_clean(self) -> None:
-        """Remove the daemon and demand that nothing of it is left on the machine."""
-        known = set(self.container_ids)
-        self.remove()
-        leaks.assert_nothing_left(self.before, timeout_s=5.0, ignore=_OTHERS)
-        if known:
-            leaks.assert_gone(lambda: leaks.cgroups(*known), "cgroups of removed containers")
+    leaves_things = False
+    """True for a daemon that keeps bridge, rules and mounts on purpose when it stops."""
 
 
 class Palletd(Daemon):
@@ -207,6 +203,7 @@ class Dockerd(Daemon):
     """Debian's dockerd, to compare with."""
 
     kind = "docker"
+    leaves_things = True
 
     def argv(self) -> list[str]:
         """Own roots and socket; it makes docker0 in the session's network namespace."""
@@ -223,9 +220,17 @@ class Dockerd(Daemon):
 
         eventually(answers, timeout_s=30.0, interval_s=0.1, what="dockerd answers")
 
-    def assert_clean(self) -> None:
-        """dockerd leaves its bridge, rules and mounts on purpose; only its processes must go."""
-        self.remove()
+
+def assert_clean(daemons: Sequence[Daemon]) -> None:
+    """Remove ``daemons``, the last made first, and demand that nothing of them is left."""
+    for daemon in reversed(daemons):
+        daemon.remove()
+    if not daemons or daemons[0].leaves_things:
+        return
+    leaks.assert_nothing_left(daemons[0].before, timeout_s=5.0, ignore=_OTHERS)
+    known = {container_id for daemon in daemons for container_id in daemon.container_ids}
+    if known:
+        leaks.assert_gone(lambda: leaks.cgroups(*known), "cgroups of removed containers")
 
 
 def palletd_command() -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import leaks
-from tests.support.daemon import Daemon, Dockerd, Palletd, pallet_command
+from tests.support.daemon import Daemon, Dockerd, Palletd, assert_clean, pallet_command
 from tests.support.dockercli import DockerCli, docker_binaries
 from tests.support.registry import DebianRegistry, PalletRegistry, Registry
 from tests.support.scratch import busybox_tar
@@ -49,7 +49,7 @@ def engine() -> Iterator[Daemon]:
     except BaseException:
         daemon.remove()
         raise
-    daemon.assert_clean()
+    assert_clean([daemon])
 
 
 @pytest.fixture(scope="session")
@@ -78,15 +78,8 @@ def fresh_palletd() -> Iterator[Callable[..., Daemon]]:
                 load_images(daemon)
         return daemon
 
-    failures = []
     yield make
-    for daemon in reversed(made):
-        try:
-            daemon.assert_clean()
-        except AssertionError as error:
-            failures.append(str(error))
-            daemon.remove()
-    assert not failures, "\n".join(failures)
+    assert_clean(made)
 
 
 def not_on_dockerd(daemon: Daemon, reason: str) -> None:
