@@ -253,3 +253,19 @@ async def test_sysctl(lab: Lab) -> None:
     with pytest.raises(InvalidCommandError) as caught:
         await lab.start("true", linux_sysctl={"net.nothing.here": "1"})
     assert "open /proc/sys/net/nothing/here: no such file or directory" in str(caught.value)
+
+
+async def test_apparmor_profile_without_apparmor(lab: Lab) -> None:
+    if os.path.exists("/sys/module/apparmor/parameters/enabled"):
+        pytest.skip("this kernel has AppArmor")
+    with pytest.raises(StartError, match='apparmor profile "x" is set but apparmor is not enabled'):
+        await lab.start("true", process_apparmor_profile="x")
+
+
+async def test_own_init_cannot_be_looked_into(lab: Lab) -> None:
+    """Its executable is the host's interpreter, which the container's root must not reach."""
+    code, output = await lab.run("sh", "-c", "exec 2>&1; readlink /proc/1/exe; cat /proc/1/environ; "
+                                 "ls /proc/1/fd; ls /proc/1/root", extra={"init": ""})
+    assert code == 1
+    assert "python" not in output
+    assert output.count("Permission denied") == 2

@@ -15,6 +15,7 @@ from pallet.linux._libc import bind, bind_syscall, call
 
 # include/uapi/linux/prctl.h
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
@@ -48,6 +49,14 @@ def become_subreaper() -> None:
 def set_parent_death_signal(signum: int) -> None:
     """Have the kernel send ``signum`` when the parent ends; 0 clears it."""
     call(_prctl, "prctl", _PR_SET_PDEATHSIG, signum, 0, 0, 0)
+
+
+def set_undumpable() -> None:
+    """Keep this process's memory, descriptors and executable from others' eyes until its exec.
+
+    Without CAP_SYS_PTRACE not even root of the same user namespace may look then.
+    """
+    call(_prctl, "prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def set_no_new_privileges() -> None:

@@ -220,12 +220,36 @@ def _change_identity(plan: Plan, identity: user.Identity, stdio: Stdio, *, enter
             caps.set_caps(effective=wanted["effective"], permitted=wanted["permitted"],
                           inheritable=wanted["inheritable"])
             caps.raise_ambient(wanted["ambient"])
+        _set_label(process)
         if enter_again:
             _enter(process.cwd, fail=True)
         if plan.filter is not None and process.no_new_privileges:
             seccomp.load(plan.filter, plan.filter_flags)
     except OSError as error:
         raise StartFailureError.of(error, "setting the process's identity") from error
+
+
+def _set_label(process: Process) -> None:
+    """Have the next exec change to the AppArmor profile or SELinux context of the configuration."""
+    if profile := process.apparmor_profile:
+        try:
+            with open("/sys/module/apparmor/parameters/enabled") as file:
+                enabled = file.read(1) == "Y"
+        except OSError:
+            enabled = False
+        if not enabled:
+            message = f'apparmor profile "{profile}" is set but apparmor is not enabled'
+            raise StartFailureError(message, path=profile)
+        directory = "/proc/self/attr/apparmor"
+        path = f"{directory}/exec" if os.path.isdir(directory) else "/proc/self/attr/exec"
+        _write_attribute(path, f"exec {profile}")
+    if process.selinux_label:
+        _write_attribute("/proc/self/attr/exec", process.selinux_label)
+
+
+def _write_attribute(path: str, value: str) -> None:
+    with open(path, "wb", buffering=0) as file:
+        file.write(value.encode())
 
 
 def _load_privileged(bpf: bytes, flags: int, *, restore: bool) -> None:

@@ -89,8 +89,13 @@ def open_cgroup(path: str, driver: str) -> Cgroup | None:
 
 
 def _run_child(body: Callable[[InitSide], None], theirs: InitSide) -> None:
-    """Run a child to its exec; never returns."""
+    """Run a child to its exec; never returns.
+
+    It will be seen from inside the container before its exec, when its /proc/<pid>/exe is still
+    the host's interpreter, writable for the container's root if that could open it.
+    """
     try:
+        kernel.set_undumpable()
         body(theirs)
     except BaseException as error:  # noqa: BLE001 - a forked child has nobody above it
         theirs.fail(error)
@@ -270,7 +275,8 @@ def run_exec(request: messages.StartExec, hub: Hub) -> Launched:
         pidfd=pidfd, namespaces=kinds, cgroup=cgroup_handle)
     if "pid" in kinds:
         namespaces.setns(pidfd, namespaces.CLONE_NEWPID)
-    pid = os.fork()
+    # On version 2 moving a process costs an RCU grace period, being born inside does not.
+    pid = cgroup_handle.fork() if cgroup_handle is not None else os.fork()
     if not pid:
         _run_child(lambda side: init.run_exec(plan, side), theirs)
     theirs.close()

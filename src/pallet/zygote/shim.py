@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _DRAIN_S = 2.0
 """How long output of processes that outlive the main one is waited for, as dockerd does."""
 
+_FAULTS_MAX = 100
+"""Unexpected errors a shim writes to ``error.log`` before it gives up."""
+
 Request = messages.StartContainer | messages.StartExec
 
 
@@ -53,6 +56,7 @@ class Shim:
         self._pidfd = -1
         self._started_at_ns = 0
         self._status: int | None = None
+        self._faults = 0
         self._answered = False
         self._early_ends: list[tuple[int, Literal["eof", "detached"]]] = []
         self._pid = os.getpid()
@@ -78,7 +82,7 @@ class Shim:
         self._serve()
         self._tear_down()
         while not self.hub.idle:
-            self.poller.turn()
+            self._turn()
 
     def _launch(self, request: Request, fds: list[int], spare: SpareInit | None) -> None:
         self._id = request.id
@@ -207,7 +211,7 @@ class Shim:
         gc.enable()
         kernel.trim_heap()
         while self._status is None:
-            self.poller.turn()
+            self._turn()
         launched = self._launched
         assert launched is not None
         if launched.owns_cgroup and not launched.private_pids and launched.cgroup is not None:
@@ -216,8 +220,21 @@ class Shim:
             deadline = time.monotonic() + _DRAIN_S
             self.poller.call_later(_DRAIN_S, lambda: None)
             while not self.hub.drained and time.monotonic() < deadline:
-                self.poller.turn()
+                self._turn()
         self._report_exit(launched)
+
+    def _turn(self) -> None:
+        """One turn that survives what it should not meet: the container must not die of it."""
+        try:
+            self.poller.turn()
+        except Exception:
+            if self._faults >= _FAULTS_MAX:
+                raise
+            self._faults += 1
+            import traceback
+
+            with contextlib.suppress(OSError), open("error.log", "a") as file:
+                traceback.print_exc(file=file)
 
     def _report_exit(self, launched: Launched) -> None:
         self._close_ports()
@@ -306,7 +323,14 @@ class Shim:
             self._drop(connection)
             return
         body, fds = received
-        self._carry_out(messages.control_decoder.decode(body), fds, connection)
+        try:
+            control = messages.control_decoder.decode(body)
+        except msgspec.MsgspecError:
+            # A later daemon may know messages that this shim does not.
+            for fd in fds:
+                os.close(fd)
+            return
+        self._carry_out(control, fds, connection)
 
     def _carry_out(self, control: messages.Control, fds: list[int], connection: socket.socket,
                    ) -> None:
