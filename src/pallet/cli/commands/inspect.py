@@ -88,8 +88,9 @@ def volumes(session: Session, flags: Flags) -> int:
 
 
 def _get(session: Session, kind: str, name: str, query: dict[str, object]) -> str:
-    safe = "/:@" if kind == "image" else ""
-    return session.engine.text("GET", _KINDS[kind].format(quote(name, safe)), query).strip()
+    if kind == "container":
+        name = name.removeprefix("/")  # as ``docker ps`` names carry it in the API
+    return session.engine.text("GET", _KINDS[kind].format(quote(name, "/:@")), query).strip()
 
 
 def _print_all(flags: Flags, find: Callable[[str], str]) -> int:

@@ -74,6 +74,8 @@ ENTRIES: dict[str, Entry] = {
     "image bootstrap": ("bootstrap", "bootstrap", "[OPTIONS] NAME[:TAG]", (1, 1),
                         "Make a base image from this distribution's own packages"),
     "network ls": ("networks", "ls", "[OPTIONS]", (0, 0), "List networks"),
+    "network rm": ("networks", "rm", "NETWORK [NETWORK...]", (1, _ANY),
+                   "Remove one or more networks"),
     "network inspect": ("inspect", "networks", "[OPTIONS] NETWORK [NETWORK...]", (1, _ANY),
                         "Display detailed information on one or more networks"),
     "volume ls": ("volumes", "ls", "[OPTIONS]", (0, 0), "List volumes"),
@@ -111,7 +113,8 @@ SHORTCUTS: dict[str, str] = {
     "ps": "container ls", "container list": "container ls", "container ps": "container ls",
     "container remove": "container rm",
     "images": "image ls", "image list": "image ls", "rmi": "image rm", "image remove": "image rm",
-    "network list": "network ls", "volume list": "volume ls", "volume remove": "volume rm",
+    "network list": "network ls", "network remove": "network rm",
+    "volume list": "volume ls", "volume remove": "volume rm",
     "context list": "context ls",
     "info": "system info", "events": "system events",
 }

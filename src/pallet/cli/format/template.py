@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pallet.cli.format.lexer import TemplateError
 from pallet.cli.format.parser import Parser
-from pallet.cli.format.values import FUNCTIONS, show, truth
+from pallet.cli.format.values import FUNCTIONS, Printed, show, truth
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -151,8 +151,8 @@ class Template:
             elif isinstance(value, dict):
                 if name in value:
                     value = value[name]
-                elif name == "ID" and "Id" in value:
-                    value = value["Id"]  # the Go field's name; people write both
+                elif isinstance(value, Printed) and (key := _go_field(value, name)):
+                    value = value[key]
                 else:
                     raise self._error(node, f'map has no entry for key "{name}"', depth)
             elif value is None:
@@ -172,6 +172,12 @@ class Template:
         column = offset - (self._text.rfind("\n", 0, offset) + 1)
         shown = _source(node)
         return TemplateError(f'template: :{line}:{column}: executing "" at <{shown}>: {words}')
+
+
+def _go_field(value: Printed, name: str) -> str:
+    """Return the JSON key of the Go field ``name``: they differ by case (``ID`` is ``Id``)."""
+    lower = name.lower()
+    return next((key for key in value if key.lower() == lower), "")
 
 
 def _source(node: Node) -> str:

@@ -201,7 +201,7 @@ def resize(engine: Engine, target: str) -> None:
 
 def container_path(name: str) -> str:
     """Return the API path of a container named by the user."""
-    return f"/containers/{quote(name)}"
+    return f"/containers/{quote(name.removeprefix('/'), '/')}"
 
 
 def configured_detach_keys(config_dir: str, given: str) -> str:
