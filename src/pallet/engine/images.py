@@ -87,11 +87,19 @@ class Images:
             last[:] = [image]
             return changed
 
-        await self._transfers.puller.pull(request, progress, record)
+        try:
+            await self._transfers.puller.pull(request, progress, record)
+        except BaseException:
+            # What came whole before it failed belongs to nobody now.
+            await self._transfers.threads.settle(self._collect)
+            raise
         for image in last:
             if platform is not None:
                 _warn_of_platform(image, platform, reference, progress)
             self._emit("pull", reference.familiar(), image, name=reference.familiar_name)
+
+    def _collect(self) -> None:
+        self._images.collect()
 
     def _record(self, pulled: PulledImage) -> tuple[Image, bool]:
         """Record a pulled image, in a worker thread; whether its reference points elsewhere now."""
