@@ -10,7 +10,7 @@ import asyncio
 import gzip
 import os
 from calendar import timegm
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
@@ -100,10 +100,13 @@ class JsonFileLog:
         self._path = os.fspath(path)
         self._is_live = is_live
 
-    async def read(self, options: ReadOptions) -> AsyncIterator[list[LogRecord]]:
-        """See ``ReadableLog.read``."""
+    def read(self, options: ReadOptions) -> AsyncIterator[list[LogRecord]]:
+        """See ``ReadableLog.read``. The file is held from this call on: its container may be removed meanwhile."""
+        return self._read(options, _Held(self._path))
+
+    async def _read(self, options: ReadOptions, held: _Held) -> AsyncIterator[list[LogRecord]]:
         if options.tail is None:
-            source = await run_blocking(lambda: _Source(self._generations()))
+            source = await run_blocking(lambda: _Source(self._generations(), held))
             try:
                 while batch := await run_blocking(_take, source):
                     if kept := _select(batch, options):
@@ -118,7 +121,7 @@ class JsonFileLog:
             if options.tail and (last := await run_blocking(self._tail, options, position)):
                 yield last
         if options.follow:
-            async for batch in self._follow(options, position):
+            async for batch in self._follow(options, position, held):
                 yield batch
 
     def _generations(self) -> list[str]:
@@ -158,8 +161,10 @@ class JsonFileLog:
                     return _select(kept[::-1], options)
         return _select(kept[::-1], options)
 
-    async def _follow(self, options: ReadOptions, position: _Position) -> AsyncIterator[list[LogRecord]]:
-        cursor = _Cursor(self._path, position)
+    async def _follow(
+        self, options: ReadOptions, position: _Position, held: _Held
+    ) -> AsyncIterator[list[LogRecord]]:
+        cursor = _Cursor(self._path, position, held)
         quiet = 0
         try:
             while True:
@@ -182,6 +187,42 @@ class JsonFileLog:
             cursor.close()
 
 
+class _Held:
+    """The file as it was when reading was asked for; stands in for it once it has been deleted."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self._fd = -1
+
+    def open(self, path: str) -> int:
+        """A descriptor of ``path``, the caller's to close.
+
+        Raises:
+            FileNotFoundError: it does not exist and did not exist then.
+        """
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if self._fd < 0:
+                raise
+            return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def stat(self, path: str) -> os.stat_result:
+        """Status of ``path``. Raises: FileNotFoundError, as ``open``."""
+        try:
+            return os.stat(path)
+        except FileNotFoundError:
+            if self._fd < 0:
+                raise
+            return os.fstat(self._fd)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
 class _Position:
     """A place in the current file: inode and byte offset."""
 
@@ -193,14 +234,18 @@ class _Position:
 class _Source:
     """All generations as one sequence of raw lines; remembers where the last one ended."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str], held: _Held) -> None:
         self.reached = _Position(0, 0)
+        self._held = held
         self._lines = self._walk(names)
 
     def _walk(self, names: list[str]) -> Iterator[bytes]:
         for name in names:
             try:
-                handle = gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb")  # noqa: SIM115
+                if name == names[-1]:
+                    handle: IO[bytes] | gzip.GzipFile = open(self._held.open(name), "rb")  # noqa: SIM115
+                else:
+                    handle = gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb")  # noqa: SIM115
             except FileNotFoundError:
                 continue
             with handle:
@@ -236,8 +281,9 @@ def _take(source: _Source) -> list[LogRecord]:
 class _Cursor:
     """Follows the current file across rotations."""
 
-    def __init__(self, path: str, position: _Position) -> None:
+    def __init__(self, path: str, position: _Position, held: _Held) -> None:
         self._path = path
+        self._held = held
         self._inode, self._offset = position.inode, position.offset
         self._fd = -1
         self._rest = b""
@@ -245,7 +291,7 @@ class _Cursor:
     def has_news(self) -> bool:
         """Whether the file grew, was rotated or appeared: one stat, no pool."""
         try:
-            status = os.stat(self._path)
+            status = self._held.stat(self._path)
         except FileNotFoundError:
             return False
         return status.st_ino != self._inode or status.st_size != self._offset or self._fd < 0
@@ -266,7 +312,7 @@ class _Cursor:
 
     def _open(self) -> bool:
         try:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = self._held.open(self._path)
         except FileNotFoundError:
             return False
         inode = os.fstat(self._fd).st_ino

@@ -100,3 +100,15 @@ def test_times() -> None:
 @pytest.mark.parametrize(("text", "expected"), [("all", None), ("", None), ("7", 7), ("0", 0), ("-1", None)])
 def test_tail(text: str, expected: int | None) -> None:
     assert parse_tail(text) == expected
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_file_deleted_after_the_request_is_still_read(tmp_path: Path, *, follow: bool) -> None:
+    """docker-py waits for a container and removes it before it reads the logs it asked for."""
+    path = tmp_path / "c-json.log"
+    path.write_bytes(line(1) + line(2))
+    batches = JsonFileLog(path, lambda: False).read(ReadOptions(follow=follow))
+    path.unlink()
+    assert [record.line for batch in [b async for b in batches] for record in batch] == [
+        b"line 1\n", b"line 2\n",
+    ]
