@@ -29,7 +29,7 @@ PULL_PATIENCE_S = 60
 SHOW = r"""
 . /etc/os-release; echo "system:     $PRETTY_NAME"
 echo "host name:  $(hostname)"
-echo "process 1:  $(tr '\0' ' ' < /proc/1/cmdline)"
+echo "processes:  $(cd /proc; ls -d [0-9]* | wc -l), the first is $(cat /proc/1/comm)"
 echo "user:       $(id -un), seccomp mode $(awk '/^Seccomp:/ {print $2}' /proc/self/status)"
 echo "address:    $(hostname -I)"
 echo "root:       $(awk '$2 == "/" {print $3}' /proc/mounts)"
@@ -50,7 +50,8 @@ def say(text: str) -> None:
 def pallet(*args: str, quiet: bool = False, check: bool = True) -> str:
     """Run the command line, show the command, return its output."""
     if not quiet:
-        print(f"$ pallet {shlex.join(args)}", flush=True)
+        words = ["…" if "\n" in word else word for word in args]
+        print(f"$ pallet {shlex.join(words)}", flush=True)
     done = subprocess.run([PALLET, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=None if not quiet else subprocess.PIPE, text=True,
                           check=False)  # fmt: skip
@@ -86,8 +87,8 @@ def free_port() -> int:
     return port
 
 
-def through_a_local_registry() -> str:
-    """Make the base image, push it to a registry on loopback, pull it back; returns its name."""
+def through_a_local_registry() -> None:
+    """Make the base image, push it to a registry on loopback, pull it back under its own name."""
     say(f"making {IMAGE} from the distribution's own packages (a minute or two)")
     pallet("image", "bootstrap", IMAGE)
     port = free_port()
@@ -104,10 +105,11 @@ def through_a_local_registry() -> str:
             pallet("push", remote)
             pallet("rmi", remote, IMAGE)
             pallet("pull", remote)
+            pallet("tag", remote, IMAGE)
+            pallet("rmi", remote)
         finally:
             server.terminate()
             server.wait()
-    return remote
 
 
 def wait_for(port: int) -> None:
@@ -121,17 +123,17 @@ def wait_for(port: int) -> None:
         time.sleep(0.05)
 
 
-def demonstrate(image: str) -> None:
+def demonstrate() -> None:
     """A container's isolation, layer and network, without a terminal."""
     pallet("rm", "-f", NAME, quiet=True, check=False)
     say("running a container")
-    pallet("run", "--name", NAME, image, "bash", "-c", SHOW)
+    pallet("run", "--name", NAME, IMAGE, "bash", "-c", SHOW)
     say("starting it again: its layer is still there")
     pallet("start", "-a", NAME)
     pallet("rm", NAME)
     say("a server in a container, its port published on this host")
     command = ("perl", "-MIO::Socket::INET", "-e", SERVER)
-    pallet("run", "-d", "--name", NAME, "-p", "127.0.0.1::8000", image, *command)
+    pallet("run", "-d", "--name", NAME, "-p", "127.0.0.1::8000", IMAGE, *command)
     port = int(pallet("port", NAME, "8000").rsplit(":", 1)[1])
     wait_for(port)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -157,20 +159,21 @@ def main() -> None:
     had_daemon = daemon_pid() is not None
     pallet("version", quiet=True)
     have = pallet("images", "--format", "{{.Repository}}:{{.Tag}}", quiet=True).split()
-    known = [name for name in have if name.endswith(IMAGE)]
-    if known:
-        image = known[0]
-        say(f"{image} is here already")
-    else:
-        image = IMAGE if pulled_from_a_public_registry() else through_a_local_registry()
+    if IMAGE in have:
+        say(f"{IMAGE} is here already")
+    elif not pulled_from_a_public_registry():
+        through_a_local_registry()
     if sys.stdin.isatty() and sys.stdout.isatty():
-        say(f"pallet run -it --rm {image} bash   (leave with exit)")
-        code = subprocess.run([PALLET, "run", "-it", "--rm", image, "bash"], check=False).returncode
+        say(f"pallet run -it --rm {IMAGE} bash   (leave with exit)")
+        code = subprocess.run([PALLET, "run", "-it", "--rm", IMAGE, "bash"], check=False).returncode
         say(f"the shell ended with {code}; palletd goes on, with your images: {PALLET} images")
         return
-    demonstrate(image)
+    demonstrate()
     if not had_daemon and (pid := daemon_pid()):
         os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + 20
+        while daemon_pid() == pid and time.monotonic() < deadline:
+            time.sleep(0.05)
         say("palletd stopped; the image stays for the next time")
 
 
