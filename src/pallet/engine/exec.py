@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pallet.engine import security
 from pallet.engine.attach import parse_detach_keys
-from pallet.engine.merge import environment
+from pallet.engine.merge import environment, overlay_env
 from pallet.engine.oci import cgroups_path
 from pallet.engine.status import Status
 from pallet.errors import ConflictError, InvalidParameterError, NotFoundError, PalletError
@@ -266,13 +266,7 @@ def _environment(container: Container, config: ExecConfig, *, tty: bool) -> list
     merged = dict(entry.partition("=")[::2] for entry in environment(container.config))
     if tty:
         merged.setdefault("TERM", "xterm")
-    for entry in config.env or ():
-        key, equals, value = entry.partition("=")
-        if equals:
-            merged[key] = value
-        else:
-            merged.pop(key, None)
-    return [f"{key}={value}" for key, value in merged.items()]
+    return overlay_env(merged, config.env)
 
 
 async def _write_failure(sock: socket.socket, message: str, *, mux: bool) -> None:

@@ -113,6 +113,18 @@ def merge(config: ContainerConfig, image: ContainerConfig | None) -> ContainerCo
                                    env=config.env or [])
 
 
+def overlay_env(base: dict[str, str], entries: list[str] | None) -> list[str]:
+    """``base`` with ``entries`` over it, as ``KEY=value`` words; an entry without "=" removes."""
+    merged = dict(base)
+    for entry in entries or ():
+        key, equals, value = entry.partition("=")
+        if equals:
+            merged[key] = value
+        else:
+            merged.pop(key, None)
+    return [f"{key}={value}" for key, value in merged.items()]
+
+
 def environment(config: ContainerConfig) -> list[str]:
     """The process's environment: PATH, HOSTNAME and TERM defaults, then ``Config.Env``.
 
@@ -124,13 +136,7 @@ def environment(config: ContainerConfig) -> list[str]:
     }
     if config.tty:
         merged["TERM"] = "xterm"
-    for entry in config.env or ():
-        key, equals, value = entry.partition("=")
-        if equals:
-            merged[key] = value
-        else:
-            merged.pop(key, None)
-    return [f"{key}={value}" for key, value in merged.items()]
+    return overlay_env(merged, config.env)
 
 
 def check(config: ContainerConfig, host: HostConfig) -> None:
