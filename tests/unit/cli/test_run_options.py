@@ -138,7 +138,7 @@ def test_networks() -> None:
     assert two["NetworkingConfig"]["EndpointsConfig"] == {
         "foo": {"IPAMConfig": {"IPv4Address": "10.0.0.3"}}, "bar": {}}
     assert "NetworkingConfig" not in config("--network", "foo")
-    assert config("--mac-address", "02-42-AC-11-00-55")["MacAddress"] == "02:42:ac:11:00:55"
+    assert config("--mac-address", "02-42-AC-11-00-55")["MacAddress"] == "02-42-AC-11-00-55"
 
 
 # -- environment and files ------------------------------------------------------------------------

@@ -127,8 +127,9 @@ def api_time(text: str, now: float | None = None) -> str:
     except InvalidValueError:
         pass
     else:
-        total = int((time.time() if now is None else now) * 1_000_000_000) - duration_ns
-        return f"{total // 1_000_000_000}.{total % 1_000_000_000:09d}"
+        # Whole seconds, as Docker sends them: ``--since 0s`` begins with the present second.
+        then = (time.time() if now is None else now) - duration_ns / 1_000_000_000
+        return str(int(then // 1))
     try:
         seconds, nanoseconds = _parse_loose(text)
     except ValueError:

@@ -75,9 +75,10 @@ def container_config(flags: Flags, env: Mapping[str, str]) -> Document:
     image, *command = flags.args
     tty, interactive = flags["tty"], flags["interactive"]
     streams = flags["attach"]
-    host: Document = {key: value.copy() for key, value in _EMPTY.items()}
+    host: Document = {"OomKillDisable": False} | {
+        key: value.copy() for key, value in _EMPTY.items()}
     config: Document = {
-        "Image": image, "Tty": tty, "OpenStdin": interactive,
+        "Image": image, "Tty": tty, "OpenStdin": interactive, "Volumes": {},
         "AttachStdin": "stdin" in streams if streams else interactive,
         "AttachStdout": "stdout" in streams if streams else True,
         "AttachStderr": "stderr" in streams if streams else True,
@@ -124,9 +125,7 @@ def _set_network(host: Document, config: Document, flags: Flags) -> None:
     if endpoints:
         config["NetworkingConfig"] = {"EndpointsConfig": endpoints}
     if "mac-address" in flags:
-        from pallet.cli.run.networks import normalize_mac
-
-        config["MacAddress"] = normalize_mac(flags["mac-address"])
+        config["MacAddress"] = flags["mac-address"].strip()
 
 
 def _set_environment(config: Document, flags: Flags, env: Mapping[str, str]) -> None:

@@ -80,28 +80,27 @@ def _apply_short(wish: Document, flags: Flags, *, user_defined: bool) -> None:
             raise CommandError(f"conflicting options: cannot specify both {words}")
         wish[field] = flags[option]
     if "mac-address" in flags:
-        wish["MacAddress"] = normalize_mac(flags["mac-address"])
+        check_mac(flags["mac-address"])
+        wish["MacAddress"] = flags["mac-address"].strip()
     if "link" in flags and user_defined:
         wish["Links"] = flags["link"]
 
 
-def normalize_mac(text: str) -> str:
-    """Return a MAC address in lower case with colons.
+def check_mac(text: str) -> None:
+    """Refuse what is no MAC address: six bytes with colons, hyphens or in dotted groups.
 
     Raises:
         CommandError: "x is not a valid mac address".
     """
     compact = text.strip().replace("-", ":").lower()
     if "." in compact:
-        groups = compact.split(".")
-        digits = "".join(groups)
+        digits = "".join(compact.split("."))
         compact = ":".join(digits[at:at + 2] for at in range(0, len(digits), 2))
     parts = compact.split(":")
     good = len(parts) in (6, 8, 20) and all(
         len(part) == 2 and not set(part) - set("0123456789abcdef") for part in parts)
     if not good:
         raise CommandError(f"{text} is not a valid mac address")
-    return compact
 
 
 def _endpoint(wish: Document) -> Document:
