@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test check unit root e2e conformance bench fmt lock clean
+.PHONY: help setup setup-dev run test check unit root e2e vm-test conformance bench fmt lock clean
 
 # Debian's own interpreter starts faster than a self-built one, so it is preferred when new enough.
 PYTHON ?= $(shell for p in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do \
@@ -56,6 +56,9 @@ root: $(VENV)/.dev ## tests of kernel and runtime, as root
 
 e2e: $(VENV)/.dev ## a daemon driven by the real docker command line, docker-py, testcontainers
 	$(PYTEST) -q tests/e2e
+
+vm-test: $(VENV)/.dev ## tests in a virtual machine with systemd and cgroups v2
+	$(BIN)/python tools/vm_test.py
 
 conformance: $(VENV)/.dev ## one test a clause of the specifications
 	$(PYTEST) -q -m conformance tests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+PATIENCE = float(os.environ.get("PALLET_PATIENCE", "1"))
+"""Factor on every deadline, for machines that are emulated."""
 
 
 def eventually(
@@ -19,7 +23,7 @@ def eventually(
     Raises:
         AssertionError: none came within ``timeout_s``; the message holds the last result or error.
     """
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s * PATIENCE
     while True:
         failure: BaseException | None = None
         result: T | None = None
