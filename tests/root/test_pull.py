@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import io
 import json
 import random
+import tarfile
 import threading
 from typing import TYPE_CHECKING
 
@@ -450,6 +452,54 @@ async def test_mirror(tmp_path: Path, registry: FaultyRegistry) -> None:
         texts = await here.pull("base:1")
         assert texts[0] == "1: Pulling from library/base"
         assert texts[-1] == "Status: Downloaded newer image for base:1"
+
+
+async def test_proxy(tmp_path: Path, registry: FaultyRegistry, name: str) -> None:
+    """Requests for a host that only the proxy knows go through it."""
+    proxy = {"http_proxy": f"http://{registry.authority}", "NO_PROXY": "other.invalid"}
+    async with site(tmp_path / "data", environ=proxy, insecure=("registry.invalid",)) as here:
+        texts = await here.pull("registry.invalid/a/b:1")
+        assert texts[-1] == "Status: Downloaded newer image for registry.invalid/a/b:1"
+        assert registry.requests[f"GET http://registry.invalid/v2/a/b/blobs/{BIG}"] == 1
+
+
+async def test_foreign_layer(tmp_path: Path, registry: FaultyRegistry, name: str) -> None:
+    """A layer that may not be distributed comes from its URL, the first that answers."""
+    with FaultyRegistry(tmp_path / "elsewhere") as elsewhere:
+        upload(elsewhere.authority, "a/b", "1", IMAGE)
+        manifest = json.loads(IMAGE.manifest)
+        manifest["layers"][0].update(
+            mediaType="application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+            urls=["ftp://x/", f"http://{elsewhere.authority}/nothing",
+                  f"http://{elsewhere.authority}/v2/a/b/blobs/{BIG}"])
+        upload(registry.authority, "f", "1",
+               BuiltImage(manifest=json.dumps(manifest).encode(),
+                          blobs={key: data for key, data in IMAGE.blobs.items() if key != BIG}))
+        elsewhere.faults.append(Fault(f"blobs/{BIG}", cut_at=300_000))
+        async with site(tmp_path / "data") as here:
+            await here.pull(f"{registry.authority}/f:1")
+            assert here.file(digest(BASE), "base") == NOISE
+        assert registry.requests[f"GET /v2/f/blobs/{BIG}"] == 0
+
+
+async def test_hard_link_to_a_file_of_a_lower_layer(
+    tmp_path: Path, registry: FaultyRegistry
+) -> None:
+    """The layer waits for its parents and is unpacked again, with one download."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        info = tarfile.TarInfo("linked")
+        info.type, info.linkname = tarfile.LNKTYPE, "base"
+        tar.addfile(info)
+    picture = build_image([BASE, buffer.getvalue()])
+    upload(registry.authority, "l", "1", picture)
+    registry.requests.clear()
+    async with site(tmp_path / "data") as here:
+        await here.pull(f"{registry.authority}/l:1")
+        assert here.file(digest(buffer.getvalue()), "linked") == NOISE
+        layer = json.loads(picture.manifest)["layers"][1]["digest"]
+        assert registry.requests[f"GET /v2/l/blobs/{layer}"] == 1
+        here.assert_nothing_half_made()
 
 
 async def test_evil_layer(tmp_path: Path, registry: FaultyRegistry) -> None:
