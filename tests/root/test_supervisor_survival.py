@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pallet.errors import NotFoundError
-from pallet.linux import procfs
+from pallet.linux import packets, procfs
 from pallet.supervisor.client import Supervisor
 from pallet.supervisor.failures import WorkerError
 from pallet.supervisor.shims import Exit, Shim
@@ -215,3 +215,26 @@ async def test_a_client_that_takes_nothing_does_not_hold_up_a_restart(lab: Lab) 
         output = await read_all(ours)
     assert output.endswith(b"\n100000\n")
     assert await asyncio.wait_for(first.streams[1], 5) == "eof"
+
+
+async def test_a_daemon_that_does_not_read_still_learns_of_the_exit(lab: Lab) -> None:
+    """Thousands of events it has not taken, and then the exit."""
+    shim = await lab.start("sh", "-c", "read x; exit 4", stdin=True, stdin_once=False)
+    control = shim._control  # noqa: SLF001 - the daemon's side, made deaf
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(control.fileno())
+    ends = []
+    for number in range(1, 6000):
+        ours, theirs = socket.socketpair()
+        ours.close()
+        packets.send(control, messages.encoder.encode(messages.AttachClient(
+            attach=messages.Attach(stream_id=number, stdout=True))), [theirs.fileno()])
+        ends.append(theirs)
+        theirs.close()
+        if number % 200 == 0:
+            await asyncio.sleep(0.01)
+    shim.close_stdin()
+    await asyncio.sleep(0.2)
+    loop.add_reader(control.fileno(), shim.poll)
+    assert (await asyncio.wait_for(shim.exited, 10)).exit_code == 4
+    await asyncio.wait_for(shim.gone, 10)

@@ -22,7 +22,7 @@ from pallet.linux import process as kernel
 from pallet.linux import procfs
 from pallet.runtime.failure import StartFailureError
 from pallet.zygote import channel, failures, foreign, launch, messages, ports, rehearsal
-from pallet.zygote.poller import READ, Poller
+from pallet.zygote.poller import READ, WRITE, Poller
 from pallet.zygote.stdio import Hub
 
 if TYPE_CHECKING:
@@ -44,11 +44,15 @@ class Shim:
 
     def __init__(self, reply: socket.socket) -> None:
         self.poller = Poller()
-        self.hub: Hub
+        self.hub = Hub(self.poller, messages.Stdio(), terminal=False, fork=self.fork_helper,
+                       on_stream_end=self._on_stream_end)
+        """Of the request, once there is one."""
         self._id = ""
         self._is_container = True
         self._connections = [reply]
         self._reply = reply
+        self._backlog: dict[socket.socket, list[bytes]] = {}
+        """Events a daemon has not taken yet: it must not miss an exit because it is slow."""
         self._streams: dict[int, tuple[socket.socket, int]] = {}
         self._launched: Launched | None = None
         self._listener: socket.socket | None = None
@@ -81,7 +85,7 @@ class Shim:
             return
         self._serve()
         self._tear_down()
-        while not self.hub.idle:
+        while not self.hub.idle or self._backlog:
             self._turn()
 
     def _launch(self, request: Request, fds: list[int], spare: SpareInit | None) -> None:
@@ -155,7 +159,7 @@ class Shim:
             self._send(self._reply, messages.AttachEnded(stream_id=stream_id, how=how))
         if self._reply in self._connections:
             self.poller.watch(self._reply.fileno(), READ,
-                              lambda _events: self._on_control(self._reply))
+                              lambda events: self._on_control(self._reply, events))
 
     def _on_sync(self) -> None:
         launched = self._launched
@@ -198,6 +202,8 @@ class Shim:
                 self._remove_cgroup(launched)
             if launched.on_end is not None:
                 launched.on_end()
+            for fd in launched.held_fds:
+                os.close(fd)
         self._stop_listening()
         for name in ("state.json", "sock"):
             with contextlib.suppress(FileNotFoundError):
@@ -306,13 +312,17 @@ class Shim:
             return
         connection.setblocking(False)
         self._connections.append(connection)
-        self.poller.watch(connection.fileno(), READ, lambda _events: self._on_control(connection))
+        self.poller.watch(connection.fileno(), READ, lambda events: self._on_control(connection, events))
         pid = self._launched.pid if self._launched else 0
         self._send(connection, messages.Hello(
             id=self._id, pid=pid, shim_pid=os.getpid(), started_at_ns=self._started_at_ns),
             [self._pidfd])
 
-    def _on_control(self, connection: socket.socket) -> None:
+    def _on_control(self, connection: socket.socket, events: int) -> None:
+        if events & WRITE:
+            self._flush(connection)
+        if not events & ~WRITE:
+            return
         try:
             received = channel.receive(connection)
         except BlockingIOError:
@@ -373,15 +383,37 @@ class Shim:
 
     def _send(self, connection: socket.socket, event: messages.Event,
               fds: list[int] | None = None) -> None:
+        body = messages.encoder.encode(event)
+        if connection in self._backlog:
+            self._backlog[connection].append(body)
+            return
         try:
-            channel.send(connection, messages.encoder.encode(event), fds or ())
+            channel.send(connection, body, fds or ())
+        except BlockingIOError:
+            self._backlog[connection] = [body]
+            self.poller.change(connection.fileno(), READ | WRITE)
         except OSError:
-            # A daemon that is gone, or so stuck that its buffer is full, looks again later.
+            # A daemon that is gone; its successor asks again.
             self._drop(connection)
+
+    def _flush(self, connection: socket.socket) -> None:
+        waiting = self._backlog.pop(connection, [])
+        while waiting:
+            try:
+                channel.send(connection, waiting[0])
+            except BlockingIOError:
+                self._backlog[connection] = waiting
+                return
+            except OSError:
+                self._drop(connection)
+                return
+            del waiting[0]
+        self.poller.change(connection.fileno(), READ)
 
     def _drop(self, connection: socket.socket) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
+            self._backlog.pop(connection, None)
             self.poller.forget(connection.fileno())
             connection.close()
 
