@@ -220,7 +220,7 @@ async def test_a_client_that_takes_nothing_does_not_hold_up_a_restart(lab: Lab) 
 async def test_a_daemon_that_does_not_read_still_learns_of_the_exit(lab: Lab) -> None:
     """Thousands of events it has not taken, and then the exit."""
     shim = await lab.start("sh", "-c", "read x; exit 4", stdin=True, stdin_once=False)
-    control = shim._control  # noqa: SLF001 - the daemon's side, made deaf
+    control = shim._control
     loop = asyncio.get_running_loop()
     loop.remove_reader(control.fileno())
     ends = []

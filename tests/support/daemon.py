@@ -23,7 +23,7 @@ from tests.support import leaks
 from tests.support.dockercli import DockerCli, docker_binaries
 from tests.support.probes import SYSTEM_PATH
 from tests.support.unixhttp import Api
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -193,7 +193,7 @@ class Palletd(Daemon):
 
     def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
         try:
-            ready, _, _ = select.select([self._ready_fd], [], [], 15.0)
+            ready, _, _ = select.select([self._ready_fd], [], [], 15.0 * PATIENCE)
             assert ready and os.read(self._ready_fd, 16), f"not ready; exit {process.poll()}"
         finally:
             os.close(self._ready_fd)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.support.probes import SYSTEM_PATH
 from tests.support.terminal import Terminal
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +83,7 @@ class DockerCli:
             [*self.argv, *args],
             input=data if data is not None else None,
             stdin=subprocess.DEVNULL if data is None else None,
-            capture_output=True, timeout=timeout_s, env=self.env, check=False,
+            capture_output=True, timeout=timeout_s * PATIENCE, env=self.env, check=False,
         )  # fmt: skip
         result = Result(done.returncode, done.stdout.decode(errors="replace"),
                         done.stderr.decode(errors="replace"))  # fmt: skip

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.probes import SYSTEM_PATH, which
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -109,7 +110,7 @@ def temporary_files() -> set[str]:
 
 def assert_gone(left: Callable[[], set[str]], what: str, *, timeout_s: float = 5.0) -> None:
     """Wait until ``left`` returns nothing; fail with what it still returns."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s * PATIENCE
     while found := left():
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} are left:\n  " + "\n  ".join(sorted(found)))
@@ -151,7 +152,7 @@ def assert_nothing_left(
     Args:
         ignore: regular expressions; a line one of them is found in does not count.
     """
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s * PATIENCE
     patterns = [re.compile(text) for text in ignore]
     while True:
         left = Snapshot().since(before)

@@ -15,6 +15,8 @@ import termios
 import time
 from typing import TYPE_CHECKING
 
+from tests.support.waiting import PATIENCE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
@@ -87,7 +89,7 @@ class Terminal:
         Raises:
             AssertionError: the program ended or the time ran out; the message has all its output.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s * PATIENCE
         alive = True
         while True:
             if match := re.search(pattern, self.output[self._seen :]):
@@ -101,7 +103,7 @@ class Terminal:
 
     def wait(self, *, timeout_s: float = 15.0) -> int:
         """Read to the end and return the exit code."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s * PATIENCE
         while self._read(min(0.2, deadline - time.monotonic())):
             if self.process.poll() is not None:
                 with contextlib.suppress(OSError):
