@@ -62,7 +62,7 @@ def in_child(body: Callable[[], Any]) -> int:
             os.write(done_fd, b"ok")
             os.close(done_fd)
             signal.pause()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - a forked child; the next statement is _exit
             os.write(done_fd, repr(error).encode())
         os._exit(1)
     os.close(done_fd)
@@ -82,7 +82,7 @@ def result_of(body: Callable[[], str]) -> str:
         try:
             os.close(read_fd)
             os.write(write_fd, body().encode())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - a forked child; the next statement is _exit
             os.write(write_fd, repr(error).encode())
         os._exit(0)
     os.close(write_fd)

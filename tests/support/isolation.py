@@ -78,7 +78,7 @@ def set_link(name: str, address: str | None = None) -> None:
 
 def enter_session() -> None:
     """Move this process into its own mount, network and UTS namespace. Idempotent; root only."""
-    global _host_net_fd
+    global _host_net_fd  # noqa: PLW0603 - the one fact about this process
     if _host_net_fd is not None:
         return
     _host_net_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -170,12 +170,12 @@ def _child(body: Callable[[], Any], flags: int, write_fd: int) -> NoReturn:
         if flags & CLONE_NEWNET and not flags & CLONE_NEWUSER:
             set_link("lo")
         answer = pickle.dumps((True, body(), ""))
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - a forked child; the next statement is _exit
         trace = traceback.format_exc()
         try:
             answer = pickle.dumps((False, error, trace))
             pickle.loads(answer)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the error itself cannot be sent
             answer = pickle.dumps((False, RuntimeError(repr(error)), trace))
     with open(write_fd, "wb") as pipe:
         pipe.write(answer)
