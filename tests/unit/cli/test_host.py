@@ -155,7 +155,7 @@ def test_mmdebstrap_command() -> None:
                             packages=["curl", "git"])
     argv = recipes.mmdebstrap_argv(recipe, quiet=True)
     assert argv[0] == "mmdebstrap"
-    assert "--include=curl,git" in argv
+    assert any(word.startswith("--include=") and word.endswith("curl,git") for word in argv)
     assert "--dpkgopt=path-exclude=/usr/share/man/*" in argv
     assert argv[-3:] == ["bookworm", "-", "deb http://m/debian b main"]
     assert "--quiet" in argv

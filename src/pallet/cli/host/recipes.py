@@ -19,6 +19,8 @@ _DEBIAN = {"10": "buster", "11": "bullseye", "12": "bookworm", "13": "trixie", "
 _UBUNTU = {"20.04": "focal", "22.04": "jammy", "24.04": "noble", "26.04": "resolute",
            "latest": "noble"}
 _NO_SECURITY = frozenset(("sid", "unstable", "experimental", "rc-buggy"))
+_MERGED_BY_PACKAGE = frozenset(("bookworm", "jammy", "noble"))
+_MERGED_HOOK = "/usr/share/mmdebstrap/hooks/merged-usr"
 _KEYRINGS = {"debian": "/usr/share/keyrings/debian-archive-keyring.gpg",
              "ubuntu": "/usr/share/keyrings/ubuntu-archive-keyring.gpg"}
 _COMPONENTS = {"debian": "main", "ubuntu": "main universe"}
@@ -131,8 +133,13 @@ def mmdebstrap_argv(recipe: Recipe, *, quiet: bool) -> list[str]:
             "--aptopt=Acquire::Languages \"none\""]
     if quiet:
         argv.append("--quiet")
-    if recipe.packages:
-        argv.append("--include=" + ",".join(recipe.packages))
+    packages = recipe.packages
+    if recipe.suite in _MERGED_BY_PACKAGE and os.path.isdir(_MERGED_HOOK):
+        # Otherwise the package usrmerge does it, and brings 50 MB of Perl.
+        argv.append(f"--hook-dir={_MERGED_HOOK}")
+        packages = ["usr-is-merged", *packages]
+    if packages:
+        argv.append("--include=" + ",".join(packages))
     if recipe.slim:
         argv += [f"--dpkgopt={option}" for option in _SLIM]
     # The policy goes in before the first package; mmdebstrap's own would be removed at the end.
