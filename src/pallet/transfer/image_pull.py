@@ -119,8 +119,9 @@ class ImagePull:
         if config.os and config.os != "linux":
             message = f'image operating system "{config.os}" cannot be used on this platform'
             raise InvalidParameterError(message)
-        await self._layers(manifest, diff_ids, quiet=known)
+        # Before the layers: their writes would keep these small syncs waiting.
         await self._tools.threads.run(partial(self._keep, manifests))
+        await self._layers(manifest, diff_ids, quiet=known)
         return PulledImage(reference=self._reference, target=target, manifest=stored,
                            config_digest=manifest.config.digest, config=config)
 

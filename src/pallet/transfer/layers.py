@@ -55,11 +55,15 @@ class LayerPool:
         threads: TransferThreads, *, max_downloads: int, retry: RetryPolicy,
         max_unpacks: int | None = None,
     ) -> None:
-        """``max_unpacks`` None is one a processor, at least two: downloads wait for sockets."""
+        """``max_unpacks`` None is one more than processors: the last layer then shares its time.
+
+        Five equal layers on two processors end together after 2.5 layers' work; two at a time
+        would leave the fifth alone on one processor.
+        """
         self._tools = LayerTools(
             content=content, snapshotter=snapshotter, workers=workers, threads=threads, retry=retry,
             downloads=asyncio.Semaphore(max_downloads),
-            unpacks=asyncio.Semaphore(max_unpacks or max(2, os.cpu_count() or 1)))
+            unpacks=asyncio.Semaphore(max_unpacks or (os.cpu_count() or 1) + 1))
         self._works: dict[tuple[str, str], _Work] = {}
 
     def has(self, descriptor: Descriptor, diff_id: DiffID) -> bool:
