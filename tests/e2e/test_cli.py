@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tests.support.daemon import Daemon
     from tests.support.dockercli import DockerCli
     from tests.support.registry import Registry
 
@@ -114,6 +115,50 @@ def test_two_removals_of_one_container_at_once(pallet_cli: DockerCli, name: str)
     pallet_cli.ok("create", "--name", name, "busybox")
     both = [pallet_cli.start("rm", "-f", name) for _ in range(2)]
     assert [process.wait(20) for process in both] == [0, 0]
+
+
+@pytest.mark.parametrize("rm", [(), ("--rm",)])
+def test_foreground_survives_the_daemon(
+    fresh_palletd: Callable[..., Daemon], name: str, rm: tuple[str, ...]
+) -> None:
+    daemon = fresh_palletd()
+    cli = daemon.cli(pallet_command())
+    process = cli.start("run", "-i", *rm, "--name", name, "busybox", "sh", "-c",
+                        "echo before; read line; echo $line; exit 7")
+    assert process.stdout
+    assert process.stdin
+    assert process.stdout.readline() == "before\n"
+    daemon.kill()
+    process.stdin.write("after\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "after\n"
+    daemon.start()
+    code = process.wait(20)
+    # With --rm the next daemon removes what has ended, and its exit code with it.
+    assert code == 7 if not rm else code in (7, 125)
+    cli.end_started()
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8", "en_US.ISO-8859-1"])
+def test_output_is_utf8_in_every_locale(pallet_cli: DockerCli, name: str, locale: str) -> None:
+    pallet_cli.ok("create", "--name", name, "busybox", "a command that is too long for a column")
+    pallet_cli.env["LC_ALL"] = locale
+    assert "…" in pallet_cli.ok("ps", "-a", "--format", "{{.Command}}")
+
+
+def test_configured_proxies_headers_and_broken_files(pallet_cli: DockerCli, tmp_path: Path) -> None:
+    pallet_cli.env["DOCKER_CONFIG"] = str(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({
+        "proxies": {"default": {"httpProxy": "http://p:1", "noProxy": "x"}},
+        "HttpHeaders": {"X-Test": "1"}, "psFormat": "table {{.ID}}"}))
+    printed = pallet_cli.ok("run", "--rm", "-e", "NO_PROXY=mine", "busybox", "env")
+    assert {"HTTP_PROXY=http://p:1", "http_proxy=http://p:1", "NO_PROXY=mine", "no_proxy=x"} <= set(
+        printed.splitlines())
+    assert pallet_cli.ok("ps") == "CONTAINER ID"
+    (tmp_path / "config.json").write_text("{")
+    result = pallet_cli.run("ps", "-q")
+    assert (result.code, result.out) == (0, "")
+    assert result.err.startswith("WARNING: Error loading config file: ")
 
 
 # -- images ---------------------------------------------------------------------------------------

@@ -59,10 +59,9 @@ def command_help(path: str, flags: Table) -> str:
 
 def group_help(path: str) -> str:
     """Return the help of a group such as ``container``."""
-    summary, members = table.GROUPS[path]
-    rows = [(name, table.entry(f"{path} {name}")[4]) for name in members]
+    rows = [(name, table.entry(f"{path} {name}")[4]) for name in table.members(path)]
     return "\n".join([
-        usage_line(path), "", summary, "", "Commands:", *_columns(rows), "",
+        usage_line(path), "", table.GROUPS[path], "", "Commands:", *_columns(rows), "",
         f"Run 'pallet {path} COMMAND --help' for more information on a command."])
 
 
@@ -71,7 +70,7 @@ def root_help(flags: Table) -> str:
     parts = ["Usage:  pallet [OPTIONS] COMMAND", "",
              "Containers, images and networks, compatible with Docker", ""]
     for title, names in table.SECTIONS:
-        rows = [(name, table.GROUPS[name][0] if name in table.GROUPS else table.entry(name)[4])
+        rows = [(name, table.GROUPS[name] if name in table.GROUPS else table.entry(name)[4])
                 for name in names]
         parts += [f"{title}:", *_columns(rows), ""]
     parts += ["Global Options:", *_options(list(flags)), "",

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 def run() -> None:
     """Run the command line of this process and end it, without the interpreter's tear-down."""
+    for stream in (sys.stdout, sys.stderr):
+        # As Go programs print: UTF-8 whatever the locale, and bytes that are no text as they came.
+        stream.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
     code = main(sys.argv[1:])
     try:
         sys.stdout.flush()

@@ -8,10 +8,12 @@ import sys
 from pallet.cli.errors import CommandError
 from pallet.client.endpoint import Endpoint, config_directory, resolve
 from pallet.client.engine import Engine
+from pallet.client.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from pallet.cli.flags import Flags, Table
 
@@ -40,8 +42,23 @@ class Session:
         self.env: Mapping[str, str] = os.environ if env is None else env
         self.path = ""
         self.config_dir = config_directory(options["config"], self.env)
+        self._config: dict[str, Any] | None = None
         self._engine: Engine | None = None
         self._endpoint: Endpoint | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.json; empty where there is none. A broken one is reported once and ignored."""
+        if self._config is None:
+            self._config = {}
+            if os.path.exists(f"{self.config_dir}/config.json"):
+                from pallet.client.config import load_config
+
+                try:
+                    self._config = load_config(self.config_dir)
+                except UsageError as error:
+                    warn(f"WARNING: Error {error}")
+        return self._config
 
     @property
     def endpoint(self) -> Endpoint:
@@ -72,9 +89,11 @@ class Session:
         return self._engine
 
     def _extra_headers(self) -> list[tuple[str, str]]:
+        own = self.config.get("HttpHeaders") or {}
+        headers = [(str(name), str(value)) for name, value in own.items()]
         text = self.env.get("DOCKER_CUSTOM_HEADERS", "")
         pairs = (part.partition("=") for part in text.split(",") if part)
-        return [(name.strip(), value) for name, _, value in pairs]
+        return headers + [(name.strip(), value) for name, _, value in pairs]
 
     @staticmethod
     def _start_daemon(error: Exception) -> None:

@@ -79,8 +79,15 @@ def decode_first(text: str, start: int) -> tuple[Any, int]:
 
 
 def encode(value: object) -> bytes:
-    """Return ``value`` (dict, list, str, int, float, bool, None) as compact UTF-8 JSON."""
-    return encode_text(value).encode()
+    """Return ``value`` (dict, list, str, int, float, bool, None) as compact UTF-8 JSON.
+
+    Bytes of an argument that were no UTF-8 become U+FFFD, as in Go.
+    """
+    text = encode_text(value)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode()
 
 
 def encode_text(value: object) -> str:

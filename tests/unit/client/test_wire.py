@@ -51,5 +51,10 @@ def test_unknown_types_are_refused() -> None:
         wire.encode({"a": set()})
 
 
+def test_bytes_that_were_no_text_are_replaced() -> None:
+    assert wire.encode({"a": b"x\xff".decode("utf-8", "surrogateescape")}) == (
+        '{"a":"x\ufffd"}'.encode())
+
+
 def test_html_characters_are_escaped_as_go_does() -> None:
     assert wire.escape_html('"<a&b>"') == '"\\u003ca\\u0026b\\u003e"'

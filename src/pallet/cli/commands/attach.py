@@ -38,7 +38,7 @@ def attach(session: Session, flags: Flags) -> int:
     check_tty(stdin=stdin, tty=tty)
     foreground = Foreground(
         engine, f"/containers/{info['Id']}", tty=tty, streams=(stdin, True, True),
-        detach_keys=configured_detach_keys(session.config_dir, flags["detach-keys"]),
+        detach_keys=configured_detach_keys(session.config, flags["detach-keys"]),
         sig_proxy=flags["sig-proxy"] and not tty)
     try:
         foreground.open("not-running")

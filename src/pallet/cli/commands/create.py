@@ -54,6 +54,11 @@ def create_container(session: Session, flags: Flags, body: dict[str, Any]) -> st
     if policy == "always":
         _pull(session, flags, image, platform)
     engine = session.engine
+    if "proxies" in session.config:
+        from pallet.client.config import proxy_environment
+
+        known = body.get("Env", [])
+        body["Env"] = known + proxy_environment(session.config, session.endpoint.url, known)
     if "MacAddress" in body:
         _place_mac_address(session, body)
     try:

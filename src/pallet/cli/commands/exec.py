@@ -38,7 +38,7 @@ def exec_(session: Session, flags: Flags) -> int:
         if tty and stdin:
             from pallet.cli.stream.foreground import configured_detach_keys
 
-            keys = configured_detach_keys(session.config_dir, keys)
+            keys = configured_detach_keys(session.config, keys)
     body: dict[str, Any] = {
         "User": flags["user"], "Privileged": flags["privileged"], "Tty": tty,
         "AttachStdin": stdin and not detach, "AttachStdout": not detach,

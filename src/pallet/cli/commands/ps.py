@@ -53,7 +53,5 @@ def configured_format(session: Session, flags: Flags, key: str) -> str:
     """Return the list format of config.json, unless the command line decides."""
     if flags["format"] or ("quiet" in flags.rows() and flags["quiet"]):
         return ""
-    from pallet.client.config import load_config
-
-    value = load_config(session.config_dir).get(key, "")
+    value = session.config.get(key, "")
     return value if isinstance(value, str) else ""

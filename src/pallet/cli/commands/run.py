@@ -97,7 +97,7 @@ def _foreground(session: Session, flags: Flags, container_id: str, body: dict[st
     engine = session.engine
     keys = flags["detach-keys"]
     if body["Tty"] and body["AttachStdin"]:
-        keys = configured_detach_keys(session.config_dir, keys)
+        keys = configured_detach_keys(session.config, keys)
     streams = (body["AttachStdin"], body["AttachStdout"], body["AttachStderr"])
     foreground = Foreground(
         engine, f"/containers/{container_id}", tty=body["Tty"], streams=streams,

@@ -52,7 +52,7 @@ def _start_attached(session: Session, flags: Flags, name: str) -> int:
     stdin = bool(flags["interactive"] and config["OpenStdin"])
     keys = flags["detach-keys"]
     if tty and stdin:
-        keys = configured_detach_keys(session.config_dir, keys)
+        keys = configured_detach_keys(session.config, keys)
     foreground = Foreground(
         engine, f"/containers/{container_id}", tty=tty, streams=(stdin, True, True),
         detach_keys=keys, sig_proxy=not tty)

@@ -121,25 +121,27 @@ SHORTCUTS: dict[str, str] = {
 
 _HIDDEN = frozenset(("system dial-stdio",))
 
-GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
-    group: (summary, tuple(sorted(
-        path.partition(" ")[2] for path in ENTRIES
-        if path.startswith(group + " ") and path not in _HIDDEN)))
-    for group, summary in (
-        ("container", "Manage containers"), ("image", "Manage images"),
-        ("network", "Manage networks"), ("volume", "Manage volumes"),
-        ("system", "Manage the daemon"), ("context", "Manage contexts"),
-        ("registry", "Serve images to others"))
+GROUPS: dict[str, str] = {
+    "container": "Manage containers", "context": "Manage contexts", "image": "Manage images",
+    "network": "Manage networks", "registry": "Serve images to others",
+    "system": "Manage the daemon", "volume": "Manage volumes",
 }
 
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Common Commands", ("run", "exec", "ps", "pull", "push", "images", "login", "logout",
                          "version", "info", "doctor")),
-    ("Management Commands", tuple(sorted(GROUPS))),
+    ("Management Commands", (
+        "container", "context", "image", "network", "registry", "system", "volume")),
     ("Commands", ("attach", "create", "events", "history", "import", "inspect", "kill", "logs",
                   "pause", "port", "rename", "restart", "rm", "rmi", "start", "stop", "tag", "top",
                   "unpause", "wait")),
 )
+
+
+def members(group: str) -> list[str]:
+    """Return the names of a group's commands, sorted."""
+    return sorted(path.partition(" ")[2] for path in ENTRIES
+                  if path.startswith(group + " ") and path not in _HIDDEN)
 
 
 def canonical(path: str) -> str:

@@ -10,17 +10,23 @@ from __future__ import annotations
 from pallet.cli.errors import CommandError
 from pallet.cli.stream.attach import Session
 from pallet.client.engine import quote
-from pallet.client.errors import DaemonError, ProtocolError
+from pallet.client.errors import ConnectionFailedError, DaemonError, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
     from pallet.cli.stream.detach import DetachWatcher
     from pallet.client.engine import Engine, Pending
     from pallet.client.http1 import Connection, Reply
 
     Streams = tuple[bool, bool, bool]
+
+
+# How long a foreground run waits for a daemon that went away to come back and tell the exit code.
+_DAEMON_RETURN_S = 10.0
+_DAEMON_POLL_S = 0.1
 
 
 def check_tty(*, stdin: bool, tty: bool) -> None:
@@ -107,8 +113,6 @@ class Foreground:
         ``start`` runs first, with the terminal already raw: what is typed from then on belongs to
         the container.
         """
-        from pallet.cli.stream.terminal import RawMode
-
         stdin, stdout, stderr = self.streams
         if connection is None:
             if start:
@@ -119,13 +123,21 @@ class Foreground:
             stdout_fd=1 if stdout else -1, stderr_fd=2 if stderr else -1, signals=self.signals,
             watcher=self._watcher() if stdin and self.tty else None,
             on_signal=self.forward if self._proxy else None, on_resize=self.resize)
-        with RawMode(0, active=stdin and self.tty):
-            if start:
-                start()
-            if self.tty:
-                self.resize()
-            session.run()
+        if stdin and self.tty:
+            from pallet.cli.stream.terminal import RawMode
+
+            with RawMode(0):
+                self._start_and_copy(session, start)
+        else:
+            self._start_and_copy(session, start)
         self.detached = session.detached
+
+    def _start_and_copy(self, session: Session, start: Callable[[], object] | None) -> None:
+        if start:
+            start()
+        if self.tty:
+            self.resize()
+        session.run()
 
     def exit_code(self) -> int:
         """Return the container's exit code, waiting for it while signals are still passed on.
@@ -134,17 +146,37 @@ class Foreground:
             CommandError: the daemon could not tell (125).
         """
         reply = self._status
-        self._pump_until_readable(reply)
-        data = reply.read()
-        if not data.strip():
-            raise CommandError("Error waiting for container: empty reply", 125)
-        from pallet.client import wire
+        try:
+            self._pump_until_readable(reply)
+            data = reply.read()
+        except (ProtocolError, ConnectionResetError):
+            data = b""
+        if data.strip():
+            from pallet.client import wire
 
-        result = wire.decode(data)
+            result = wire.decode(data)
+        else:
+            result = self._ask_again()
         error = result.get("Error")
         if error and error.get("Message"):
             raise CommandError(f"Error waiting for container: {error['Message']}", 125)
         return int(result["StatusCode"])
+
+    def _ask_again(self) -> dict[str, Any]:
+        """Ask for the exit code anew: the daemon ended while the container went on without it."""
+        import time
+
+        deadline = time.monotonic() + _DAEMON_RETURN_S
+        while True:
+            try:
+                result: dict[str, Any] = self.engine.json("POST", f"{self.target}/wait")
+                return result
+            except DaemonError as error:
+                raise CommandError(f"Error waiting for container: {error.message}", 125) from None
+            except (ConnectionFailedError, ProtocolError) as error:
+                if time.monotonic() > deadline:
+                    raise CommandError(f"Error waiting for container: {error}", 125) from None
+            time.sleep(_DAEMON_POLL_S)
 
     def forward(self, number: int) -> None:
         """Send a signal to the container; one that has ended meanwhile is no error."""
@@ -204,11 +236,7 @@ def container_path(name: str) -> str:
     return f"/containers/{quote(name.removeprefix('/'), '/')}"
 
 
-def configured_detach_keys(config_dir: str, given: str) -> str:
+def configured_detach_keys(config: Mapping[str, object], given: str) -> str:
     """Return ``--detach-keys``, or ``detachKeys`` of config.json, or nothing."""
-    if given:
-        return given
-    from pallet.client.config import load_config
-
-    keys = load_config(config_dir).get("detachKeys", "")
+    keys = given or config.get("detachKeys", "")
     return keys if isinstance(keys, str) else ""

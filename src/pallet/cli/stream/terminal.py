@@ -15,33 +15,29 @@ _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 class RawMode:
     """Raw mode on ``fd`` for as long as the ``with`` block runs; restored however it ends."""
 
-    def __init__(self, fd: int, *, active: bool = True) -> None:
-        """``active`` False does nothing, which saves callers a branch."""
+    def __init__(self, fd: int) -> None:
+        """Nothing happens to the terminal yet."""
         self._fd = fd
-        self._active = active
         self._saved: list[Any] = []
 
     def __enter__(self) -> RawMode:
         """Save the settings and switch to raw input; output processing is off too."""
-        if self._active:
-            self._saved = termios.tcgetattr(self._fd)
-            raw = termios.tcgetattr(self._fd)
-            raw[_IFLAG] &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP
-                             | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON)
-            raw[_OFLAG] &= ~termios.OPOST
-            raw[_LFLAG] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG
-                             | termios.IEXTEN)
-            raw[_CFLAG] = raw[_CFLAG] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
-            raw[_CC][termios.VMIN] = 1
-            raw[_CC][termios.VTIME] = 0
-            termios.tcsetattr(self._fd, termios.TCSANOW, raw)
+        self._saved = termios.tcgetattr(self._fd)
+        raw = termios.tcgetattr(self._fd)
+        raw[_IFLAG] &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP
+                         | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON)
+        raw[_OFLAG] &= ~termios.OPOST
+        raw[_LFLAG] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG
+                         | termios.IEXTEN)
+        raw[_CFLAG] = raw[_CFLAG] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
+        raw[_CC][termios.VMIN] = 1
+        raw[_CC][termios.VTIME] = 0
+        termios.tcsetattr(self._fd, termios.TCSANOW, raw)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Restore what was saved."""
-        if self._saved:
-            termios.tcsetattr(self._fd, termios.TCSANOW, self._saved)
-            self._saved = []
+        termios.tcsetattr(self._fd, termios.TCSANOW, self._saved)
 
 
 def size(fd: int = 1) -> tuple[int, int]:
