@@ -29,6 +29,17 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first; end-to-end tests, whose daemon lives through several of them, last."""
+    order = ("style", "unit", "contract", "conformance", "api", "root", "e2e")
+
+    def place(item: pytest.Item) -> int:
+        parts = item.path.parts
+        return next((n for n, name in enumerate(order) if name in parts), len(order))
+
+    items.sort(key=place)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Leave the host's namespaces before the first fixture, if any test is going to be root."""
     wants_root = any("root" in _features(item) for item in session.items)

@@ -45,7 +45,7 @@ class Daemon:
 
     def __init__(self, *, flags: Sequence[str] = ()) -> None:
         self.number = next(_numbers)
-        self.top = Path(tempfile.mkdtemp(prefix=f"t-{self.kind}-"))
+        self.top = Path(tempfile.mkdtemp(prefix=f"t-{self.kind}-{os.getpid()}-"))
         self.data_root = self.top / "data"
         self.exec_root = self.top / "run"
         self.socket = self.top / "d.sock"

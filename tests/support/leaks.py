@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _CGROUP_TOP = Path("/sys/fs/cgroup")
 _TEST_CGROUP = re.compile(r"(^|/)t-[^/]+$")
+_DAEMON = re.compile(r"^t-(?:pallet|docker)-(\d+)-")
 _TEMPORARY = re.compile(r"^(t-|pallet)")
 
 
@@ -103,9 +104,13 @@ def descriptors() -> set[str]:
 
 
 def temporary_files() -> set[str]:
-    """Entries of the temporary directory whose name is a test's or Pallet's."""
+    """Entries of the temporary directory whose name is a test's or Pallet's, not another session's."""
     top = tempfile.gettempdir()
-    return {os.path.join(top, name) for name in os.listdir(top) if _TEMPORARY.match(name)}
+    return {
+        os.path.join(top, name)
+        for name in os.listdir(top)
+        if _TEMPORARY.match(name) and not ((other := _DAEMON.match(name)) and int(other[1]) != os.getpid())
+    }
 
 
 def assert_gone(left: Callable[[], set[str]], what: str, *, timeout_s: float = 5.0) -> None:
