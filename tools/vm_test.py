@@ -2,8 +2,8 @@
 
 Development machines mount their controllers on cgroup v1; users' machines mostly on v2 under systemd. This
 builds a small Debian (mmdebstrap) with its cloud kernel, copies this checkout with its virtual
-environment to the same path, boots it with qemu (KVM where it works, else software emulation) and
-runs pytest as a service. Nothing is mounted; the machine has no network. The image is kept under
+environment to the same path, boots it with qemu (software emulation; ``--accelerator kvm`` where that
+works) and runs pytest as a service. Nothing is mounted; the machine has no network. The image is kept under
 ``build-out/vm`` and made again when its package list changes.
 """
 
@@ -23,7 +23,7 @@ BUILD = ROOT / "build-out" / "vm"
 PACKAGES = (
     "linux-image-cloud-amd64", "systemd-sysv", "dbus", "python3", "libseccomp2", "busybox-static", "tini",
     "docker.io", "runc", "crun", "nftables", "iptables", "iproute2", "procps", "openssl", "docker-registry",
-    "skopeo", "ca-certificates", "util-linux", "git",
+    "skopeo", "ca-certificates", "util-linux",
 )
 SELECTION = ["tests/root", "tests/contract", "tests/e2e/test_run.py", "tests/e2e/test_exit_codes.py",
              "tests/e2e/test_exec.py", "tests/e2e/test_limits.py", "tests/e2e/test_security.py",
@@ -46,7 +46,7 @@ cd {root}
 mount -o remount,rw / ; mount -t tmpfs -o size=1500m tmpfs /tmp
 export PALLET_PATIENCE=6 PALLET_REQUIRE="{require}" LANG=C.UTF-8
 stat -fc %T /sys/fs/cgroup; cat /sys/fs/cgroup/cgroup.controllers
-.venv/bin/python -m pytest -q -p no:cacheprovider --timeout 600 {tests}
+.venv/bin/python -m pytest -q --color=no -p no:cacheprovider --timeout 600 {tests}
 echo "{mark} $?"
 sync
 poweroff -f
@@ -89,7 +89,8 @@ def make_tree(tests: list[str]) -> Path:
     )  # fmt: skip
     units = tree / "etc/systemd/system"
     (units / "pallet-test.service").write_text(UNIT)
-    for unit in ("docker.service", "docker.socket", "containerd.service", "docker-registry.service"):
+    for unit in ("docker.service", "docker.socket", "containerd.service", "docker-registry.service",
+                 "serial-getty@.service"):
         (units / unit).symlink_to("/dev/null")
     link = units / "default.target.wants" / "pallet-test.service"
     link.parent.mkdir(exist_ok=True)
@@ -98,14 +99,13 @@ def make_tree(tests: list[str]) -> Path:
     return tree
 
 
-def boot(tree: Path, memory_mb: int, patience_s: int) -> int:
+def boot(tree: Path, memory_mb: int, accelerator: str) -> int:
     """Make the disk, boot it, copy its console here; returns the tests' exit code."""
     disk = BUILD / "disk.img"
     disk.unlink(missing_ok=True)
     run("mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=1", "-d", tree, disk, "5G")
     boot_dir = tree / "boot"
     kernel, initrd = next(boot_dir.glob("vmlinuz-*")), next(boot_dir.glob("initrd.img-*"))
-    accelerator = "kvm:tcg" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "tcg"
     argv = [
         "qemu-system-x86_64", "-machine", f"q35,accel={accelerator}", "-cpu", "max", "-smp", "2", "-m", str(memory_mb),
         "-nographic", "-no-reboot", "-nic", "none", "-kernel", str(kernel), "-initrd", str(initrd),
@@ -120,7 +120,7 @@ def boot(tree: Path, memory_mb: int, patience_s: int) -> int:
             print(line, end="", flush=True)
             if match := re.search(rf"{MARK} (\d+)", line):
                 code = int(match[1])
-        process.wait(patience_s)
+        process.wait(60)
     finally:
         process.kill()
         process.wait()
@@ -133,6 +133,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tests", nargs="*", default=SELECTION, help="what to hand to pytest")
     parser.add_argument("--memory-mb", type=int, default=3072)
+    parser.add_argument("--accelerator", default="tcg",
+                        help="qemu's; a /dev/kvm that exists may still not work (default: emulation)")  # fmt: skip
     options = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("needs root: the machine's tree has devices and other users' files")
@@ -142,7 +144,7 @@ def main() -> int:
             sys.exit(f"{command} is missing: apt-get install {package}")
     tree = make_tree(options.tests)
     try:
-        return boot(tree, options.memory_mb, 60)
+        return boot(tree, options.memory_mb, options.accelerator)
     finally:
         shutil.rmtree(tree, ignore_errors=True)
 
