@@ -5,8 +5,8 @@ Owns   the records, the directories ``<data-root>/volumes/<name>/_data``, the ``
 Runs   on a worker of the daemon: blocking, quick.
 Spec   Engine API Volume*; semantics rows "volumes anonymous".
 
-The record goes in before the directory and out after it, so a killed daemon leaves either a volume
-or nothing: ``sweep`` removes directories without a record.
+The record goes in before the directory and out before it too, so a killed daemon leaves either a
+whole volume or none: ``sweep`` removes directories without a record.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,7 @@ class VolumeStore:
         self._root = os.fspath(paths.volumes)
         self._metadata = metadata
         self._users = users
+        self._lock = threading.Lock()
         self._records = {name: _decoder.decode(raw) for name, raw in metadata.volumes()}
 
     def mountpoint(self, name: str) -> str:
@@ -87,7 +89,7 @@ class VolumeStore:
 
     def list(self) -> list[VolumeRecord]:
         """Every volume, by name."""
-        return [self._records[name] for name in sorted(self._records)]
+        return sorted(self._records.values(), key=lambda record: record.name)
 
     def get(self, name: str) -> VolumeRecord:
         """Raises: NotFoundError "get x: no such volume"."""
@@ -117,20 +119,21 @@ class VolumeStore:
         else:
             name = secrets.token_hex(32)
             found_labels[ANONYMOUS_LABEL] = ""
-        existing = self._records.get(name)
-        if existing is not None:
-            if options and dict(options) != (existing.options or {}):
-                msg = f"create {name}: conflict: volume name already exists with different options"
-                raise ConflictError(msg)
-            return existing, False
-        _check_options(options or {})
-        record = VolumeRecord(name=name, created_at=rfc3339_nano(time.time_ns()), labels=found_labels or None,
-                              options=dict(options) if options else None)
-        self._metadata.put_volume(name, _encoder.encode(record))
-        os.makedirs(self.mountpoint(name), mode=0o755, exist_ok=True)
-        os.chmod(f"{self._root}/{name}", 0o701)
-        self._records[name] = record
-        return record, True
+        with self._lock:
+            existing = self._records.get(name)
+            if existing is not None:
+                if options and dict(options) != (existing.options or {}):
+                    msg = f"create {name}: conflict: volume name already exists with different options"
+                    raise ConflictError(msg)
+                return existing, False
+            _check_options(options or {})
+            record = VolumeRecord(name=name, created_at=rfc3339_nano(time.time_ns()), labels=found_labels or None,
+                                  options=dict(options) if options else None)
+            self._metadata.put_volume(name, _encoder.encode(record))
+            os.makedirs(self.mountpoint(name), mode=0o755, exist_ok=True)
+            os.chmod(f"{self._root}/{name}", 0o701)
+            self._records[name] = record
+            return record, True
 
     def remove(self, name: str, *, force: bool = False) -> None:
         """Delete a volume and what is in it; ``force`` does not ask who uses it.
@@ -138,15 +141,25 @@ class VolumeStore:
         Raises:
             NotFoundError: no such volume.
             ConflictError: containers use it.
+            OSError: its directory cannot be taken away; the volume stays.
         """
-        self.get(name)
-        users = self._users(name)
-        if users and not force:
-            msg = f"remove {name}: volume is in use - [{', '.join(users)}]"
-            raise ConflictError(msg)
-        shutil.rmtree(f"{self._root}/{name}", ignore_errors=False)
-        self._metadata.delete_volume(name)
-        del self._records[name]
+        trash = f"{self._root}/.{secrets.token_hex(16)}"  # no volume's name starts like that
+        with self._lock:
+            record = self.get(name)
+            users = self._users(name)
+            if users and not force:
+                msg = f"remove {name}: volume is in use - [{', '.join(users)}]"
+                raise ConflictError(msg)
+            self._metadata.delete_volume(name)
+            try:
+                os.rename(f"{self._root}/{name}", trash)
+            except FileNotFoundError:
+                pass  # somebody took the directory away; the record goes as well
+            except OSError:
+                self._metadata.put_volume(name, _encoder.encode(record))
+                raise
+            del self._records[name]
+        shutil.rmtree(trash, ignore_errors=True)  # what stays of it, ``sweep`` takes
 
     def is_used(self, name: str) -> bool:
         """Whether any container, running or not, has it."""

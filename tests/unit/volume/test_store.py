@@ -103,6 +103,38 @@ def test_removal(world: World, tmp_path: Path) -> None:
     assert world.store.list() == []
 
 
+def test_a_removal_that_is_cut_off_leaves_no_half_volume(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.store.create("data")
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # the daemon is killed here
+    world.store.remove("data")
+    monkeypatch.undo()
+    world.open()
+    assert world.store.list() == []
+    assert os.listdir(world.paths.volumes) != []
+    world.store.sweep()
+    assert os.listdir(world.paths.volumes) == []
+
+
+def test_a_volume_whose_directory_is_gone_can_be_removed(world: World) -> None:
+    world.store.create("data")
+    os.rename(world.paths.volumes / "data", world.paths.volumes / "elsewhere")
+    world.store.remove("data")
+    assert world.store.list() == []
+
+
+def test_a_directory_that_stays_keeps_its_volume(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, _ = world.store.create("data")
+
+    def busy(*_: object) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr("os.rename", busy)
+    with pytest.raises(OSError, match="busy"):
+        world.store.remove("data")
+    world.open()
+    assert world.store.list() == [record]
+
+
 def test_usage_counts_a_hard_linked_file_once(world: World) -> None:
     world.store.create("data")
     inside = world.store.mountpoint("data")
