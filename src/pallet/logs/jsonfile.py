@@ -139,11 +139,22 @@ class JsonFileLog:
         return [*reversed(found), self._path]
 
     def _end_position(self) -> _Position:
+        """Behind the last whole line: the next one may be half written at this moment."""
         try:
-            status = os.stat(self._path)
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return _Position(0, 0)
-        return _Position(status.st_ino, status.st_size)
+        try:
+            status = os.fstat(fd)
+            end = status.st_size
+            while end > 0:
+                start = max(0, end - _CHUNK)
+                if (last := os.pread(fd, end - start, start).rfind(b"\n")) >= 0:
+                    return _Position(status.st_ino, start + last + 1)
+                end = start
+            return _Position(status.st_ino, 0)
+        finally:
+            os.close(fd)
 
     def _tail(self, options: ReadOptions, end: _Position) -> list[LogRecord]:
         """The last ``tail`` records, read backwards so that a huge log costs little."""

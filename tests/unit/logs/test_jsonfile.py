@@ -52,6 +52,18 @@ async def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     assert await read(path, ReadOptions(tail=5)) == ["line 1"]
 
 
+async def test_following_the_tail_does_not_lose_a_line_that_is_being_written(tmp_path: Path) -> None:
+    path = tmp_path / "c-json.log"
+    path.write_bytes(line(1) + line(2)[:20])
+    live = True
+    records = JsonFileLog(path, lambda: live).read(ReadOptions(tail=1, follow=True))
+    assert [r.line for r in await anext(records)] == [b"line 1\n"]
+    with path.open("ab") as file:
+        file.write(line(2)[20:])
+    live = False
+    assert [r.line async for batch in records for r in batch] == [b"line 2\n"]
+
+
 async def test_no_file_yet_is_an_empty_log(tmp_path: Path) -> None:
     assert await read(tmp_path / "none", ReadOptions(tail=3)) == []
     assert await read(tmp_path / "none", ReadOptions(follow=True)) == []
