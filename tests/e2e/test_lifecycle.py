@@ -139,7 +139,8 @@ def test_remove(docker: DockerCli, name: str) -> None:
     docker.ok("run", "-d", "--name", name, "busybox", "sleep", "600")
     result = docker.run("rm", name)
     assert result.code == 1
-    assert "container is running" in result.err or "running" in result.err
+    assert (f'cannot remove container "/{name}": container is running: stop the container before removing '
+            "or force remove") in result.err
     assert docker.ok("rm", "-f", name) == name
     result = docker.run("rm", name)
     assert result.code == 1

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import secrets
-import signal
 from typing import TYPE_CHECKING
 
 from pallet.aio import run_blocking
@@ -37,8 +36,8 @@ from pallet.engine.restore import Restorer
 from pallet.engine.seccomp import SeccompFilters
 from pallet.engine.security import default_capabilities
 from pallet.engine.start import HostFacts, Starter
-from pallet.engine.status import is_running
-from pallet.engine.stop import Stopper
+from pallet.engine.status import Status, is_running
+from pallet.engine.stop import Stopper, stop_signal
 from pallet.engine.store import ContainerStore
 from pallet.engine.system import System
 from pallet.engine.tasks import Tasks
@@ -228,9 +227,10 @@ class Daemon:
         await run_blocking(self.metadata.close)
 
     async def _end(self, container: Container) -> None:
-        await self.stopper.end(container, signal.SIGTERM, self.config.shutdown_timeout_s)
-        container.stopped_by_hand = False  # the daemon's end is nobody's wish to keep it down
-        self.store.save(container)
+        await self.stopper.end(container, stop_signal(container), self.config.shutdown_timeout_s)
+        if container.status is Status.EXITED:  # not removed in the meantime: its record must not come back
+            container.stopped_by_hand = False  # the daemon's end is nobody's wish to keep it down
+            self.store.save(container)
 
 
 def _profile_text(config: Config) -> str | None:

@@ -88,17 +88,23 @@ class Attacher:
         keys = parse_detach_keys(options.detach_keys)
         sock = await open_stream(multiplexed=not container.config.tty)
         self._store.emit(container, "attach")
-        if options.logs:
-            await self._replay(container, options, sock)
-        if not options.stream:
+        try:
+            if options.logs:
+                await self._replay(container, options, sock)
+            # A start that is under way has taken its clients along already: see how it ends.
+            async with container.lock:
+                shim = container.shim
+                if not options.stream or container.removed:
+                    sock.close()
+                    return
+                if shim is None or container.status is not Status.RUNNING:
+                    done: asyncio.Future[AttachResult] = asyncio.get_running_loop().create_future()
+                    container.pending.append(PendingAttach(sock, options, done))
+                    self._tasks.spawn(self._report(container, done), f"attach of {container.id[:12]}")
+                    return
+        except BaseException:
             sock.close()
-            return
-        shim = container.shim
-        if shim is None or container.status is not Status.RUNNING:
-            done: asyncio.Future[AttachResult] = asyncio.get_running_loop().create_future()
-            container.pending.append(PendingAttach(sock, options, done))
-            self._tasks.spawn(self._report(container, done), f"attach of {container.id[:12]}")
-            return
+            raise
         stdin = options.stdin and container.config.open_stdin
         ended = await shim.attach(
             sock, stdin=stdin, stdout=options.stdout, stderr=options.stderr,

@@ -113,9 +113,13 @@ class Containers:
             try:
                 await self._starter.start(container)
             except PalletError:
-                if container.host_config.auto_remove:
-                    self._tasks.spawn(self._remover.remove_after_exit(container), f"removal of {container.id[:12]}")
+                self._remove_unstarted(container)
                 raise
+
+    def _remove_unstarted(self, container: Container) -> None:
+        """AutoRemove also counts for a start that failed."""
+        if container.host_config.auto_remove and container.status in {Status.CREATED, Status.EXITED}:
+            self._tasks.spawn(self._remover.remove_after_exit(container), f"removal of {container.id[:12]}")
 
     async def stop(self, name_or_id: str, *, signal: str | None, timeout_s: int | None) -> None:
         """See ``ContainerBackend.stop``."""
@@ -123,7 +127,14 @@ class Containers:
 
     async def restart(self, name_or_id: str, *, signal: str | None, timeout_s: int | None) -> None:
         """See ``ContainerBackend.restart``."""
-        await shielded(self._stopper.restart(self._index.get(name_or_id), signal=signal, timeout_s=timeout_s))
+        await shielded(self._restart(self._index.get(name_or_id), signal, timeout_s))
+
+    async def _restart(self, container: Container, signal: str | None, timeout_s: int | None) -> None:
+        try:
+            await self._stopper.restart(container, signal=signal, timeout_s=timeout_s)
+        except PalletError:
+            self._remove_unstarted(container)
+            raise
 
     async def kill(self, name_or_id: str, *, signal: str) -> None:
         """See ``ContainerBackend.kill``."""
@@ -138,12 +149,20 @@ class Containers:
         new = names.check(new_name)
         async with container.lock:
             old = container.name
+            if container.removed:
+                msg = f"No such container: {name_or_id}"
+                raise NotFoundError(msg)
             if new == old:
                 msg = "Renaming a container with the same name as its current name"
                 raise InvalidParameterError(msg)
             self._index.reserve_name(new, container.id)
             container.name = new
-            self._store.save(container)
+            try:
+                self._store.save(container)
+            except BaseException:
+                container.name = old
+                self._index.release_name(new)
+                raise
             self._index.release_name(old)
             self._network.rename(container.id, new)
         self._store.emit(container, "rename", oldName=f"/{old}")

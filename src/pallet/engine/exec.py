@@ -14,6 +14,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pallet.aio import shielded
 from pallet.engine import security
 from pallet.engine.attach import parse_detach_keys
 from pallet.engine.merge import environment, overlay_env
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from pallet.supervisor.shims import AttachResult, Shim
 
 _KEEP_ENDED_S = 300.0
+_NOT_RUN = 126
 _HOST_KINDS = {"pid": "pid_mode", "network": "network_mode", "uts": "uts_mode", "ipc": "ipc_mode",
                "cgroup": "cgroupns_mode"}
 
@@ -68,7 +70,7 @@ def _check_running(container: Container) -> None:
     if container.status is Status.RESTARTING:
         msg = f"container {container.id} is restarting, wait until the container is running"
         raise ConflictError(msg)
-    if container.status is not Status.RUNNING:
+    if container.status is not Status.RUNNING or container.shim is None:
         msg = f"container {container.id} is not running"
         raise ConflictError(msg)
 
@@ -134,7 +136,11 @@ class ExecInstances:
         if open_stream is None:
             await self.run(instance, None, options.console_size)
             return
-        sock = await open_stream(multiplexed=not instance.tty)
+        try:
+            sock = await open_stream(multiplexed=not instance.tty)
+        except BaseException:
+            self._failed(instance, _NOT_RUN)
+            raise
         spare = sock.dup()
         try:
             await self.run(instance, sock, options.console_size)
@@ -156,12 +162,20 @@ class ExecInstances:
             InvalidParameterError: the command cannot be run (126, 127 in inspect).
         """
         instance.started = True
-        request = await self._request(instance, sock is not None, console_size)
+        # A caller that is cancelled (a probe of a container that ends) must not leave a process without a watcher.
+        await shielded(self._run(instance, sock, console_size))
+
+    async def _run(
+        self, instance: ExecInstance, sock: socket.socket | None, console_size: tuple[int, int] | None
+    ) -> None:
         try:
+            request = await self._request(instance, sock is not None, console_size)
             shim = await self._supervisor.start_exec(request, attach_sockets=[sock] if sock is not None else [])
-        except PalletError as error:
-            self._failed(instance, getattr(error, "exit_code", 126))
-            shutil.rmtree(request.shim_dir, ignore_errors=True)
+        except Exception as error:
+            if sock is not None:
+                sock.close()
+            self._failed(instance, getattr(error, "exit_code", _NOT_RUN))
+            shutil.rmtree(self._exec_paths.shim(instance.id), ignore_errors=True)
             raise
         instance.shim, instance.pid, instance.running = shim, shim.pid, True
         self._emit(instance, f"exec_start: {' '.join(instance.config.cmd or ())}")
@@ -201,6 +215,7 @@ class ExecInstances:
         privileged = config.privileged or host.privileged
         names = security.merge_capabilities(host.cap_add or [], host.cap_drop or [], privileged=privileged)
         seccomp = await self._filters.select(options, names, privileged=privileged)
+        _check_running(container)  # it may have ended meanwhile, and has no process to join then
         shim_dir = os.fspath(self._exec_paths.shim(instance.id))
         os.makedirs(shim_dir, mode=0o700, exist_ok=True)
         size = console_size or given(config.console_size)

@@ -75,7 +75,10 @@ class ExitWatcher:
         container.finished_at_ns = end.finished_at_ns
         ran_s = max(0.0, (end.finished_at_ns - container.started_at_ns) / 1e9)
         delay_s = self._restart_delay(container, ran_s) if may_restart else None
-        await self._network.release(container.id)
+        try:
+            await self._network.release(container.id)
+        except (PalletError, OSError):
+            logger.exception("network of %s is not released", container.id)
         change = Change.EXIT if delay_s is None else Change.EXIT_RESTART
         container.status = advance(container.status, change)
         if end.oom_killed:
@@ -84,7 +87,7 @@ class ExitWatcher:
         self._store.emit_network(container, "disconnect")
         self._store.emit_volumes(container, "unmount")
         container.endpoint = at_rest(container.endpoint)
-        self._store.save(container)
+        self._store.note(container)
         container.ended.set()
         Waiters.resolve(container.waiters.next_exit, container.result())
         if delay_s is None:

@@ -116,10 +116,11 @@ class HealthMonitors:
         monitor.task = self._tasks.spawn(self._probe_forever(container, monitor), f"health of {container.id[:12]}")
 
     def stop(self, container: Container) -> None:
-        """End probing; the last status stays visible, as in Docker, but a running one ends."""
+        """End probing; what does not run is unhealthy in Docker, whatever it was."""
         if container.health is not None and container.health.task is not None:
             container.health.task.cancel()
             container.health.task = None
+            container.health.status = "unhealthy"
 
     async def _probe_forever(self, container: Container, monitor: HealthMonitor) -> None:
         began = time.monotonic()
@@ -129,7 +130,7 @@ class HealthMonitors:
             started_at_ns = time.time_ns()
             try:
                 code, output = await run_probe(self._execs, container, monitor.plan.command, monitor.plan.timeout_s)
-            except PalletError as error:
+            except (PalletError, OSError) as error:
                 code, output = -1, str(error)
             result = HealthcheckResult(start=rfc3339_nano(started_at_ns), end=rfc3339_nano(time.time_ns()),
                                        exit_code=code, output=output)

@@ -96,6 +96,7 @@ class MountPlanner:
                     yield MountRecord(
                         type=record.type, source=record.source, destination=record.destination, name=record.name,
                         driver=record.driver, propagation=record.propagation, mode=record.mode,
+                        anonymous=record.anonymous,  # the last container that has it takes it along
                         read_only=record.read_only if read_only is None else read_only)
 
     async def _make(self, spec: MountSpec, image: Image) -> MountRecord:

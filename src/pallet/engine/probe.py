@@ -62,7 +62,8 @@ async def _read_frames(sock: socket.socket) -> str:
             size = int.from_bytes(buffer[4:8], "big")
             if len(buffer) < _HEADER_BYTES + size:
                 break
-            kept += buffer[_HEADER_BYTES : _HEADER_BYTES + size]
+            if len(kept) <= _MAX_OUTPUT_BYTES:
+                kept += buffer[_HEADER_BYTES : _HEADER_BYTES + size]
             del buffer[: _HEADER_BYTES + size]
     text = bytes(kept[:_MAX_OUTPUT_BYTES]).decode("utf-8", "replace")
     return text + "..." if len(kept) > _MAX_OUTPUT_BYTES else text

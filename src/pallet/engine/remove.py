@@ -94,4 +94,4 @@ def _still_running(container: Container) -> ConflictError:
         why = "container is restarting: stop the container before removing or force remove"
     else:
         why = "container is running: stop the container before removing or force remove"
-    return ConflictError(f'cannot remove container "{container.name}": {why}')
+    return ConflictError(f'cannot remove container "/{container.name}": {why}')

@@ -76,10 +76,20 @@ def next_delay_s(
     return min(last_delay_s * 2, _MAX_DELAY_S)
 
 
-def starts_with_daemon(policy: RestartPolicy, *, was_running: bool, stopped_by_hand: bool) -> bool:
-    """Whether a container that is down starts when the daemon comes up."""
+def starts_with_daemon(
+    policy: RestartPolicy, *, was_running: bool, stopped_by_hand: bool, exit_code: int, restart_count: int
+) -> bool:
+    """Whether a container that is down starts when the daemon comes up.
+
+    Args:
+        was_running: it ended while no daemon looked, or waited for a restart.
+        exit_code: of its last run.
+        restart_count: restarts since the user's own start.
+    """
     if policy.name == "always":
         return True
     if policy.name == "unless-stopped":
         return not stopped_by_hand
-    return policy.name == "on-failure" and was_running
+    if policy.maximum_retry_count and restart_count >= policy.maximum_retry_count:
+        return False
+    return policy.name == "on-failure" and was_running and exit_code != 0

@@ -8,7 +8,9 @@ Runs once, before the API listens. The records say what was meant, the shims' di
 | running, paused | ended meanwhile | exited with its code; restart policy or AutoRemove apply |
 | running, paused | no trace (reboot) | exited, code 255 |
 | created, exited | ended meanwhile | its start was under way: as running |
-| hidden | - | the removal is finished |
+| created, exited | - | AutoRemove applies |
+| hidden, removing | - | the removal is finished |
+| unreadable | any | left alone |
 | none | alive | killed: its container was being removed |
 | none | - | snapshot, directory and shim directory are swept |
 """
@@ -72,31 +74,35 @@ class Restorer:
 
     async def restore(self) -> list[Container]:
         """Do all of it; return the containers whose restart policy wants them started now."""
-        known = self._load()
+        known, unreadable = self._load()
         found = {c.id: await self._find(c) for c in known}
         live: dict[str, LiveEndpoint] = {c.id: LiveEndpoint(container_name=c.name, endpoint=c.endpoint) for c in known
                 if isinstance(found[c.id], Shim) and c.endpoint is not None}
         await self._network.start(live)
         wanted: list[Container] = []
         for container in known:
-            if container.hidden:
+            if container.hidden or container.status in {Status.REMOVING, Status.DEAD}:
                 await self._finish_removal(container)
             elif await self._settle(container, found[container.id]):
                 wanted.append(container)
-        await self._sweep({c.id for c in known})
+        await self._sweep({c.id for c in known} | unreadable)
         return wanted
 
-    def _load(self) -> list[Container]:
+    def _load(self) -> tuple[list[Container], set[str]]:
+        """Every container, and the ids of those whose record is not of this version."""
         known: list[Container] = []
+        unreadable: set[str] = set()
         for container_id, name, raw in self._metadata.containers():
             try:
                 container = containers.decode(raw)
             except msgspec.MsgspecError:
                 logger.exception("record of container %s (%s) cannot be read; it is left alone", container_id, name)
+                self._store.index.reserve_name(name, container_id)
+                unreadable.add(container_id)
                 continue
             self._store.index.add(container)
             known.append(container)
-        return known
+        return known, unreadable
 
     async def _find(self, container: Container) -> Shim | Exit | None:
         return await self._supervisor.reattach(os.fspath(self._exec_paths.shim(container.id)))
@@ -117,19 +123,17 @@ class Restorer:
                 # Without a restart: the policies of all containers are looked at together, below.
                 await self._watcher.finish(container, end, may_restart=False)
             await run_blocking(shutil.rmtree, self._exec_paths.shim(container.id), ignore_errors=True)
-            if container.host_config.auto_remove:
-                await self._remove(container)
-                return False
         elif container.status is Status.RESTARTING:
             container.status = Status.EXITED
             self._store.save(container)
-        elif container.status in {Status.REMOVING, Status.DEAD}:
+        if container.host_config.auto_remove:
             await self._remove(container)
             return False
         policy = container.host_config.restart_policy
         return container.started_at_ns != 0 and starts_with_daemon(
             RestartPolicy(name=policy.name, maximum_retry_count=policy.maximum_retry_count),
-            was_running=was_running, stopped_by_hand=container.stopped_by_hand)
+            was_running=was_running, stopped_by_hand=container.stopped_by_hand,
+            exit_code=container.exit_code, restart_count=container.restart_count)
 
     def _adopt(self, container: Container, shim: Shim) -> None:
         logger.info("container %s runs on (pid %d)", container.id[:12], shim.pid)
@@ -137,6 +141,7 @@ class Restorer:
         container.shim = shim
         container.pid = shim.pid
         container.started_at_ns = shim.started_at_ns
+        container.exit_code, container.error, container.oom_killed = 0, "", False
         container.ended.clear()
         self._store.save(container)
         self._watcher.watch(container, shim)

@@ -119,9 +119,10 @@ class Starter:
         container.started_at_ns = shim.started_at_ns
         container.ended.clear()
         container.restart_cancelled.clear()
+        # First of all: whatever fails from here on, a process that runs has somebody who sees its end.
+        self.on_start(container, shim)
         self._store.save(container)
         self._store.emit(container, "start")
-        self.on_start(container, shim)
 
     def _failed(self, container: Container, error: Exception, exit_code: int) -> None:
         logger.info("start of %s failed: %s", container.id, error)
@@ -130,7 +131,10 @@ class Starter:
         container.exit_code = exit_code
         container.pid = 0
         container.endpoint = at_rest(container.endpoint)
-        self._store.save(container)
+        for attach in container.pending:
+            attach.finish("eof")
+        container.pending.clear()
+        self._store.note(container)
 
     async def _launch(self, container: Container) -> Shim:
         joined = self._joins.resolve(container)
@@ -155,7 +159,9 @@ class Starter:
                 raise
             for stream_id, attach in enumerate(pending, 1):
                 attach.follow(shim.streams[stream_id])
-        except BaseException:
+        except Exception:
+            # Not when the daemon's end cancels this: the shim may come up yet, and the next daemon
+            # finds it by its directory and the record.
             shutil.rmtree(shim_dir, ignore_errors=True)
             await self._network.release(container.id)
             raise

@@ -97,6 +97,8 @@ class Stopper:
             async with container.lock:
                 check_startable(container)
                 container.stopped_by_hand = False
+                container.restart_count = 0
+                container.restart_delay_s = 0.0
                 await self._starter.start(container)
         finally:
             container.keep_once = False

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
+
+from pallet.errors import PalletError
 
 if TYPE_CHECKING:
     from pallet.engine.container import Container
     from pallet.engine.events import EventSink
     from pallet.engine.index import ContainerIndex
     from pallet.storage.metadata import Metadata
+
+logger = logging.getLogger(__name__)
 
 
 class ContainerStore:
@@ -26,6 +31,13 @@ class ContainerStore:
     def save(self, container: Container) -> None:
         """Write the record."""
         self._metadata.put_container(container.id, container.name, container.encode())
+
+    def note(self, container: Container) -> None:
+        """Write the record of what has happened already; a full disk cannot undo that, so it is only logged."""
+        try:
+            self.save(container)
+        except PalletError:
+            logger.exception("record of %s is not written", container.id)
 
     def delete(self, container: Container) -> None:
         """Drop the record and the index entry."""

@@ -36,7 +36,7 @@ class Volumes:
         self.store = VolumeStore(paths, metadata, self._users)
 
     def _users(self, name: str) -> list[str]:
-        return [c.id for c in self._index for mount in c.mounts if mount.type == "volume" and mount.name == name]
+        return [c.id for c in self._index if any(m.type == "volume" and m.name == name for m in c.mounts)]
 
     def _document(self, record: VolumeRecord, *, size_bytes: int | None = None) -> Volume:
         usage = UNSET if size_bytes is None else VolumeUsage(

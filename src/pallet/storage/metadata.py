@@ -129,7 +129,11 @@ class Metadata:
 
     def _run(self, sql: str, values: Sequence[Any]) -> int:
         with self.lock:
-            changed = self._db.execute(sql, values).rowcount
+            try:
+                changed = self._db.execute(sql, values).rowcount
+            except sqlite3.Error as error:
+                message = f"cannot write {self._path}: {error}"
+                raise SystemFailureError(message) from error
             if self._depth == 0:
                 self._committed()
             return changed

@@ -170,10 +170,10 @@ class Supervisor:
         self, request: messages.StartContainer | messages.StartExec, fds: Sequence[int],
         attach_sockets: Sequence[socket.socket],
     ) -> Shim:
-        if (earlier := self._shims.get(request.shim_dir)) is not None:
-            # Its last run's cgroup and overlay may still be on their way out.
-            await asyncio.wait({earlier.gone})
         try:
+            if (earlier := self._shims.get(request.shim_dir)) is not None:
+                # Its last run's cgroup and overlay may still be on their way out.
+                await asyncio.wait({earlier.gone})
             control, answer = await self._ask_for_start(
                 request, [*fds, *(sock.fileno() for sock in attach_sockets)])
         finally:

@@ -40,7 +40,16 @@ def test_on_failure_restarts_failures_only_and_counts() -> None:
     ("unless-stopped", False, False, True), ("on-failure", True, False, True), ("on-failure", False, False, False)])
 def test_start_with_the_daemon(name: str, *, running: bool, by_hand: bool, expected: bool) -> None:
     policy = RestartPolicy(name=name)
-    assert starts_with_daemon(policy, was_running=running, stopped_by_hand=by_hand) is expected
+    assert starts_with_daemon(
+        policy, was_running=running, stopped_by_hand=by_hand, exit_code=1, restart_count=0) is expected
+
+
+@pytest.mark.parametrize(("code", "limit", "count", "expected"), [
+    (0, 0, 0, False), (1, 0, 9, True), (1, 2, 1, True), (1, 2, 2, False)])
+def test_on_failure_at_the_daemons_start(code: int, limit: int, count: int, *, expected: bool) -> None:
+    policy = RestartPolicy(name="on-failure", maximum_retry_count=limit)
+    assert starts_with_daemon(
+        policy, was_running=True, stopped_by_hand=False, exit_code=code, restart_count=count) is expected
 
 
 @pytest.mark.parametrize(("name", "count", "auto_remove", "words"), [
