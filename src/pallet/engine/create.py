@@ -108,8 +108,10 @@ class Creator:
         except BaseException:
             self._undo(container_id)
             self._index.release_name(name)
+            self._mounts.settle(container_id)
             raise
         self._index.add(container)
+        self._mounts.settle(container_id)
         self._store.emit(container, "create")
         return ContainerCreateResponse(id=container_id, warnings=warnings)
 

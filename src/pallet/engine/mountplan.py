@@ -63,6 +63,9 @@ class MountPlanner:
         specs = self._specs(container)
         check_duplicates(specs)
         records = {record.destination: record for record in self._inherited(container)}
+        for record in records.values():
+            if record.type == "volume":
+                self._volumes.claim(record.name, container.id)
         taken = {spec.destination for spec in specs}
         for path in container.config.volumes or ():
             if path not in taken and path not in records:
@@ -70,7 +73,7 @@ class MountPlanner:
         made: list[str] = []
         try:
             for spec in specs:
-                record = await self._make(spec, image)
+                record = await self._make(container, spec, image)
                 records[record.destination] = record
                 if record.anonymous:
                     made.append(record.name)
@@ -99,14 +102,17 @@ class MountPlanner:
                         anonymous=record.anonymous,  # the last container that has it takes it along
                         read_only=record.read_only if read_only is None else read_only)
 
-    async def _make(self, spec: MountSpec, image: Image) -> MountRecord:
+    async def _make(self, container: Container, spec: MountSpec, image: Image) -> MountRecord:
         if spec.type == "bind":
             return await run_blocking(_bind, spec)
         if spec.type == "tmpfs":
             return MountRecord(type="tmpfs", source="", destination=spec.destination, read_only=spec.read_only,
                                tmpfs_options=_tmpfs_options(spec), from_mounts=spec.from_mounts)
+        if spec.source:
+            self._volumes.claim(spec.source, container.id)
         volume = await self._volumes.ensure(
             spec.source, driver=spec.driver or self._default_driver, options=spec.driver_options, labels=spec.labels)
+        self._volumes.claim(volume.name, container.id)
         if spec.copy_up:
             await self._copy_up(image, spec.destination, volume.mountpoint)
         source = volume.mountpoint
@@ -129,9 +135,12 @@ class MountPlanner:
             if mount.anonymous and not self._used_elsewhere(mount.name, container):
                 await self._volumes.discard(mount.name)
 
+    def settle(self, container_id: str) -> None:
+        """The container is in the index, or its creation failed: the plan's claims end."""
+        self._volumes.settle(container_id)
+
     def _used_elsewhere(self, volume: str, container: Container) -> bool:
-        return any(mount.name == volume and mount.type == "volume" for other in self._index
-                   if other is not container for mount in other.mounts)
+        return any(user != container.id for user in self._volumes.users(volume))
 
 
 def _bind(spec: MountSpec) -> MountRecord:

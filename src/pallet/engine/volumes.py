@@ -33,14 +33,26 @@ class Volumes:
     def __init__(self, paths: DataPaths, metadata: Metadata, index: ContainerIndex, events: EventSink) -> None:
         self._index = index
         self._events = events
-        self.store = VolumeStore(paths, metadata, self._users)
+        self._claims: dict[str, tuple[str, ...]] = {}
+        """Volumes of containers that are being made, which the index does not show yet; by container."""
+        self.store = VolumeStore(paths, metadata, self.users)
 
-    def _users(self, name: str) -> list[str]:
-        return [c.id for c in self._index if any(m.type == "volume" and m.name == name for m in c.mounts)]
+    def claim(self, name: str, container_id: str) -> None:
+        """Count a container that is being made as a user of ``name``, until ``settle``."""
+        self._claims[container_id] = (*self._claims.get(container_id, ()), name)
+
+    def settle(self, container_id: str) -> None:
+        """The container is made, or is not going to be."""
+        self._claims.pop(container_id, None)
+
+    def users(self, name: str) -> list[str]:
+        """Ids of the containers that have the volume. Also called on workers."""
+        found = [c.id for c in self._index if any(m.type == "volume" and m.name == name for m in c.mounts)]
+        return found + [user for user, names in list(self._claims.items()) if name in names and user not in found]
 
     def _document(self, record: VolumeRecord, *, size_bytes: int | None = None) -> Volume:
         usage = UNSET if size_bytes is None else VolumeUsage(
-            ref_count=len(self._users(record.name)), size=size_bytes)
+            ref_count=len(self.users(record.name)), size=size_bytes)
         return Volume(created_at=record.created_at, driver=record.driver, labels=record.labels,
                       mountpoint=self.store.mountpoint(record.name), name=record.name, options=record.options,
                       usage_data=usage)

@@ -27,12 +27,16 @@ from pallet.engine.status import Status
 from pallet.engine.stop import Stopper
 from pallet.engine.store import ContainerStore
 from pallet.engine.tasks import Tasks
+from pallet.engine.volumes import Volumes
 from pallet.errors import ConflictError, NotFoundError, SystemFailureError
-from pallet.paths import ExecPaths
+from pallet.paths import DataPaths, ExecPaths
 from pallet.spec.engine.config import ContainerConfig
 from pallet.spec.engine.exec import ExecConfig
+from pallet.spec.engine.filters import Filters
 from pallet.spec.engine.host_config import HostConfig
 from pallet.spec.engine.options import AttachOptions, ExecStartOptions
+from pallet.spec.mounts import RootMount
+from pallet.storage.metadata import Metadata
 from pallet.supervisor.shims import Exit
 from pallet.types import ContainerId, ImageId
 
@@ -411,3 +415,30 @@ async def test_an_inherited_anonymous_volume_goes_with_the_last_container_that_h
     heir = replace(donor, id=ContainerId("cd" * 32), name="heir", mounts=[], host_config=HostConfig(volumes_from=["web"]))
     planner = MountPlanner(volumes=nothing, index=world.index, snapshotter=nothing, supervisor=nothing)
     assert [record.anonymous for record in planner._inherited(heir)] == [True]
+
+
+async def test_a_volume_of_a_container_that_is_being_made_stays(world: World, tmp_path: Path) -> None:
+    paths = DataPaths(tmp_path)
+    metadata = Metadata(paths.database)
+    volumes = Volumes(paths, metadata, world.index, world)
+    copying, copied = asyncio.Event(), asyncio.Event()
+
+    async def copy_up(*_: object, **__: object) -> Any:
+        copying.set()
+        await copied.wait()
+        return SimpleNamespace(result=lambda: None)
+
+    nothing: Any = SimpleNamespace(root_mount_of_layers=lambda _: RootMount(base_dir="/", lower=["x"]))
+    supervisor: Any = SimpleNamespace(run_worker=copy_up)
+    planner = MountPlanner(volumes=volumes, index=world.index, snapshotter=nothing, supervisor=supervisor)
+    container = world.container()
+    world.index.discard(container)
+    container.config = ContainerConfig(cmd=["sh"], volumes={"/data": {}})
+    task = asyncio.create_task(planner.plan(container, SimpleNamespace(diff_ids=())))  # type: ignore[arg-type]
+    await copying.wait()
+    assert (await volumes.prune(Filters({}), all_unused=True)).volumes_deleted == []
+    copied.set()
+    container.mounts = await task
+    planner.settle(container.id)
+    assert len((await volumes.prune(Filters({}), all_unused=False)).volumes_deleted) == 1
+    metadata.close()
