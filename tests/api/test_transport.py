@@ -333,7 +333,7 @@ async def test_progress_error_after_it_travels_in_band(api: ApiUnderTest) -> Non
     assert await client.chunk() == b'{"status":"Pulling"}\r\n'
     gate.set()
     assert await client.chunk() == (
-        b'{"errorDetail":{"code":401,"message":"no"},"error":"no"}\r\n')
+        b'{"errorDetail":{"message":"no"},"error":"no"}\r\n')
     assert await client.chunk() == b""
 
 

@@ -296,7 +296,7 @@ async def test_by_digest_and_all_tags(tmp_path: Path, registry: FaultyRegistry, 
     repository = name.removesuffix(":1")
     async with site(tmp_path / "data") as here:
         texts = await here.pull(f"{repository}@{IMAGE.digest}")
-        assert texts[0] == f"{IMAGE.digest}: Pulling from a/b"
+        assert texts[0] == f"{repository}@{IMAGE.digest}: Pulling from a/b"
         texts = await here.pull(repository)
         assert [text for text in texts if "Pulling from" in text] == [
             "1: Pulling from a/b", "2: Pulling from a/b"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pallet.api.routing import JSON
-from pallet.api.status import message_of, status_of
+from pallet.api.status import message_of
 from pallet.errors import CancelledRequestError
 from pallet.http.messages import Reply, Request, Response, StreamResponse
 from pallet.spec.engine.progress import ErrorDetail, ProgressMessage
@@ -113,10 +113,9 @@ async def progress_reply(
 
 
 def _error_message(error: Exception) -> ProgressMessage:
+    # Without a code, as dockerd: at 401 its client would print words of its own instead.
     text = message_of(error)
-    status = status_of(error)
-    detail = ErrorDetail(message=text) if status == 500 else ErrorDetail(code=status, message=text)
-    return ProgressMessage(error_detail=detail, error=text)
+    return ProgressMessage(error_detail=ErrorDetail(message=text), error=text)
 
 
 async def _lines(queue: _Queue) -> AsyncIterator[bytes]:

@@ -89,10 +89,11 @@ def image_summary(version: Version, document: ImageSummary) -> Any:
         plain["VirtualSize"] = document.size
     if version < (1, 43):
         # Clients of that time printed these two as they were.
-        if not plain["RepoTags"]:
-            plain["RepoTags"] = ["<none>:<none>"]
-        if not plain["RepoDigests"]:
-            plain["RepoDigests"] = ["<none>@<none>"]
+        nameless = not document.repo_tags and not document.repo_digests
+        if not document.repo_tags:
+            plain["RepoTags"] = ["<none>:<none>"] if nameless else None
+        if not document.repo_digests:
+            plain["RepoDigests"] = ["<none>@<none>"] if nameless else None
     return plain
 
 

@@ -159,7 +159,9 @@ class _Run:
             raise failures.for_pull(error, reference) from error
 
     async def one(self, reference: Reference, target: StoredManifest) -> bool:
-        self._watch(progress.message(f"Pulling from {reference.path}", _name(reference)))
+        pinned = reference.digest and str(reference.repository().with_digest(reference.digest))
+        shown = pinned or _name(reference)
+        self._watch(progress.message(f"Pulling from {reference.path}", shown))
         lease = self._puller.lease()
         try:
             pull = ImagePull(self._puller.tools, self._client, reference, lease, self._watch)

@@ -1,0 +1,163 @@
+"""The same requests to palletd and to dockerd: pulls, pushes and image documents agree."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.daemon import Daemon, Dockerd
+from tests.support.registry import Registry, build_image
+from tests.support.transfers import layer_tar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.unixhttp import Reply
+
+pytestmark = pytest.mark.needs("root", "overlay", "dockerd", "registry")
+
+VERSION = "/v1.41"
+IMAGE = build_image(
+    [layer_tar({"a": b"a" * 200_000}), layer_tar({"b": b"bb"})], Cmd=["sh"], Env=["A=b"],
+    Entrypoint=["/x"], Labels={"k": "v"}, ExposedPorts={"80/tcp": {}}, Volumes={"/v": {}},
+    WorkingDir="/w", User="1:2", StopSignal="SIGINT", OnBuild=["RUN x"], Shell=["/bin/sh", "-c"],
+    Healthcheck={"Test": ["CMD", "true"], "Interval": 5_000_000_000, "Retries": 3})
+PLAIN = build_image([layer_tar({"c": b"c"})])
+PASSWORD = base64.urlsafe_b64encode(b'{"username":"tester","password":"wrong"}').decode()
+
+
+class ImagesOnly(Dockerd):
+    """dockerd without a network, so that it leaves none behind."""
+
+    def argv(self) -> list[str]:
+        """No bridge, no rules."""
+        bip = super().argv().index("--bip")
+        argv = super().argv()
+        return [*argv[:bip], *argv[bip + 2:], "--bridge=none", "--iptables=false"]
+
+
+@pytest.fixture(scope="module")
+def pair(engine: Daemon) -> Iterator[tuple[Daemon, Daemon]]:
+    """palletd and dockerd."""
+    dockerd = ImagesOnly()
+    try:
+        dockerd.start()
+        yield engine, dockerd
+    finally:
+        dockerd.remove()
+
+
+@pytest.fixture
+def reference(registry: Registry, pair: tuple[Daemon, Daemon]) -> Iterator[str]:
+    """``IMAGE`` in the registry, pulled by both."""
+    name = registry.push("side/by", "1", IMAGE)
+    for daemon in pair:
+        stream(daemon, "POST", f"/images/create?fromImage={name}")
+    yield name
+    for daemon in pair:
+        daemon.api.call("DELETE", f"/images/{name}?force=1")
+
+
+def stream(daemon: Daemon, method: str, path: str, auth: str = "e30=") -> list[dict[str, Any]]:
+    """The messages of a progress stream without byte counts and those that dockerd may skip."""
+    reply = daemon.api.call(method, VERSION + path, headers={"X-Registry-Auth": auth})
+    if reply.status != 200:
+        return [{"status": reply.status, **reply.json}]
+    found = [json.loads(line) for line in reply.body.splitlines()]
+    return [message for message in found if "progress" not in message
+            and message.get("status") not in ("Waiting", "Verifying Checksum")]
+
+
+def ordered(messages: list[dict[str, Any]]) -> tuple[Any, ...]:
+    """Per layer in order, since layers overtake each other; the rest in order."""
+    ids = sorted({message["id"] for message in messages if len(message.get("id", "")) == 12})
+    rest = [message for message in messages if message.get("id") not in ids]
+    return [[m for m in messages if m.get("id") == one] for one in ids], rest
+
+
+def test_pull_streams(pair: tuple[Daemon, Daemon], registry: Registry) -> None:
+    """First pull, second pull, all tags, a shared layer, by digest."""
+    name = registry.push("side/pull", "1", IMAGE)
+    registry.push("side/pull", "2", PLAIN)
+    repository = name.removesuffix(":1")
+    try:
+        for path in (f"fromImage={name}", f"fromImage={repository}&tag=1", f"fromImage={repository}",
+                     f"fromImage={repository}&tag={IMAGE.digest}",
+                     f"fromImage={repository}:1&platform=linux/arm64"):
+            ours, theirs = (stream(daemon, "POST", f"/images/create?{path}") for daemon in pair)
+            assert ordered(ours) == ordered(theirs), path
+    finally:
+        for daemon in pair:
+            for tag in ("1", "2"):
+                daemon.api.call("DELETE", f"/images/{repository}:{tag}?force=1")
+
+
+@pytest.mark.parametrize("path", [
+    "fromImage={0}/side/none&tag=1", "fromImage={0}/side/by&tag=none", "fromImage=127.0.0.1:1/x&tag=1",
+    "fromImage={0}/side/by&tag=x:y", "fromImage={0}/side/by:a+b", "fromImage={0}/side/by&tag=sha256:12",
+    "fromImage={0}/side/by&tag=1&platform=a/b/c/d"])
+def test_pull_refusals(pair: tuple[Daemon, Daemon], registry: Registry, path: str) -> None:
+    """Status and text."""
+    registry.push("side/by", "1", IMAGE)
+    ours, theirs = (stream(daemon, "POST", "/images/create?" + path.format(registry.address))
+                    for daemon in pair)
+    assert ours == theirs
+
+
+def test_push_streams(pair: tuple[Daemon, Daemon], reference: str) -> None:
+    """Existing layers, unknown repositories and tags.
+
+    What is pushed anew differs: dockerd packs the layers again, Pallet sends what it got.
+    """
+    repository = reference.removesuffix(":1")
+    for path in (f"/images/{repository}/push?tag=9", f"/images/{repository}x/push?tag=1",
+                 f"/images/{repository}x/push"):
+        ours, theirs = (stream(daemon, "POST", path) for daemon in pair)
+        assert ours == theirs, path
+    ours, theirs = (stream(daemon, "POST", f"/images/{repository}/push?tag=1") for daemon in pair)
+    layers = {message["id"] for message in theirs if "id" in message}
+    assert {message["id"] for message in ours if "id" in message} == layers
+    assert {message["status"] for message in ours if "id" in message} == {
+        "Preparing", "Layer already exists"}
+    assert list(ours[-1]) == list(theirs[-1])
+
+
+def test_inspect(pair: tuple[Daemon, Daemon], reference: str) -> None:
+    """All but where the driver keeps the layers."""
+    ours, theirs = (daemon.api.get(f"{VERSION}/images/{reference}/json") for daemon in pair)
+    for document in (ours, theirs):
+        assert document.pop("GraphDriver")["Name"] == "overlay2"
+        document.pop("Metadata")
+    assert ours == theirs
+
+
+def test_history_and_list(pair: tuple[Daemon, Daemon], reference: str) -> None:
+    """History as it is; the list's row by filters."""
+    ours, theirs = (daemon.api.get(f"{VERSION}/images/{reference}/history") for daemon in pair)
+    assert ours == theirs
+    repository = reference.removesuffix(":1")
+    for wanted in ({"reference": [reference]}, {"label": ["k=v"]}, {"reference": [repository]},
+                   {"reference": ["*/*/*"]}, {"label": ["k=x"]}):
+        query = json.dumps(wanted).replace('"', "%22").replace(" ", "")
+        ours, theirs = (daemon.api.get(f"{VERSION}/images/json?filters={query}") for daemon in pair)
+        rows = [[row for row in found if reference in row["RepoTags"]] for found in (ours, theirs)]
+        assert rows[0] == rows[1], wanted
+
+
+def test_tag_refusals(pair: tuple[Daemon, Daemon], reference: str) -> None:
+    """Status and text."""
+    for path in (f"/images/{reference}/tag?repo=Upper&tag=1", f"/images/{reference}/tag?repo=a&tag=b:c",
+                 f"/images/{reference}/tag?repo=", "/images/nothing/tag?repo=a",
+                 f"/images/{reference}/tag?repo={'a' * 64}"):
+        ours, theirs = (refusal(daemon.api.call("POST", VERSION + path)) for daemon in pair)
+        assert ours == theirs, path
+
+
+def refusal(reply: Reply) -> tuple[int, str]:
+    """Status and text; newer dockerds answer bad names with 400 and name the repository."""
+    if "must be lowercase" in reply.message:
+        return 400, "invalid reference format: repository name must be lowercase"
+    return 400 if reply.message.startswith("invalid ") else reply.status, reply.message
