@@ -137,7 +137,7 @@ class Daemon:
                               filters=filters, tasks=self.tasks)
         self.stopper = Stopper(store, starter)
         remover = Remover(store=store, snapshotter=self.snapshotter, files=files, mounts=mounts,
-                          stopper=self.stopper, tasks=self.tasks)
+                          stopper=self.stopper, execs=execs, tasks=self.tasks)
         watcher = ExitWatcher(
             store=store, network=self.network, starter=starter, tasks=self.tasks,
             health=HealthMonitors(execs=execs, store=store, tasks=self.tasks), remove=remover.remove_after_exit)

@@ -269,11 +269,12 @@ class ExecInstances:
             raise ConflictError(msg)
         instance.shim.resize(height, width)
 
-    def kill_all(self, container: Container) -> None:
-        """SIGKILL what still runs of a container's execs: its namespace is going."""
-        for exec_id in container.exec_ids:
-            if (shim := self._instances[exec_id].shim) is not None:
-                shim.kill(9)
+    def forget(self, container: Container) -> None:
+        """Drop the execs of a removed container that were never started; others are still asked for."""
+        for exec_id in list(container.exec_ids):
+            if not self._instances[exec_id].started:
+                del self._instances[exec_id]
+                container.exec_ids.remove(exec_id)
 
 
 def _environment(container: Container, config: ExecConfig, *, tty: bool) -> list[str]:

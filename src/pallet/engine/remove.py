@@ -15,6 +15,7 @@ from pallet.engine.status import Change, Status, advance, is_running
 from pallet.errors import ConflictError, PalletError
 
 if TYPE_CHECKING:
+    from pallet.engine.exec import ExecInstances
     from pallet.engine.files import ContainerFiles
     from pallet.engine.mountplan import MountPlanner
     from pallet.engine.stop import Stopper
@@ -28,13 +29,14 @@ class Remover:
 
     def __init__(
         self, *, store: ContainerStore, snapshotter: Snapshotter, files: ContainerFiles,
-        mounts: MountPlanner, stopper: Stopper, tasks: Tasks,
+        mounts: MountPlanner, stopper: Stopper, execs: ExecInstances, tasks: Tasks,
     ) -> None:
         self._store = store
         self._snapshotter = snapshotter
         self._files = files
         self._mounts = mounts
         self._stopper = stopper
+        self._execs = execs
         self._tasks = tasks
 
     async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
@@ -73,6 +75,7 @@ class Remover:
             container.status = advance(container.status, Change.REMOVE_FAILED)
             raise
         container.removed = True
+        self._execs.forget(container)
         self._store.emit(container, "destroy")
         result = container.result()
         # The error of a failed start is the start's to report; here it would be the removal's.

@@ -333,6 +333,20 @@ async def test_an_exec_without_a_client_has_ended(world: World, monkeypatch: pyt
         execs.make(container, ExecConfig(cmd=["true"]))
 
 
+async def test_execs_of_a_removed_container_that_never_ran_are_forgotten(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = world.container(Status.RUNNING)
+    container.shim = SimpleNamespace()  # type: ignore[assignment]
+    execs = world.execs(monkeypatch)
+    never, ended = (execs.make(container, ExecConfig(cmd=["true"])) for _ in range(2))
+    ended.started = True
+    execs.forget(container)
+    with pytest.raises(NotFoundError):
+        await execs.inspect(never.id)
+    assert (await execs.inspect(ended.id)).id == ended.id
+
+
 async def test_a_stopped_container_is_unhealthy(world: World) -> None:
     container = world.container(Status.RUNNING)
     monitors = HealthMonitors(execs=None, store=world.store, tasks=world.tasks)  # type: ignore[arg-type]
