@@ -194,14 +194,22 @@ class Daemon:
         self.volumes.store.sweep()
         wanted = await self.restorer.restore()
         self.tasks.spawn(self._warm_up(), "warm-up")
-        for container in wanted:
-            self.tasks.spawn(self._start_again(container), f"start of {container.id[:12]}")
+        self.tasks.spawn(self._start_wanted(wanted), "starts after the daemon's own")
 
     async def _warm_up(self) -> None:
         """Compile the default seccomp filter before the first container asks for it."""
         from pallet.engine.security import SecurityOptions
 
         await self.filters.select(SecurityOptions(), default_capabilities(), privileged=False)
+
+    async def _start_wanted(self, wanted: list[Container]) -> None:
+        """Start what the restart policies want; those that join another's namespaces come last."""
+        def joins(container: Container) -> bool:
+            host = container.host_config
+            return any(mode.startswith("container:") for mode in (host.network_mode, host.pid_mode, host.ipc_mode))
+
+        for group in ([c for c in wanted if not joins(c)], [c for c in wanted if joins(c)]):
+            await asyncio.gather(*(self._start_again(container) for container in group))
 
     async def _start_again(self, container: Container) -> None:
         async with container.lock:

@@ -73,6 +73,8 @@ class Remover:
             self._tasks.spawn(run_blocking(self._files.remove, container.id), f"files of {container.id[:12]}")
         except (PalletError, OSError):
             container.status = advance(container.status, Change.REMOVE_FAILED)
+            container.hidden = False  # ``ps -a`` shows it as dead, and rm can be tried again
+            self._store.note(container)
             raise
         container.removed = True
         self._execs.forget(container)

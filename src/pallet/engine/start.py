@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -139,6 +140,7 @@ class Starter:
     async def _launch(self, container: Container) -> Shim:
         joined = self._joins.resolve(container)
         self._share_names(container)
+        _forget_gone(container)
         sandbox = await self._connect(container)
         shim_dir = os.fspath(self._exec_paths.shim(container.id))
         try:
@@ -164,6 +166,8 @@ class Starter:
             # finds it by its directory and the record.
             shutil.rmtree(shim_dir, ignore_errors=True)
             await self._network.release(container.id)
+            self._store.emit_network(container, "disconnect")
+            self._store.emit_volumes(container, "unmount")
             raise
         finally:
             sandbox.close()
@@ -240,3 +244,13 @@ class Starter:
             if runtime.name == name and runtime.path:
                 return messages.ForeignRuntime(path=runtime.path, args=list(runtime.args))
         return None
+
+
+def _forget_gone(container: Container) -> None:
+    """Drop clients that attached and went away before the start: their end is not the end of stdin."""
+    for attach in list(container.pending):
+        poller = select.poll()
+        poller.register(attach.sock, 0)  # POLLHUP and POLLERR are always told; a half-close is neither
+        if poller.poll(0):
+            container.pending.remove(attach)
+            attach.finish("eof")

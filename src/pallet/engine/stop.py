@@ -95,6 +95,8 @@ class Stopper:
             if is_running(container.status):
                 await self.stop(container, signal=signal, timeout_s=timeout_s)
             async with container.lock:
+                if container.status is Status.RUNNING:
+                    return  # another restart at the same time has done it
                 check_startable(container)
                 container.stopped_by_hand = False
                 container.restart_count = 0

@@ -7,10 +7,11 @@ to ``<path>.N``, gzipped as ``<path>.N.gz``. Runs on the loop; every disk access
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import os
 from calendar import timegm
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 import msgspec
 
@@ -106,7 +107,7 @@ class JsonFileLog:
 
     async def _read(self, options: ReadOptions, held: _Held) -> AsyncIterator[list[LogRecord]]:
         if options.tail is None:
-            source = await run_blocking(lambda: _Source(self._generations(), held))
+            source = await run_blocking(lambda: _Source(self._path, self._generations, held))
             try:
                 while batch := await run_blocking(_take, source):
                     if kept := _select(batch, options):
@@ -242,30 +243,55 @@ class _Position:
         self.offset = offset
 
 
+def _open_lines(name: str | int) -> IO[bytes]:
+    if isinstance(name, str) and name.endswith(".gz"):
+        return cast("IO[bytes]", gzip.open(name, "rb"))
+    return open(name, "rb")
+
+
 class _Source:
     """All generations as one sequence of raw lines; remembers where the last one ended."""
 
-    def __init__(self, names: list[str], held: _Held) -> None:
+    def __init__(self, path: str, generations: Callable[[], list[str]], held: _Held) -> None:
         self.reached = _Position(0, 0)
+        self._path = path
+        self._generations = generations
         self._held = held
-        self._lines = self._walk(names)
+        self._lines = self._walk()
 
-    def _walk(self, names: list[str]) -> Iterator[bytes]:
-        for name in names:
-            try:
-                if name == names[-1]:
-                    handle: IO[bytes] | gzip.GzipFile = open(self._held.open(name), "rb")  # noqa: SIM115
-                else:
-                    handle = gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb")  # noqa: SIM115
-            except FileNotFoundError:
-                continue
-            with handle:
-                if name == names[-1]:
-                    self.reached = _Position(os.fstat(handle.fileno()).st_ino, 0)
+    def _open(self) -> list[IO[bytes]]:
+        """Open every generation, oldest first in the result.
+
+        The current file first in time, then what lies beside it by then, newest first: a rotation
+        meanwhile only renames what is open already, and the name behind it leads to a known inode.
+        """
+        opened: list[IO[bytes]] = []
+        seen: set[int] = set()
+        for current in (True, False):
+            for name in [self._path] if current else reversed(self._generations()[:-1]):
+                try:
+                    handle = _open_lines(self._held.open(name) if current else name)
+                except FileNotFoundError:
+                    continue
+                inode = os.fstat(handle.fileno()).st_ino
+                if inode in seen:
+                    handle.close()
+                    continue
+                seen.add(inode)
+                if current:
+                    self.reached = _Position(inode, 0)
+                opened.append(handle)
+        return opened[::-1]
+
+    def _walk(self) -> Iterator[bytes]:
+        with contextlib.ExitStack() as stack:
+            for handle in [stack.enter_context(handle) for handle in self._open()]:
+                is_current = os.fstat(handle.fileno()).st_ino == self.reached.inode
                 for line in handle:
                     if not line.endswith(b"\n"):
                         break  # still being written; follow picks it up
-                    self.reached.offset += len(line)
+                    if is_current:
+                        self.reached.offset += len(line)
                     yield line
 
     def take(self) -> list[bytes]:

@@ -124,3 +124,23 @@ async def test_file_deleted_after_the_request_is_still_read(tmp_path: Path, *, f
     assert [record.line for batch in [b async for b in batches] for record in batch] == [
         b"line 1\n", b"line 2\n",
     ]
+
+
+async def test_a_rotation_between_listing_and_opening_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c-json.log"
+    (tmp_path / "c-json.log.1").write_bytes(line(1))
+    path.write_bytes(line(2))
+    log = JsonFileLog(path, lambda: False)
+    list_them = log._generations
+
+    def rotate_then_list() -> list[str]:
+        (tmp_path / "c-json.log.1").rename(tmp_path / "c-json.log.2")
+        path.rename(tmp_path / "c-json.log.1")
+        path.write_bytes(line(3))
+        return list_them()
+
+    monkeypatch.setattr(log, "_generations", rotate_then_list)
+    got = [record.line.decode().strip() async for batch in log.read(ReadOptions()) for record in batch]
+    assert got == ["line 1", "line 2"]  # what was there when the reading began
