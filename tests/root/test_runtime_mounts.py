@@ -252,3 +252,14 @@ async def test_user_namespace(lab: Lab) -> None:
     assert [line.split() for line in lines[1:3]] == [["0", "0", "1"], ["1", "100000", "65535"]]
     assert lines[3] == "1:3"
     assert lines[-2:] == ["w", "box"]
+
+
+async def test_rw_does_not_lift_what_the_host_made_read_only(lab: Lab, tmp_path: Path) -> None:
+    m.mount("tmpfs", str(tmp_path), "tmpfs")
+    m.set_attributes(str(tmp_path), attr_set=m.Attr.RDONLY)
+    try:
+        code, output = await lab.run("touch", "/b/f", mounts=[
+            *default_mounts(), bind(tmp_path, "/b", "rbind", "rw", "rprivate")])
+    finally:
+        m.unmount(str(tmp_path))
+    assert (code, output) == (1, "touch: /b/f: Read-only file system\n")

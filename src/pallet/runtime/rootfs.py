@@ -102,9 +102,10 @@ def _set_attributes(prepared: Prepared) -> None:
     parsed, fd = prepared.options, prepared.tree_fd
     for flag, recursive in parsed.propagation:
         m.set_attributes("", dir_fd=fd, propagation=flag, recursive=recursive)
-    attr_set, attr_clear = parsed.attributes(), parsed.cleared_attributes()
-    if attr_set or attr_clear:
-        m.set_attributes("", dir_fd=fd, attr_set=attr_set, attr_clear=attr_clear)
+    if attr_set := parsed.attributes():
+        # ``rw`` or ``exec`` alone leave a mount as its source is, as with mount(2).
+        m.set_attributes("", dir_fd=fd, attr_set=attr_set,
+                         attr_clear=parsed.cleared_attributes())
     if parsed.recursive_set or parsed.recursive_clear:
         m.set_attributes("", dir_fd=fd, attr_set=parsed.recursive_set,
                          attr_clear=parsed.recursive_clear, recursive=True)

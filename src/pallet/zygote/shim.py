@@ -102,14 +102,14 @@ class Shim:
         listener_fds, attach_fds = fds[: len(listeners)], fds[len(listeners):]
         self.hub = Hub(self.poller, request.stdio, terminal=terminal, fork=self.fork_helper,
                        on_stream_end=self._on_stream_end)
-        for fd, attach in zip(attach_fds, request.stdio.attach, strict=True):
-            self._add_client(fd, attach, self._reply)
         launched = _start(request, self.hub, netns_fd, spare)
         self._launched = launched
         self._write_state(request, launched)
         launched.prepare_cgroup()
         launched.sync.go()
         # The process is on its way; what follows is done beside it.
+        for fd, attach in zip(attach_fds, request.stdio.attach, strict=True):
+            self._add_client(fd, attach, self._reply)
         self.hub.open_log()
         self._pidfd = os.pidfd_open(launched.pid)
         if listeners:
