@@ -116,6 +116,18 @@ def children(pid: int) -> set[int]:
     return found
 
 
+def descendants(pid: int) -> set[int]:
+    """Children, their children and so on."""
+    found: set[int] = set()
+    waiting = {pid}
+    while waiting:
+        with contextlib.suppress(OSError):
+            new = children(waiting.pop()) - found
+            found |= new
+            waiting |= new
+    return found
+
+
 def settle() -> None:
     """Write dirty pages out, so that one competitor does not pay for another's."""
     os.sync()

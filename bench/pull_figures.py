@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.engines import children, drop_caches, pss_mb
+from bench.engines import descendants, drop_caches, pss_mb
 from bench.model import Figure
 from tests.support.isolation import host_network
 from tests.support.probes import which
@@ -81,7 +81,7 @@ class Growth:
 
     def _now(self) -> float:
         total = 0.0
-        for pid in {self._pid} | children(self._pid):
+        for pid in {self._pid} | descendants(self._pid):
             with contextlib.suppress(OSError, LookupError):
                 total += pss_mb(pid)
         return total

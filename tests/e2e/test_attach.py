@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.engines import not_on_dockerd
+from tests.support.terminal import PROMPT
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ def running(docker: DockerCli, name: str) -> bool:
 
 def test_detach_keys_leave_it_running_and_attach_returns(any_docker: DockerCli, name: str) -> None:
     with any_docker.terminal("run", "-it", "--name", name, "busybox") as terminal:
-        terminal.expect("# ")
+        terminal.expect(PROMPT)
         terminal.type("mine=kept\n")
-        terminal.expect("# ")
+        terminal.expect(PROMPT)
         terminal.type("\x10\x11")
         terminal.wait()
     assert running(any_docker, name)
@@ -42,7 +43,7 @@ def test_detach_keys_leave_it_running_and_attach_returns(any_docker: DockerCli, 
 def test_own_detach_keys(docker: DockerCli, name: str) -> None:
     with docker.terminal("run", "-it", "--detach-keys", "ctrl-x,q", "--name", name,
                          "busybox") as terminal:  # fmt: skip
-        terminal.expect("# ")
+        terminal.expect(PROMPT)
         terminal.type("\x18q")
         terminal.wait()
     assert running(docker, name)
@@ -60,7 +61,7 @@ def test_half_of_the_detach_keys_is_passed_on(docker: DockerCli, name: str) -> N
 
 def test_start_attach_interactive_keeps_the_layer(any_docker: DockerCli, name: str) -> None:
     with any_docker.terminal("run", "-it", "--name", name, "busybox") as terminal:
-        terminal.expect("# ")
+        terminal.expect(PROMPT)
         terminal.type("echo data > /root/file; exit\n")
         terminal.wait()
     with any_docker.terminal("start", "-ai", name) as terminal:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.daemon import pallet_command
 from tests.support.scratch import busybox_tar
+from tests.support.terminal import PROMPT
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.needs("root", "overlay", "busybox")
 
 def test_a_session_at_a_terminal(pallet_cli: DockerCli, name: str) -> None:
     with pallet_cli.terminal("run", "-it", "--name", name, "busybox", rows=30, columns=99) as screen:
-        screen.expect("# ")
+        screen.expect(PROMPT)
         screen.type("stty size\n")
         screen.expect("30 99")
         screen.resize(40, 120)
@@ -44,7 +45,7 @@ def test_a_session_at_a_terminal(pallet_cli: DockerCli, name: str) -> None:
         screen.expect("read escape sequence")
         assert screen.wait() == 1
     with pallet_cli.terminal("exec", "-it", name, "sh", rows=33, columns=77) as screen:
-        screen.expect("# ")
+        screen.expect(PROMPT)
         screen.type("stty size; exit 5\n")
         screen.expect("33 77")
         assert screen.wait() == 5
@@ -58,11 +59,11 @@ def test_terminal_is_restored_and_ctrl_c_belongs_to_the_container(
                               'test "$before" = "$(stty -g)" && echo same settings'],
                              pallet_cli.host, pallet_cli.config)
     with shell.terminal() as screen:
-        screen.expect("# ")
+        screen.expect(PROMPT)
         screen.type("trap 'echo caught' INT\n")
-        screen.expect("# ")
+        screen.expect(PROMPT)
         screen.type("sleep 1\n\x03")
-        screen.expect("# ")
+        screen.expect(PROMPT)
         screen.type("exit\n")
         screen.expect("same settings")
         assert screen.wait() == 0

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.dockercli import DockerCli, docker_binaries
 from tests.support.registry import free_port
+from tests.support.terminal import PROMPT
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def test_tls_demands_a_client_certificate(make: Callable[..., Daemon], tmp_path:
     )
     assert (result.code, result.out) == (0, "over tls end\n")
     with known.terminal("run", "--rm", "-it", "busybox") as terminal:
-        terminal.expect("# ")
+        terminal.expect(PROMPT)
         terminal.type("exit 5\n")
         assert terminal.wait() == 5
     stranger = DockerCli(base, host, daemon.top / "stranger")
@@ -216,7 +217,7 @@ def test_other_runtimes(make: Callable[..., Daemon], runtime: str) -> None:
     result = docker.run("run", "--rm", "--runtime", "other", "busybox", "no-such")
     assert result.code == 127
     with docker.terminal("run", "--rm", "-it", "--runtime", "other", "busybox") as terminal:
-        terminal.expect("# ")
+        terminal.expect(PROMPT)
         terminal.type("exit 4\n")
         assert terminal.wait() == 4
 

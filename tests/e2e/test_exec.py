@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.engines import not_on_dockerd
+from tests.support.terminal import PROMPT
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def test_options(docker: DockerCli, box: str) -> None:
 def test_terminal(any_docker: DockerCli, docker: DockerCli, box: str) -> None:
     del docker
     with any_docker.terminal("exec", "-it", box, "sh", rows=31, columns=99) as terminal:
-        terminal.expect("# ")
+        terminal.expect(PROMPT)
         terminal.type("tty; while ! stty size 2>&1 | grep '31 99'; do sleep 0.1; done\n")
         terminal.expect("/dev/pts/")
         terminal.expect("\n31 99")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.terminal import PROMPT
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def test_standard_input_of_a_tty_needs_one(docker: DockerCli) -> None:
 
 def test_terminal_is_one(any_docker: DockerCli) -> None:
     with any_docker.terminal("run", "--rm", "-it", "busybox", rows=33, columns=101) as terminal:
-        terminal.expect("# ")
+        terminal.expect(PROMPT)
         terminal.type("tty; echo $TERM; while ! stty size | grep '33 101'; do sleep 0.1; done\n")
         terminal.expect("/dev/pts/0")
         terminal.expect("\nxterm")
@@ -215,11 +216,11 @@ def test_resize_reaches_the_container(any_docker: DockerCli) -> None:
 
 def test_control_c_interrupts_the_foreground(docker: DockerCli) -> None:
     with docker.terminal("run", "--rm", "-it", "busybox") as terminal:
-        terminal.expect("# ")
+        terminal.expect(PROMPT)
         terminal.type("sleep 50; echo rc=$?\n")
         terminal.expect("sleep 50")
         terminal.type("\x03")
-        terminal.expect("# ")
+        terminal.expect(PROMPT)
         terminal.type("exit\n")
         terminal.wait()
 

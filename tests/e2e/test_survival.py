@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.registry import free_port
+from tests.support.terminal import PROMPT
 from tests.support.waiting import eventually, steady
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def test_address_is_not_given_twice(daemon: Daemon) -> None:
 def test_attached_session_survives(daemon: Daemon) -> None:
     docker = daemon.cli()
     with docker.terminal("run", "-it", "--name", "shell", "busybox") as terminal:
-        terminal.expect("# ")
+        terminal.expect(PROMPT)
         # The prompt can be quicker than the start's reply, which the command line still needs.
         eventually(lambda: docker.inspect("shell")["State"]["Running"])
         daemon.kill()

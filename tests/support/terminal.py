@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _WHERE_IS_THE_CURSOR = b"\x1b[6n"
+PROMPT = r"# \x1b\[6n"
+"""Of busybox's shell, which asks for the cursor before it reads: what is typed earlier mixes with the answer."""
 
 
 class Terminal:
