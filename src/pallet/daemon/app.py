@@ -121,7 +121,7 @@ class Daemon:
         """Make the engine's parts; each gets only what it uses."""
         config, store = self.config, self.store
         joins = Joins(self.index)
-        self.files = files = ContainerFiles(self.data, config, joins, self.index)
+        self.files = files = ContainerFiles(self.data, config, joins, self.index, self.tasks)
         seccomp_cache = SeccompCache(self.data.seccomp, daemon_profile=_profile_text(config))
         self.filters = filters = SeccompFilters(seccomp_cache, self.run.root / "seccomp")
         self.volumes = Volumes(self.data, self.metadata, self.index, self.events)
@@ -137,7 +137,7 @@ class Daemon:
                               filters=filters, tasks=self.tasks)
         self.stopper = Stopper(store, starter)
         remover = Remover(store=store, snapshotter=self.snapshotter, files=files, mounts=mounts,
-                          stopper=self.stopper, execs=execs, tasks=self.tasks)
+                          stopper=self.stopper, execs=execs)
         watcher = ExitWatcher(
             store=store, network=self.network, starter=starter, tasks=self.tasks,
             health=HealthMonitors(execs=execs, store=store, tasks=self.tasks), remove=remover.remove_after_exit)
@@ -224,6 +224,7 @@ class Daemon:
             running = [c for c in self.index if is_running(c.status)]
             await asyncio.gather(*(self._end(c) for c in running), return_exceptions=True)
         await self.tasks.close()
+        await self.files.flush()
         await self._image_api.close()
         keep = any(is_running(c.status) for c in self.index)
         await self.network.close(keep=keep)

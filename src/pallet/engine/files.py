@@ -6,10 +6,13 @@ and bind-mounted by the runtime; a resolv.conf that the user edited is kept.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pallet.aio import run_blocking
 from pallet.engine import links
 from pallet.network import files as texts
 
@@ -20,9 +23,13 @@ if TYPE_CHECKING:
     from pallet.engine.container import Container
     from pallet.engine.index import ContainerIndex
     from pallet.engine.joins import Joins
+    from pallet.engine.tasks import Tasks
     from pallet.network.model import Endpoint
     from pallet.paths import DataPaths
 
+logger = logging.getLogger(__name__)
+
+_REMOVAL_DELAY_S = 0.1
 _OURS_NS = 1_000_000_000
 """Modification time of a resolv.conf as written here; any other means that the user edited it."""
 
@@ -40,11 +47,15 @@ class FilePaths:
 class ContainerFiles:
     """Writes and removes the files of containers."""
 
-    def __init__(self, paths: DataPaths, config: Config, joins: Joins, index: ContainerIndex) -> None:
+    def __init__(
+        self, paths: DataPaths, config: Config, joins: Joins, index: ContainerIndex, tasks: Tasks
+    ) -> None:
         self._paths = paths
         self._config = config
         self._joins = joins
         self._index = index
+        self._tasks = tasks
+        self._doomed: list[str] = []
         self._root = os.fspath(paths.containers)
         self._host_resolver: tuple[tuple[int, int], texts.Resolver] | None = None
 
@@ -131,15 +142,28 @@ class ContainerFiles:
             self._host_resolver = (stamp, resolver)
         return self._host_resolver[1]
 
+    def remove_later(self, container_id: str) -> None:
+        """Delete the directory and everything in it, together with others that go these days.
+
+        A thread for each would cost the removal more than all of the rest; a daemon that is killed
+        before leaves a directory without a record, which the next one sweeps.
+        """
+        self._doomed.append(self.directory(container_id))
+        if len(self._doomed) == 1:
+            asyncio.get_running_loop().call_later(_REMOVAL_DELAY_S, self._start_removal)
+
+    def _start_removal(self) -> None:
+        self._tasks.spawn(self.flush(), "files of removed containers")
+
+    async def flush(self) -> None:
+        """Delete what ``remove_later`` has put off."""
+        doomed, self._doomed = self._doomed, []
+        if doomed:
+            await run_blocking(_remove_all, doomed)
+
     def remove(self, container_id: str) -> None:
-        """Delete the directory and everything in it; nothing when it is gone already."""
-        base = self.directory(container_id)
-        try:
-            for name in os.listdir(base):
-                os.unlink(f"{base}/{name}")
-            os.rmdir(base)
-        except FileNotFoundError:
-            return
+        """Delete the directory and everything in it now; nothing when it is gone already."""
+        _remove_all([self.directory(container_id)])
 
     def known(self) -> list[str]:
         """Ids that have a directory: the sweep at start-up compares them with the records."""
@@ -147,6 +171,18 @@ class ContainerFiles:
             return os.listdir(self._root)
         except FileNotFoundError:
             return []
+
+
+def _remove_all(directories: list[str]) -> None:
+    for base in directories:
+        try:
+            for name in os.listdir(base):
+                os.unlink(f"{base}/{name}")
+            os.rmdir(base)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            logger.warning("files of a removed container stay until the next start: %s", error)
 
 
 def _write(path: str, text: str) -> None:

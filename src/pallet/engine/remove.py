@@ -9,7 +9,6 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from pallet.aio import run_blocking
 from pallet.engine.container import Container, ExitResult, Waiters
 from pallet.engine.status import Change, Status, advance, is_running
 from pallet.errors import ConflictError, PalletError
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from pallet.engine.mountplan import MountPlanner
     from pallet.engine.stop import Stopper
     from pallet.engine.store import ContainerStore
-    from pallet.engine.tasks import Tasks
     from pallet.storage.snapshot import Snapshotter
 
 
@@ -29,7 +27,7 @@ class Remover:
 
     def __init__(
         self, *, store: ContainerStore, snapshotter: Snapshotter, files: ContainerFiles,
-        mounts: MountPlanner, stopper: Stopper, execs: ExecInstances, tasks: Tasks,
+        mounts: MountPlanner, stopper: Stopper, execs: ExecInstances,
     ) -> None:
         self._store = store
         self._snapshotter = snapshotter
@@ -37,7 +35,6 @@ class Remover:
         self._mounts = mounts
         self._stopper = stopper
         self._execs = execs
-        self._tasks = tasks
 
     async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
         """See ``api.backends.ContainerBackend.remove``."""
@@ -69,8 +66,7 @@ class Remover:
                 await self._mounts.remove_anonymous(container)
             self._store.delete(container)
             self._snapshotter.remove(container.id)
-            # Nobody waits for the files: the record is gone, so a killed daemon's successor sweeps them.
-            self._tasks.spawn(run_blocking(self._files.remove, container.id), f"files of {container.id[:12]}")
+            self._files.remove_later(container.id)
         except (PalletError, OSError):
             container.status = advance(container.status, Change.REMOVE_FAILED)
             container.hidden = False  # ``ps -a`` shows it as dead, and rm can be tried again

@@ -62,7 +62,7 @@ def _check_memory(host: HostConfig) -> None:
 
 
 def _check_cpu(host: HostConfig) -> None:
-    cpus = os.cpu_count() or 1
+    cpus = _cpu_count()
     for failed, message in (
         (host.nano_cpus > 0 and host.cpu_period > 0,
          "Conflicting options: Nano CPUs and CPU Period cannot both be set"),
@@ -77,13 +77,13 @@ def _check_cpu(host: HostConfig) -> None:
     ):
         if failed:
             raise _refuse(message)
-    _check_cpuset(host.cpuset_cpus, _online("cpu"), kind="cpus", available="CPUs")
-    _check_cpuset(host.cpuset_mems, _online("node"), kind="mems", available="memory nodes")
+    if host.cpuset_cpus:
+        _check_cpuset(host.cpuset_cpus, _online("cpu"), kind="cpus", available="CPUs")
+    if host.cpuset_mems:
+        _check_cpuset(host.cpuset_mems, _online("node"), kind="mems", available="memory nodes")
 
 
 def _check_cpuset(wanted: str, online: str, *, kind: str, available: str) -> None:
-    if not wanted:
-        return
     try:
         numbers = _parse_cpuset(wanted)
     except ValueError:
@@ -204,6 +204,11 @@ def warnings(host: HostConfig) -> list[str]:
         found.append("OOM killer is disabled for the container, but no memory limit is set, this can result in the "
                      "system running out of resources.")
     return found
+
+
+@cache
+def _cpu_count() -> int:
+    return os.cpu_count() or 1
 
 
 @cache
