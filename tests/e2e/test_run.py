@@ -219,8 +219,13 @@ def test_control_c_interrupts_the_foreground(docker: DockerCli) -> None:
         terminal.expect(PROMPT)
         terminal.type("sleep 50; echo rc=$?\n")
         terminal.expect("sleep 50")
-        terminal.type("\x03")
-        terminal.expect(PROMPT)
+
+        def interrupted() -> object:
+            # Again: the shell may not yet have given the terminal to sleep.
+            terminal.type("\x03")
+            return terminal.expect(PROMPT, timeout_s=1)
+
+        eventually(interrupted)
         terminal.type("exit\n")
         terminal.wait()
 
