@@ -288,3 +288,12 @@ def test_a_created_container_shows_its_network(docker: DockerCli, name: str) -> 
     networks = docker.inspect(name)["NetworkSettings"]["Networks"]
     assert list(networks) == ["bridge"]
     assert networks["bridge"]["IPAddress"] == ""
+
+
+def test_an_unknown_donor_is_refused_at_the_start_and_pulls_nothing(docker: DockerCli, name: str) -> None:
+    for flags in (["--net", "container:nowhere"], ["--volumes-from", "nowhere"]):
+        result = docker.run("run", "--name", name, *flags, "busybox", "true")
+        assert result.code == 125
+        assert "No such container: nowhere" in result.err
+        assert "locally" not in result.err
+        docker.run("rm", "-f", name)

@@ -162,7 +162,4 @@ class Creator:
         if given(host.storage_opt):
             msg = ("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
             raise InvalidParameterError(msg)
-        for mode in (host.network_mode, host.pid_mode, host.ipc_mode):
-            if mode.startswith("container:"):
-                self._index.get(mode.partition(":")[2])
         return resources.warnings(host)

@@ -19,7 +19,7 @@ from pallet.engine.mountspec import (
     parse_volumes_from,
 )
 from pallet.engine.mounttypes import from_mount
-from pallet.errors import InvalidParameterError
+from pallet.errors import InvalidParameterError, NotFoundError
 from pallet.layer.worker import CopyUpReply, CopyUpRequest
 from pallet.spec.engine.wire import given
 
@@ -58,7 +58,6 @@ class MountPlanner:
 
         Raises:
             InvalidParameterError: a mount that makes no sense, or two on one destination.
-            NotFoundError: an unknown container in ``volumes-from``.
         """
         specs = self._specs(container)
         check_duplicates(specs)
@@ -94,13 +93,20 @@ class MountPlanner:
     def _inherited(self, container: Container) -> Iterable[MountRecord]:
         for text in container.host_config.volumes_from or ():
             name, read_only = parse_volumes_from(text)
-            for record in self._index.get(name).mounts:
+            for record in self._donor(name).mounts:
                 if record.type != "tmpfs":
                     yield MountRecord(
                         type=record.type, source=record.source, destination=record.destination, name=record.name,
                         driver=record.driver, propagation=record.propagation, mode=record.mode,
                         anonymous=record.anonymous,  # the last container that has it takes it along
                         read_only=record.read_only if read_only is None else read_only)
+
+    def _donor(self, name: str) -> Container:
+        """Raises: InvalidParameterError for an unknown one: 404 makes the command line pull the image."""
+        try:
+            return self._index.get(name)
+        except NotFoundError as error:
+            raise InvalidParameterError(str(error)) from error
 
     async def _make(self, container: Container, spec: MountSpec, image: Image) -> MountRecord:
         if spec.type == "bind":
