@@ -127,8 +127,7 @@ class Daemon:
         self.volumes = Volumes(self.data, self.metadata, self.index, self.events)
         mounts = MountPlanner(volumes=self.volumes, index=self.index, snapshotter=self.snapshotter,
                               supervisor=self.supervisor)
-        facts = HostFacts(cgroup_v2=self.host.cgroup_v2,
-                          recursive_read_only=hostinfo.kernel_at_least(self.host.kernel, (5, 12)),
+        facts = HostFacts(recursive_read_only=hostinfo.kernel_at_least(self.host.kernel, (5, 12)),
                           has_mqueue=os.path.isdir("/dev/mqueue"))
         starter = Starter(
             config=config, exec_paths=self.run, facts=facts, store=store, snapshotter=self.snapshotter,

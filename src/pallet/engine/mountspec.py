@@ -7,14 +7,13 @@ Engine API HostConfig.Binds, HostConfig.Mounts; semantics rows "volumes".
 from __future__ import annotations
 
 import posixpath
-import re
 from dataclasses import dataclass, field
 
 from pallet.errors import InvalidParameterError
+from pallet.volume.store import check_name
 
 PROPAGATIONS = frozenset({"shared", "slave", "private", "rshared", "rslave", "rprivate"})
 _CONSISTENCY = frozenset({"consistent", "cached", "delegated"})
-_VOLUME_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,20 +59,6 @@ def _check_destination(text: str, destination: str, kind: str) -> str:
     return clean
 
 
-def check_volume_name(name: str) -> None:
-    """Refuse a volume name outside Docker's grammar.
-
-    Raises:
-        InvalidParameterError: with the words of ``docker volume create``.
-    """
-    if len(name) == 1 or not _VOLUME_NAME.match(name):
-        what = "volume name is too short, names should be at least two alphanumeric characters" if len(name) == 1 \
-            else (f'"{name}" includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" '
-                  "are allowed. If you intended to pass a host directory, use absolute path")
-        msg = f"create {name}: {what}"
-        raise InvalidParameterError(msg)
-
-
 def parse_bind(text: str, *, volume_driver: str = "") -> MountSpec:
     """Parse one ``SOURCE:DESTINATION[:OPTIONS]`` of ``HostConfig.Binds``.
 
@@ -96,7 +81,7 @@ def parse_bind(text: str, *, volume_driver: str = "") -> MountSpec:
     if is_bind:
         source = posixpath.normpath(source)
     else:
-        check_volume_name(source)
+        check_name(source)
     return MountSpec(
         type=kind, source=source, destination=target, read_only=read_only, propagation=propagation,
         mode=mode, copy_up=copy_up, create_source=is_bind, driver="" if is_bind else volume_driver)

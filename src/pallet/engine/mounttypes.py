@@ -5,10 +5,11 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING
 
-from pallet.engine.mountspec import PROPAGATIONS, MountSpec, check_volume_name
+from pallet.engine.mountspec import PROPAGATIONS, MountSpec
 from pallet.errors import InvalidParameterError
 from pallet.spec.engine.host_config import BindOptions, TmpfsOptions, VolumeDriverConfig, VolumeOptions
 from pallet.spec.engine.wire import given
+from pallet.volume.store import check_name
 
 if TYPE_CHECKING:
     from pallet.spec.engine.host_config import Mount
@@ -73,7 +74,7 @@ def _volume(mount: Mount, target: str) -> MountSpec:
     options = given(mount.volume_options) or VolumeOptions()
     driver = given(options.driver_config) or VolumeDriverConfig()
     if source:
-        check_volume_name(source)
+        check_name(source)
     elif given(options.subpath):
         raise _refuse("volume", "must not set Subpath when using anonymous volumes")
     return MountSpec(

@@ -37,7 +37,6 @@ class Surroundings:
     """What the configuration depends on besides the container itself."""
 
     config: Config
-    cgroup_v2: bool
     files: Mapping[str, str]
     """Container path → host path of hosts, hostname and resolv.conf."""
     joined: Mapping[str, str]
@@ -170,7 +169,7 @@ def build(container: Container, around: Surroundings, options: security.Security
     devices, rules = security.devices(host)
     sysctl = dict(_NETWORK_SYSCTLS) if around.private_network else {}
     sysctl.update(given(host.sysctls) or {})
-    masked, readonly = security.hidden_paths(host, options)
+    masked, readonly = security.hidden_paths(host)
     return oci.Spec(
         process=process(container, around, options),
         root=oci.Root(path="rootfs", readonly=host.readonly_rootfs),

@@ -194,12 +194,11 @@ MASKED_PATHS = (
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
-def hidden_paths(host: HostConfig, options: SecurityOptions) -> tuple[list[str], list[str]]:
+def hidden_paths(host: HostConfig) -> tuple[list[str], list[str]]:
     """Return (masked paths, read-only paths).
 
     The lists given, else none for a privileged container, else the defaults.
     """
-    del options  # the CLI turns systempaths=unconfined into empty lists
     masked = host.masked_paths
     if masked is None:
         masked = [] if host.privileged else list(MASKED_PATHS)

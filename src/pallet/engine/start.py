@@ -49,7 +49,6 @@ _UNKNOWN_EXIT = 128
 class HostFacts:
     """What of this kernel matters for a start; looked up once at the daemon's start."""
 
-    cgroup_v2: bool
     recursive_read_only: bool
     has_mqueue: bool
     """The host has /dev/mqueue, to be shared with ``--ipc host``."""
@@ -198,7 +197,7 @@ class Starter:
         options = security.parse_security_opts(
             host.security_opt or [], no_new_privileges=self._config.no_new_privileges)
         around = oci.Surroundings(
-            config=self._config, cgroup_v2=self._facts.cgroup_v2, joined=joined,
+            config=self._config, joined=joined,
             files=self._files.write(container, sandbox.endpoint),
             private_network=sandbox.netns_fd is not None or host.network_mode == "none",
             recursive_read_only=self._facts.recursive_read_only, has_mqueue=self._facts.has_mqueue)

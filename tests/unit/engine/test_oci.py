@@ -28,7 +28,7 @@ def container(config: dict[str, Any] | None = None, mounts: list[MountRecord] | 
 
 def around(**more: Any) -> oci.Surroundings:
     return oci.Surroundings(**{
-        "config": Config(), "cgroup_v2": False, "files": {"/etc/hosts": "/h"}, "joined": {},
+        "config": Config(), "files": {"/etc/hosts": "/h"}, "joined": {},
         "private_network": True, "recursive_read_only": True, **more})
 
 

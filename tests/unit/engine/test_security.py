@@ -117,7 +117,7 @@ def test_an_option_overrides_the_daemons_default() -> None:
     (HostConfig(privileged=True, masked_paths=["/y"]), ["/y"], []),
 ])
 def test_hidden_paths(host: HostConfig, masked: list[str], readonly: list[str]) -> None:
-    assert security.hidden_paths(host, security.SecurityOptions()) == (masked, readonly)
+    assert security.hidden_paths(host) == (masked, readonly)
 
 
 def test_ulimits_come_over_the_daemons() -> None:
