@@ -294,6 +294,8 @@ def test_creates_the_same_container(line: str, docker: DockerCli, pallet_cli: Do
             record["Config"]["Hostname"] = "<short id>"
         # The size of the window that docker has none of here.
         record["HostConfig"].pop("ConsoleSize", None)
+        # docker sends its -e in the order of a Go map, another one each time.
+        record["Config"]["Env"] = sorted(record["Config"]["Env"])
         records.append({key: record[key] for key in ("Path", "Args", "Config", "HostConfig")})
         cli.ok("rm", container)
     assert records[1] == records[0]
