@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pallet.spec.engine.image import ImageHistoryItem, ImageInspect, ImageSummary
     from pallet.spec.engine.options import ImageListOptions, PullOptions, PushOptions
     from pallet.spec.engine.progress import ProgressMessage
+    from pallet.spec.image import StoredManifest
     from pallet.spec.mounts import RootMount
     from pallet.spec.platform import Platform
     from pallet.spec.reference import Reference
@@ -117,18 +118,25 @@ class Images:
         reference = references.parse_repository_tag(options.reference, options.tag)
         progress(messages.message(
             f"The push refers to repository [{reference.name}]"))
-        request = await run_blocking(push_request, self._images, self._content, reference,
-                                     LoginCredentials.from_config(options.auth),
-                                     options.meta_headers)
+        platform = platforms.parse(options.platform) if options.platform else None
+        request = await run_blocking(partial(
+            push_request, self._images, self._content, reference,
+            LoginCredentials.from_config(options.auth), options.meta_headers, platform=platform))
         pushed = await self._transfers.pusher.push(request, progress)
-        for picture, digest in zip(request.images, pushed, strict=True):
+        for picture, manifest in zip(request.images, pushed, strict=True):
             image = self._images.find(picture.reference)
             if image is not None:
-                await run_blocking(self._images.add_digest, image.id,
-                                   reference.repository().with_digest(digest))
+                await run_blocking(self._note_pushed, image, reference, manifest)
         image = self._images.find(request.images[0].reference)
         if image is not None:
             self._emit("push", reference.familiar(), image, name=reference.familiar_name)
+
+    def _note_pushed(self, image: Image, reference: Reference, manifest: StoredManifest) -> None:
+        """Record where an image was pushed to, with the manifest it has there."""
+        with self._images.lease() as lease:
+            lease.add_blob(manifest.digest)
+            self._content.put(manifest.raw, manifest.digest)
+            self._images.add_digest(image.id, reference.repository().with_digest(manifest.digest))
 
     async def login(self, auth: AuthConfig) -> AuthResponse:
         """Check credentials against their registry (Engine API SystemAuth).

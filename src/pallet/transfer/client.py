@@ -8,6 +8,7 @@ Spec   distribution-spec end-1 to end-12. Manifests are verified here, blobs by 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode, urljoin
 
@@ -242,6 +243,45 @@ class RepositoryClient:
             headers={"Content-Type": "application/octet-stream",
                      "Content-Length": str(size_bytes)})
         finish(self._expect(response, 200, 201, 204))
+
+    def send_chunk(self, location: str, body: Body, offset_bytes: int | None,
+                   size_bytes: int | None) -> str:
+        """Send a part of the blob and return the session's URL for what follows.
+
+        Args:
+            body: from where it stands.
+            offset_bytes, size_bytes: which part it is; None sends to its end, as a stream.
+
+        Raises:
+            RefusedError: the registry did not take it.
+        """
+        headers = {"Content-Type": "application/octet-stream"}
+        if offset_bytes is not None and size_bytes is not None:
+            headers["Content-Length"] = str(size_bytes)
+            headers["Content-Range"] = f"{offset_bytes}-{offset_bytes + size_bytes - 1}"
+        response = self._expect(self.request("PATCH", location, body=body, headers=headers),
+                                200, 201, 202, 204)
+        following = response.headers.get("Location", "")
+        finish(response)
+        return urljoin(location, following) if following else location
+
+    def upload_status(self, location: str) -> tuple[str, int]:
+        """Where a session goes on: its URL and the number of bytes it has.
+
+        Raises:
+            RefusedError: the registry does not know it any more.
+        """
+        response = self._expect(self.request("GET", location), 200, 204)
+        following = response.headers.get("Location", "")
+        last = response.headers.get("Range", "").removeprefix("bytes=").partition("-")[2]
+        finish(response)
+        offset = int(last) + 1 if last.isdigit() and last != "0" else 0
+        return urljoin(location, following) if following else location, offset
+
+    def cancel_upload(self, location: str) -> None:
+        """Give a session up; a registry that cannot lets it expire."""
+        with suppress(RegistryError):
+            finish(self.request("DELETE", location))
 
     def _url(self, kind: str, name: str) -> str:
         return f"/v2/{self.path}/{kind}/{quote(name, safe=':')}"

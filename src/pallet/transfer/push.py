@@ -9,6 +9,7 @@ Spec   distribution-spec "Push"; Docker daemon option max-concurrent-uploads; te
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,26 +18,26 @@ import msgspec
 
 from pallet.errors import DataLossError
 from pallet.spec import digest as digests
-from pallet.spec import image
+from pallet.spec.image import Descriptor, StoredManifest
 from pallet.transfer import failures, progress
 from pallet.transfer.client import RepositoryClient
-from pallet.transfer.failures import RegistryError, UnreachableError
+from pallet.transfer.failures import RefusedError, RegistryError, UnreachableError
+from pallet.transfer.packing import PackedBlob
 from pallet.transfer.retry import Retries, RetryPolicy
 from pallet.transfer.transport import Cancellation
-from pallet.transfer.upload import Outcome, upload
+from pallet.transfer.upload import Attempts, Outcome, find, upload, upload_packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pallet.spec.engine.progress import ProgressMessage
-    from pallet.spec.image import Descriptor, StoredManifest
     from pallet.spec.reference import Reference
     from pallet.storage.content import ContentStore
     from pallet.transfer.auth import LoginCredentials
     from pallet.transfer.resolver import Resolver
     from pallet.transfer.threads import TransferThreads
     from pallet.transfer.transport import Transport
-    from pallet.types import DiffID, Digest
+    from pallet.types import Digest
 
     Watcher = Callable[[ProgressMessage], None]
 
@@ -49,17 +50,48 @@ class PushAux(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     size: int
 
 
+class PartAux(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Tells that one image was pushed because the rest of its index is not here."""
+
+    manifest_pushed_instead_of_index: bool
+    original_index: Descriptor
+    selected_manifest: Descriptor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushBlob:
+    """A layer or another blob of a manifest; ``shown`` is its id in messages, "" for none.
+
+    ``sources`` are repository paths on the same registry that may have the blob. ``packed`` are the
+    compressed forms that a registry may know of a layer that is stored uncompressed, with their
+    sources; None when the blob is sent as it is.
+    """
+
+    descriptor: Descriptor
+    shown: str = ""
+    sources: Sequence[str] = ()
+    packed: Sequence[tuple[Descriptor, Sequence[str]]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushManifest:
+    """A manifest with its blobs, layers first and base first; an index has none."""
+
+    document: StoredManifest
+    blobs: Sequence[PushBlob] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushImage:
-    """One tag to push. ``diff_ids`` name the layers in messages, base first.
+    """One tag to push.
 
-    ``sources`` are repository paths on the same registry that may have the layers.
+    ``manifests`` end with the one that gets the tag; those before it are what that index lists.
+    ``whole`` is the index of which only one image is here.
     """
 
     reference: Reference
-    manifest: StoredManifest
-    diff_ids: Sequence[DiffID]
-    sources: Sequence[str] = ()
+    manifests: Sequence[PushManifest]
+    whole: StoredManifest | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +118,11 @@ class Pusher:
         self._uploads = asyncio.Semaphore(max_uploads)
         self._retry = retry
 
-    async def push(self, request: PushRequest, watch: Watcher) -> list[Digest]:
-        """Push; messages go to ``watch``, on the loop. Digests in the order of the images.
+    async def push(self, request: PushRequest, watch: Watcher) -> list[StoredManifest]:
+        """Push; messages go to ``watch``, on the loop.
+
+        Returns what got the tags, in the images' order: documents that are not in the store where
+        layers were compressed on the way.
 
         Raises:
             SystemFailureError: the registry refused or cannot be reached.
@@ -120,63 +155,105 @@ class Pusher:
         assert failure is not None
         raise failures.for_push(failure) from failure
 
-    async def _image(self, client: RepositoryClient, picture: PushImage, watch: Watcher) -> Digest:
-        manifest = picture.manifest.manifest()
-        for descriptor in (*manifest.layers, manifest.config):
-            if not self._content.has(descriptor.digest) and not image.is_foreign(
-                    descriptor.media_type):
-                message = f"content of {descriptor.digest} is not in the store"
-                raise DataLossError(message)
-        jobs = list(zip(manifest.layers, picture.diff_ids, strict=True))
-        # Docker lists the top layer first.
-        for _, diff_id in reversed(jobs):
-            watch(progress.update("Preparing", digests.short(diff_id)))
-        seen: dict[Digest, tuple[Descriptor, str]] = {}
-        for descriptor, diff_id in reversed(jobs):
-            if not image.is_foreign(descriptor.media_type):
-                seen.setdefault(descriptor.digest, (descriptor, digests.short(diff_id)))
+    async def _image(self, client: RepositoryClient, picture: PushImage,
+                     watch: Watcher) -> StoredManifest:
+        blobs: dict[Digest, PushBlob] = {}
+        for manifest in picture.manifests:
+            # Docker lists the top layer first.
+            for blob in reversed(manifest.blobs):
+                if not self._content.has(blob.descriptor.digest):
+                    message = f"content of {blob.descriptor.digest} is not in the store"
+                    raise DataLossError(message)
+                if blob.shown:
+                    watch(progress.update("Preparing", blob.shown))
+                blobs.setdefault(blob.descriptor.digest, blob)
+        sent: dict[Digest, Descriptor] = {}
         try:
             async with asyncio.TaskGroup() as group:
-                for descriptor, shown in seen.values():
-                    group.create_task(self._blob(client, picture, descriptor, shown, watch))
+                for blob in blobs.values():
+                    group.create_task(self._blob(client, blob, sent, watch))
         except BaseExceptionGroup as problems:
             raise _leaf(problems) from problems
-        await self._blob(client, picture, manifest.config, "", _ignore)
+        for manifest in picture.manifests[:-1]:
+            document = manifest.document
+            if not await self._threads.run(partial(client.has_manifest, document.digest)):
+                await self._threads.run(partial(client.put_manifest, document.digest, document))
+        top = _with_packed_layers(picture.manifests[-1].document, sent)
         tag = picture.reference.tag
-        name = tag or picture.manifest.digest
-        await self._threads.run(partial(client.put_manifest, name, picture.manifest))
-        size = len(picture.manifest.raw)
-        watch(progress.message(f"{name}: digest: {picture.manifest.digest} size: {size}"))
-        watch(progress.aux(PushAux(tag=tag or "", digest=picture.manifest.digest, size=size)))
-        return picture.manifest.digest
+        name = tag or top.digest
+        await self._threads.run(partial(client.put_manifest, name, top))
+        size = len(top.raw)
+        watch(progress.message(f"{name}: digest: {top.digest} size: {size}"))
+        watch(progress.aux(PushAux(tag=tag or "", digest=top.digest, size=size)))
+        if picture.whole is not None:
+            watch(progress.aux(PartAux(
+                manifest_pushed_instead_of_index=True, original_index=picture.whole.descriptor(),
+                selected_manifest=top.descriptor())))
+        return top
 
     async def _blob(
-        self, client: RepositoryClient, picture: PushImage, descriptor: Descriptor, shown: str,
+        self, client: RepositoryClient, blob: PushBlob, sent: dict[Digest, Descriptor],
         watch: Watcher,
     ) -> None:
+        """Bring one blob to the registry; ``sent`` gets the descriptor of a compressed layer."""
+        tell = watch if blob.shown else _ignore
         if self._uploads.locked():
-            watch(progress.update("Waiting", shown))
+            tell(progress.update("Waiting", blob.shown))
         loop = asyncio.get_running_loop()
         cancel = Cancellation()
-        size = descriptor.size
+        size = blob.descriptor.size
 
         def from_thread(message: ProgressMessage) -> None:
-            loop.call_soon_threadsafe(watch, message)
+            loop.call_soon_threadsafe(tell, message)
 
         throttle = progress.Throttle(lambda current: from_thread(
-            progress.count("Pushing", shown, current, size)))
+            progress.count("Pushing", blob.shown, current, size)))
 
         def announce(left_s: int) -> None:
             plural = "" if left_s == 1 else "s"
-            from_thread(progress.update(f"Retrying in {left_s} second{plural}", shown))
+            from_thread(progress.update(f"Retrying in {left_s} second{plural}", blob.shown))
 
+        attempts = Attempts(retries=Retries(self._retry, cancel, announce), cancel=cancel,
+                            on_bytes=throttle.report)
         async with self._uploads:
-            outcome, source = await self._threads.run(partial(
-                upload, client, descriptor.digest, self._content.path(descriptor.digest),
-                sources=picture.sources, retries=Retries(self._retry, cancel, announce),
-                cancel=cancel, on_bytes=throttle.report), cancel)
+            if blob.packed is None:
+                work = partial(upload, client, blob.descriptor.digest,
+                               self._content.path(blob.descriptor.digest), sources=blob.sources,
+                               attempts=attempts)
+                outcome, source = await self._threads.run(work, cancel)
+            else:
+                outcome, source, sent[blob.descriptor.digest] = await self._threads.run(
+                    partial(self._pack, client, blob, attempts), cancel)
         text = f"Mounted from {source}" if outcome is Outcome.MOUNTED else outcome.value
-        watch(progress.update(text, shown))
+        tell(progress.update(text, blob.shown))
+
+    def _pack(self, client: RepositoryClient, blob: PushBlob,
+              attempts: Attempts) -> tuple[Outcome, str, Descriptor]:
+        """Find the layer in a compressed form or send it in one. Runs in a transfer thread."""
+        for known, sources in blob.packed or ():
+            with suppress(RefusedError):
+                outcome, text = find(client, known.digest, known.size, sources)
+                if outcome is not None:
+                    return outcome, text, known
+                if text:
+                    client.cancel_upload(text)
+        with PackedBlob(self._content, blob.descriptor.digest,
+                        blob.descriptor.media_type) as packed:
+            outcome = upload_packed(client, packed, attempts=attempts)
+            return outcome, "", packed.descriptor()
+
+
+def _with_packed_layers(document: StoredManifest,
+                        packed: Mapping[Digest, Descriptor]) -> StoredManifest:
+    """The manifest as it is, or with the descriptors of layers that were compressed on the way."""
+    if not packed:
+        return document
+    fields = msgspec.json.decode(document.raw)
+    for entry in fields["layers"]:
+        if instead := packed.get(entry["digest"]):
+            entry.update(mediaType=instead.media_type, digest=instead.digest, size=instead.size)
+    raw = msgspec.json.encode(fields)
+    return StoredManifest(raw=raw, media_type=document.media_type, digest=digests.of_bytes(raw))
 
 
 def _leaf(problems: BaseExceptionGroup[BaseException]) -> BaseException:
