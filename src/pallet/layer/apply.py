@@ -1,7 +1,8 @@
-"""Unpack a layer's tar into a directory, in overlay's form.
+"""Unpack a layer's tar, in overlay's form: into a directory or into an EROFS image.
 
-Owns   the making of files. ``tarheader`` reads the archive, ``tree`` resolves names, ``source``
-       decompresses and hashes.
+Owns   what the entries of a layer mean. ``tarheader`` reads the archive, ``tree`` resolves names,
+       ``source`` decompresses and hashes; files are made by a ``Target``, ``disk.DiskTarget`` or
+       ``erofstarget.ImageTarget``.
 Runs   in a zygote child (``layer/worker.py``); blocking, no threads. Sets the umask for its time.
 Needs  for everything a layer can hold: CAP_CHOWN, CAP_MKNOD, CAP_FSETID, CAP_SYS_ADMIN (trusted
        xattrs). Without root, owners stay the caller's.
@@ -16,12 +17,12 @@ Measured on two slow cores, ext4: about 30 us a small file, of which 22 in the k
 from __future__ import annotations
 
 import os
-import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pallet.errors import InvalidParameterError
-from pallet.layer import lower, tarheader, whiteout
+from pallet.layer import tarheader, whiteout
+from pallet.layer.disk import DiskTarget
 from pallet.layer.model import (
     Applied,
     ArchiveError,
@@ -37,15 +38,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pallet.layer.tarheader import Entry
+    from pallet.layer.tree import Target
 
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_DEVICE_MODES = {tarheader.CHAR: stat.S_IFCHR, tarheader.BLOCKDEV: stat.S_IFBLK,
-                 tarheader.FIFO: stat.S_IFIFO}
-_MAX_TIME_NS = 0x7FFF_FFFF_FFFF_FFFF
 _RESERVE_BYTES = 256 * 1024 * 1024
 """Left free on the file system when the caller sets no limit."""
-_NO_XATTRS = frozenset({95, 1})
-"""EOPNOTSUPP and EPERM: Docker goes on without such an xattr."""
 
 
 def apply(source_fd: int, target: str | int, *, compression: str = "auto",
@@ -81,19 +77,30 @@ def apply(source_fd: int, target: str | int, *, compression: str = "auto",
     try:
         source = Source(source_fd, progress_fd)
         # This imports what the compression needs: after the chroot there is nothing to import.
-        stream = ByteStream(chunks(source, compression), _byte_limit(limits, root_fd))
+        stream = ByteStream(chunks(source, compression), byte_limit(limits, root_fd))
         if confine:
             _chroot(root_fd)
-        applier = _Applier(stream, root_fd, limits, lower_fds, overlay_xattrs)
+        target_tree = DiskTarget(root_fd, overlay_xattrs)
         with _no_umask():
-            applier.run()
-        stream.drain()
-        return Applied(
-            diff_id=stream.diff_id(), size_bytes=applier.size_bytes, stream_bytes=stream.length,
-            source_bytes=source.offset, entries=applier.entries,
-            implied_dirs=applier.implied_dirs(), opaque_root=b"" in applier.tree.opaque)
+            return unpack(stream, source, target_tree, limits, lower_fds)
     finally:
         os.close(root_fd)
+
+
+def unpack(stream: ByteStream, source: Source, target: Target, limits: Limits,
+           lower_fds: Sequence[int]) -> Applied:
+    """Carry out every entry of ``stream`` on ``target`` and read the stream to its end.
+
+    Raises:
+        as ``apply``.
+    """
+    applier = _Applier(stream, target, limits, lower_fds)
+    applier.run()
+    stream.drain()
+    return Applied(
+        diff_id=stream.diff_id(), size_bytes=applier.size_bytes, stream_bytes=stream.length,
+        source_bytes=source.offset, entries=applier.entries,
+        implied_dirs=applier.implied_dirs(), opaque_root=b"" in applier.tree.opaque)
 
 
 @contextmanager
@@ -111,27 +118,26 @@ def _chroot(root_fd: int) -> None:
         os.chroot(".")
 
 
-def _byte_limit(limits: Limits, root_fd: int) -> int:
+def byte_limit(limits: Limits, fd: int) -> int:
+    """Bytes a layer may unpack to on the file system of ``fd``."""
     if limits.max_bytes is not None:
         return limits.max_bytes
-    disk = os.fstatvfs(root_fd)
+    disk = os.fstatvfs(fd)
     return max(disk.f_bavail * disk.f_frsize - _RESERVE_BYTES, 0)
 
 
 class _Applier:
     """One run over one archive."""
 
-    def __init__(self, stream: ByteStream, root_fd: int, limits: Limits,
-                 lower_fds: Sequence[int], overlay_xattrs: str) -> None:
-        self.tree = Tree(root_fd)
+    def __init__(self, stream: ByteStream, target: Target, limits: Limits,
+                 lower_fds: Sequence[int]) -> None:
+        self.tree = Tree(target)
         self.entries = 0
         self.size_bytes = 0
         self._stream = stream
-        self._root_fd = root_fd
+        self._target = target
         self._limits = limits
         self._lower_fds = lower_fds
-        self._opaque_xattr = f"{overlay_xattrs}opaque"
-        self._privileged = os.geteuid() == 0
         self._other = {
             tarheader.DIRECTORY: self._directory, tarheader.SYMLINK: self._symlink,
             tarheader.HARDLINK: self._hardlink, tarheader.CHAR: self._device,
@@ -172,40 +178,16 @@ class _Applier:
                 if facts is None and path not in tree.opaque and not tree.under_opaque(path)]
 
     def _regular(self, path: bytes, entry: Entry) -> None:
-        mode = entry.mode
         try:
-            fd = os.open(path, _CREATE, mode, dir_fd=self._root_fd)
+            self._target.regular(path, entry, self._stream)
         except FileExistsError:
             self.tree.remove(path)
-            fd = os.open(path, _CREATE, mode, dir_fd=self._root_fd)
-        try:
-            if entry.sparse is not None:
-                self._write_sparse(fd, entry)
-            elif entry.size:
-                self._stream.copy_to(fd, entry.size)
-            self.size_bytes += entry.real_size
-            if self._privileged and (entry.uid or entry.gid):
-                os.fchown(fd, entry.uid, entry.gid)
-            if mode & 0o7000:  # writing and chown take these bits away
-                os.fchmod(fd, mode)
-            if entry.xattrs:
-                self._set_xattrs(fd, entry.xattrs)
-            os.utime(fd, ns=_times(entry.mtime_ns))
-        finally:
-            os.close(fd)
-
-    def _write_sparse(self, fd: int, entry: Entry) -> None:
-        assert entry.sparse is not None
-        for offset, length in entry.sparse:
-            os.lseek(fd, offset, os.SEEK_SET)
-            self._stream.copy_to(fd, length)
-        os.ftruncate(fd, entry.real_size)
+            self._target.regular(path, entry, self._stream)
+        self.size_bytes += entry.real_size
 
     def _directory(self, path: bytes, entry: Entry) -> None:
         tree = self.tree
-        # The final mode at once where that is harmless: setgid would be inherited by what is made
-        # inside, and without root a directory must stay writable until it is full.
-        early = entry.mode if self._privileged and not entry.mode & 0o7000 else 0o700
+        early = self._target.early_mode(entry.mode)
         if path in tree.directories:
             early = -1
         else:
@@ -230,33 +212,19 @@ class _Applier:
         except FileExistsError:
             self.tree.remove(path)
             self.tree.make_symlink(path, entry.link)
-        self._dress(path, entry)
+        self._target.dress(path, entry)
 
     def _device(self, path: bytes, entry: Entry) -> None:
-        kind = _DEVICE_MODES[entry.type]
         try:
-            device = os.makedev(*entry.rdev)
+            os.makedev(*entry.rdev)
         except (OverflowError, ValueError) as error:
             raise ArchiveError(tarheader.INVALID) from error
-        for attempt in (1, 2):
-            try:
-                os.mknod(path, kind | entry.mode, device, dir_fd=self._root_fd)
-                break
-            except FileExistsError:
-                if attempt == 2:
-                    raise
-                self.tree.remove(path)
-        self._dress(path, entry)
-
-    def _dress(self, path: bytes, entry: Entry) -> None:
-        """Owner, xattrs and times of something that must not be opened."""
-        if self._privileged and (entry.uid or entry.gid):
-            os.chown(path, entry.uid, entry.gid, dir_fd=self._root_fd, follow_symlinks=False)
-            if entry.mode & 0o7000 and entry.type != tarheader.SYMLINK:
-                os.chmod(path, entry.mode, dir_fd=self._root_fd)
-        if entry.xattrs:
-            self._set_xattrs_by_path(path, entry.xattrs)
-        os.utime(path, ns=_times(entry.mtime_ns), dir_fd=self._root_fd, follow_symlinks=False)
+        try:
+            self._target.device(path, entry)
+        except FileExistsError:
+            self.tree.remove(path)
+            self._target.device(path, entry)
+        self._target.dress(path, entry)
 
     def _hardlink(self, path: bytes, entry: Entry) -> None:
         tree = self.tree
@@ -265,22 +233,18 @@ class _Applier:
         except BreakoutError:
             message = f"invalid hardlink {_show(path)!r} -> {_show(entry.link)!r}"
             raise BreakoutError(message) from None
-        if target == path and tree.status(path) is not None:
+        if target == path and tree.exists(path):
             return
-        if target is None or target in tree.whiteouts or tree.status(target) is None:
+        if target is None or target in tree.whiteouts or not tree.exists(target):
             target = self._copy_up(path, entry.link)
         if target in tree.directories:
             message = f"link {_show(target)} {_show(path)}: operation not permitted"
             raise InvalidParameterError(message)
-        for attempt in (1, 2):
-            try:
-                os.link(target, path, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd,
-                        follow_symlinks=False)
-                break
-            except FileExistsError:
-                if attempt == 2:
-                    raise
-                self.tree.remove(path)
+        try:
+            self._target.link(target, path)
+        except FileExistsError:
+            tree.remove(path)
+            self._target.link(target, path)
         tree.linked(path, target)
 
     def _copy_up(self, path: bytes, link: bytes) -> bytes:
@@ -290,7 +254,7 @@ class _Applier:
         if not self._lower_fds or hidden:
             message = f"link {_show(link)} {_show(path)}: no such file or directory"
             raise (InvalidParameterError if hidden else MissingLinkTargetError)(message)
-        copied = lower.copy_up(self._lower_fds, target, self._root_fd)
+        copied = self._target.copy_up(self._lower_fds, target)
         if copied is None:
             message = f"link {_show(link)} {_show(path)}: no such file or directory"
             raise InvalidParameterError(message)
@@ -320,63 +284,8 @@ class _Applier:
         tree = self.tree
         for path, facts in reversed(tree.directories.items()):
             opaque = path in tree.opaque and path != b""
-            if facts is None and not opaque:
-                continue
-            if opaque or (facts is not None and (facts.xattrs or not path or facts.mode >= 0)):
-                self._finish_by_fd(path, facts, opaque=opaque)
-            elif facts is not None:
-                os.utime(path, ns=_times(facts.mtime_ns), dir_fd=self._root_fd,
-                         follow_symlinks=False)
-
-    def _finish_by_fd(self, path: bytes, facts: DirectoryFacts | None, *, opaque: bool) -> None:
-        fd = os.open(path or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
-                     dir_fd=self._root_fd)
-        try:
-            if opaque:
-                os.setxattr(fd, self._opaque_xattr, b"y")
-            if facts is not None:
-                if self._privileged:
-                    os.fchown(fd, facts.uid, facts.gid)
-                if facts.xattrs:
-                    self._set_xattrs(fd, facts.xattrs)
-                if facts.mode >= 0:
-                    os.fchmod(fd, facts.mode)
-                os.utime(fd, ns=_times(facts.mtime_ns))
-        finally:
-            os.close(fd)
-
-    def _set_xattrs(self, fd: int, xattrs: dict[bytes, bytes]) -> None:
-        for name, value in xattrs.items():
-            if not _is_overlay_xattr(name):
-                try:
-                    os.setxattr(fd, name, value)
-                except OSError as error:
-                    if error.errno not in _NO_XATTRS:
-                        raise
-
-    def _set_xattrs_by_path(self, path: bytes, xattrs: dict[bytes, bytes]) -> None:
-        """There is no lsetxattr relative to a descriptor before Linux 6.13: go there and back."""
-        before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fchdir(self._root_fd)
-            for name, value in xattrs.items():
-                if not _is_overlay_xattr(name):
-                    with suppress(OSError):  # user.* is refused on links and devices
-                        os.setxattr(path, name, value, follow_symlinks=False)
-        finally:
-            os.fchdir(before)
-            os.close(before)
-
-
-def _is_overlay_xattr(name: bytes) -> bool:
-    """An image must not speak to overlay: redirects would reach into other layers."""
-    return name.startswith((b"trusted.overlay.", b"user.overlay."))
-
-
-def _times(mtime_ns: int) -> tuple[int, int]:
-    if not 0 <= mtime_ns <= _MAX_TIME_NS:
-        mtime_ns = 0  # as Docker does with times no file system can hold
-    return mtime_ns, mtime_ns
+            if facts is not None or opaque:
+                self._target.finish_directory(path, facts, opaque=opaque)
 
 
 def _show(name: bytes) -> str:

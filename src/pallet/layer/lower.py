@@ -40,11 +40,18 @@ class DirectoryAttributes(NamedTuple):
     xattrs: dict[str, bytes]
 
 
-def copy_up(lower_fds: Sequence[int], path: bytes, root_fd: int) -> CopiedUp | None:
-    """Copy the regular file ``path`` of the topmost layer that has it into ``root_fd``.
+class FoundFile(NamedTuple):
+    """A regular file or symlink of a lower layer."""
 
-    Returns None when no layer shows such a file.
-    """
+    status: os.stat_result
+    symlink: bytes | None
+    xattrs: dict[str, bytes]
+    fd: int
+    """Open for reading, -1 for a symlink; the caller closes it."""
+
+
+def find_file(lower_fds: Sequence[int], path: bytes) -> FoundFile | None:
+    """Open the file ``path`` of the topmost layer that has it; None when no layer shows one."""
     found = _find(lower_fds, path)
     if found is None:
         return None
@@ -52,25 +59,38 @@ def copy_up(lower_fds: Sequence[int], path: bytes, root_fd: int) -> CopiedUp | N
     try:
         status = os.stat(base, dir_fd=parent_fd, follow_symlinks=False)
         if stat.S_ISLNK(status.st_mode):
-            return CopiedUp(0, os.readlink(base, dir_fd=parent_fd))
+            return FoundFile(status, os.readlink(base, dir_fd=parent_fd), {}, -1)
         if not stat.S_ISREG(status.st_mode):
             return None
-        source = os.open(base, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
-        target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600,
-                         dir_fd=root_fd)
-        with os.fdopen(source, "rb") as reader, os.fdopen(target, "wb") as writer:
-            shutil.copyfileobj(reader, writer, 1 << 20)
-            writer.flush()
-            _copy_attributes(source, target, status)
-        return CopiedUp(status.st_size, None)
+        fd = os.open(base, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
+        return FoundFile(status, None, _xattrs(fd), fd)
     finally:
         os.close(parent_fd)
 
 
-def _copy_attributes(source: int, target: int, status: os.stat_result) -> None:
+def copy_up(lower_fds: Sequence[int], path: bytes, root_fd: int) -> CopiedUp | None:
+    """Copy the regular file ``path`` of the topmost layer that has it into ``root_fd``.
+
+    Returns None when no layer shows such a file.
+    """
+    found = find_file(lower_fds, path)
+    if found is None or found.symlink is not None:
+        return found and CopiedUp(0, found.symlink)
+    with os.fdopen(found.fd, "rb") as reader:
+        target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600,
+                         dir_fd=root_fd)
+        with os.fdopen(target, "wb") as writer:
+            shutil.copyfileobj(reader, writer, 1 << 20)
+            writer.flush()
+            _copy_attributes(found, target)
+    return CopiedUp(found.status.st_size, None)
+
+
+def _copy_attributes(found: FoundFile, target: int) -> None:
+    status = found.status
     if os.geteuid() == 0:
         os.fchown(target, status.st_uid, status.st_gid)
-    for name, value in _xattrs(source).items():
+    for name, value in found.xattrs.items():
         with suppress(OSError):
             os.setxattr(target, name, value)
     os.fchmod(target, stat.S_IMODE(status.st_mode))

@@ -44,6 +44,7 @@ _XATTR = b"SCHILY.xattr."
 _NANO = 1_000_000_000
 _ADLER_MODULUS = 65521
 _CACHED_NUMBERS = 4096
+_MAX_TIME_NS = 0x7FFF_FFFF_FFFF_FFFF
 
 
 class Entry:
@@ -241,6 +242,13 @@ class TarReader:
         entry.real_size = _decimal(real)
         entry.name = pax.get(b"GNU.sparse.name") or entry.name
         sparse.check(entry.sparse, entry.size, entry.real_size)
+
+
+def times(mtime_ns: int) -> tuple[int, int]:
+    """Access and modification time for utime(2): as Docker, zero where no file system can hold it."""
+    if not 0 <= mtime_ns <= _MAX_TIME_NS:
+        mtime_ns = 0
+    return mtime_ns, mtime_ns
 
 
 def _error(text: str) -> ArchiveError:

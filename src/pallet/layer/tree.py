@@ -11,13 +11,17 @@ Spec   image-spec layer.md; Docker's rules: names are cleaned lexically, absolut
 
 from __future__ import annotations
 
-import os
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from pallet.errors import InvalidParameterError
-from pallet.layer import whiteout
 from pallet.layer.model import BreakoutError
-from pallet.layer.remove import remove_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pallet.layer.lower import CopiedUp
+    from pallet.layer.source import ByteStream
+    from pallet.layer.tarheader import Entry
 
 _MAX_LINKS = 40
 _MAX_PATH = 4096
@@ -35,11 +39,70 @@ class DirectoryFacts(NamedTuple):
     xattrs: dict[bytes, bytes] | None
 
 
+class Target(Protocol):
+    """Where the files of a layer are made. Paths are resolved: their parents are directories.
+
+    What is made raises FileExistsError when there is something of that name.
+    """
+
+    def exists(self, path: bytes) -> bool:
+        """Whether there is anything at ``path``; a link is not followed."""
+        ...
+
+    def early_mode(self, mode: int) -> int:
+        """Mode a directory is made with when its entry says ``mode``."""
+        ...
+
+    def directory(self, path: bytes, mode: int) -> None:
+        """Make a directory, owned by root until ``finish_directory``."""
+        ...
+
+    def symlink(self, path: bytes, target: bytes) -> None:
+        """Make a symlink; ``dress`` follows."""
+        ...
+
+    def whiteout(self, path: bytes) -> None:
+        """Make an overlay whiteout."""
+        ...
+
+    def regular(self, path: bytes, entry: Entry, stream: ByteStream) -> None:
+        """Make a regular file with everything its entry says; its data come next in ``stream``."""
+        ...
+
+    def device(self, path: bytes, entry: Entry) -> None:
+        """Make a device or fifo; ``dress`` follows."""
+        ...
+
+    def dress(self, path: bytes, entry: Entry) -> None:
+        """Give owner, xattrs and times to something that must not be opened."""
+        ...
+
+    def link(self, target: bytes, path: bytes) -> None:
+        """Make ``path`` a hard link to ``target``, which is no directory."""
+        ...
+
+    def unlink(self, path: bytes) -> None:
+        """Remove what is no directory."""
+        ...
+
+    def remove_tree(self, path: bytes) -> None:
+        """Remove a directory with everything in it."""
+        ...
+
+    def copy_up(self, lower_fds: Sequence[int], path: bytes) -> CopiedUp | None:
+        """Bring a file up from the layers below; see ``lower.copy_up``."""
+        ...
+
+    def finish_directory(self, path: bytes, facts: DirectoryFacts | None, *, opaque: bool) -> None:
+        """Give a directory what its entry says (a mode below zero: it has it) and the opaque mark."""
+        ...
+
+
 class Tree:
     """Paths below one root directory. Paths are relative bytes; ``b""`` is the root itself."""
 
-    def __init__(self, root_fd: int) -> None:
-        self.root_fd = root_fd
+    def __init__(self, target: Target) -> None:
+        self._target = target
         self.directories: dict[bytes, DirectoryFacts | None] = {b"": None}
         """Every directory; None for one that no entry has described."""
         self.opaque: set[bytes] = set()
@@ -133,8 +196,7 @@ class Tree:
         return current
 
     def _make_parent(self, path: bytes) -> None:
-        status = self.status(path)
-        if status is None:
+        if not self.exists(path):
             self.make_directory(path, 0o755)
         elif path in self.whiteouts:
             # The layer removes the old directory and puts things below its name.
@@ -145,29 +207,26 @@ class Tree:
             message = f"mkdir {_show(path)}: not a directory"
             raise InvalidParameterError(message)
 
-    def status(self, path: bytes) -> os.stat_result | None:
-        """``lstat`` of a path whose parents are in the tree; None when there is nothing."""
-        try:
-            return os.stat(path, dir_fd=self.root_fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
+    def exists(self, path: bytes) -> bool:
+        """Whether there is something at a path whose parents are in the tree."""
+        return self._target.exists(path)
 
     def make_directory(self, path: bytes, mode: int) -> None:
         """Make a directory that does not exist."""
-        os.mkdir(path, mode, dir_fd=self.root_fd)
+        self._target.directory(path, mode)
         self.directories[path] = None
 
     def make_symlink(self, path: bytes, target: bytes) -> None:
         """Make a symlink; its target is stored as it is, wherever it points."""
-        os.symlink(target, path, dir_fd=self.root_fd)
+        self._target.symlink(path, target)
         self._links[path] = target
 
     def make_whiteout(self, path: bytes) -> None:
         """Hide ``path`` of the layers below, but nothing this layer has itself."""
         if path in self.directories:
             self.opaque.add(path)
-        elif self.status(path) is None:
-            whiteout.make(path, self.root_fd)
+        elif not self.exists(path):
+            self._target.whiteout(path)
             self.whiteouts.add(path)
 
     def linked(self, path: bytes, target: bytes) -> None:
@@ -178,7 +237,7 @@ class Tree:
     def remove(self, path: bytes) -> None:
         """Remove whatever is at ``path``, with everything below a directory."""
         if path in self.directories:
-            remove_tree(path, dir_fd=self.root_fd)
+            self._target.remove_tree(path)
             below = path + b"/"
             self.directories = _without(self.directories, path, below)
             self._links = _without(self._links, path, below)
@@ -186,7 +245,7 @@ class Tree:
                            if item != path and not item.startswith(below)}
             self.whiteouts = {item for item in self.whiteouts if not item.startswith(below)}
         else:
-            os.unlink(path, dir_fd=self.root_fd)
+            self._target.unlink(path)
             self._links.pop(path, None)
             self.whiteouts.discard(path)
         self._prefixes.clear()
@@ -197,7 +256,7 @@ class Tree:
         Overlay lists such a whiteout when the directory exists in one layer only.
         """
         for path in [item for item in self.whiteouts if self.under_opaque(item)]:
-            os.unlink(path, dir_fd=self.root_fd)
+            self._target.unlink(path)
             self.whiteouts.discard(path)
 
     def under_opaque(self, path: bytes) -> bool:

@@ -39,3 +39,8 @@ def is_opaque(path_or_fd: str | int) -> bool:
         except OSError:
             continue
     return False
+
+
+def is_overlay_xattr(name: bytes) -> bool:
+    """An image must not speak to overlay: redirects would reach into other layers."""
+    return name.startswith((b"trusted.overlay.", b"user.overlay."))
