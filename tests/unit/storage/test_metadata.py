@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -142,7 +143,11 @@ def test_the_log_is_folded_in_by_another_thread(
     assert threads
     assert set(threads) == {"pallet-checkpoint"}
     assert metadata.containers() == [("c", "1999", b"x" * 3000)]
-    assert (tmp_path / "meta.db-wal").stat().st_size < 2000 * 3000 * 2
+    real()
+    size = (tmp_path / "meta.db-wal").stat().st_size
+    for number in range(10):
+        metadata.put_container("c", str(number), b"x" * 3000)
+    assert (tmp_path / "meta.db-wal").stat().st_size == size, "the log begins anew"
 
 
 def test_a_killed_daemon_loses_nothing(tmp_path: Path) -> None:
@@ -176,6 +181,15 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
         Metadata(tmp_path / "meta.db")
 
 
+def test_an_update_of_a_usual_record_writes_one_page(tmp_path: Path) -> None:
+    with contextlib.closing(Metadata(tmp_path / "meta.db")) as metadata:
+        metadata.put_container("a", "n", b"x" * 5000)
+        wal = tmp_path / "meta.db-wal"
+        before = wal.stat().st_size
+        metadata.put_container("a", "n", b"y" * 5100)
+        assert wal.stat().st_size - before == 24 + 8192
+
+
 class TestMigrations:
     """Each migration, from the version before it."""
 
@@ -185,7 +199,19 @@ class TestMigrations:
         names = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
         assert names == {"containers", "images", "tags", "layers", "networks", "addresses",
                          "volumes", "leases", "lease_resources", "counters"}
-        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        assert db.execute("PRAGMA user_version").fetchone() == (migrations.CURRENT,)
+        db.close()
+
+    def test_2_keeps_the_containers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        with monkeypatch.context() as patch:
+            patch.setattr(migrations, "CURRENT", 1)
+            migrations.migrate(db)
+        db.execute("INSERT INTO containers VALUES ('i', 'n', x'01')")
+        migrations.migrate(db)
+        assert db.execute("SELECT id, name, record FROM containers").fetchall() == [
+            ("i", "n", b"\x01")]
+        assert db.execute("PRAGMA index_list(containers)").fetchall()
         db.close()
 
     def test_running_again_changes_nothing(self) -> None:
@@ -205,6 +231,6 @@ class TestMigrations:
         monkeypatch.setattr(migrations, "CURRENT", migrations.CURRENT + 1)
         with pytest.raises(sqlite3.Error, match="already exists"):
             migrations.migrate(db)
-        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        assert db.execute("PRAGMA user_version").fetchone() == (migrations.CURRENT - 1,)
         assert not db.execute("SELECT 1 FROM sqlite_master WHERE name='extra'").fetchall()
         db.close()
