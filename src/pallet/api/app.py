@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from pallet.api import status
 from pallet.api.routes import (
     containers,
+    disk,
     execs,
     images,
     networks,
@@ -65,6 +66,8 @@ class EngineApi:
         for group in (
             swarm.SwarmRoutes(),  # first: its checkpoint paths also fit /containers/{id}
             system.SystemRoutes(backends.system),
+            disk.PruneRoutes(backends.prunes),  # before /images/{name} and /containers/{id}
+            disk.DiskRoutes(backends.disk),
             containers.ContainerRoutes(backends.containers, self.prelude),
             execs.ExecRoutes(backends.execs, self.prelude),
             images.ImageRoutes(backends.images, backends.archives, backends.imports),

@@ -37,6 +37,7 @@ from pallet.spec.engine.options import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+    from pallet.api.diskbackend import DiskBackend, PruneBackend
     from pallet.spec.engine.auth import AuthConfig, AuthResponse
     from pallet.spec.engine.container import (
         ContainerCreateResponse,
@@ -432,3 +433,5 @@ class Backends:
     archives: ImageArchiveBackend | None = None
     imports: ImageImportBackend | None = None
     registries: RegistryBackend | None = None
+    prunes: PruneBackend | None = None
+    disk: DiskBackend | None = None

@@ -31,6 +31,7 @@ from pallet.engine.index import ContainerIndex
 from pallet.engine.joins import Joins
 from pallet.engine.mountplan import MountPlanner
 from pallet.engine.networks import Networks
+from pallet.engine.prune import Pruner
 from pallet.engine.remove import Remover
 from pallet.engine.restore import Restorer
 from pallet.engine.seccomp import SeccompFilters
@@ -162,8 +163,11 @@ class Daemon:
             volumes=self.volumes, warnings=self._warnings)
         self._starter = starter
         self.backends = Backends(
-            containers=containers, execs=execs, images=image_api, networks=Networks(self.network), system=system,
+            containers=containers, execs=execs, images=image_api, system=system,
+            networks=Networks(self.network, self.events),
             volumes=self.volumes, registries=image_api,
+            prunes=Pruner(index=self.index, remover=remover, images=self.images, image_api=image_api,
+                          snapshotter=self.snapshotter, events=self.events),
             imports=ImageImports(images=self.images, supervisor=self.supervisor, events=self.events))
 
     def _image_users(self, image_id: str) -> Iterable[ImageUser]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
+from pallet.engine.pruning import until_of
 from pallet.errors import (
     ForbiddenError,
     InvalidParameterError,
@@ -23,6 +24,7 @@ from pallet.spec.engine.network import IPAM, IPAMPool, NetworkInspect, NetworkSu
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pallet.engine.events import EventSink
     from pallet.network.controller import NetworkController
     from pallet.network.model import Member, NetworkRecord
     from pallet.spec.engine.filters import Filters
@@ -36,8 +38,9 @@ _BUILT_IN = {"bridge", "host", "none"}
 class Networks:
     """``api.backends.NetworkBackend`` over the network controller."""
 
-    def __init__(self, controller: NetworkController) -> None:
+    def __init__(self, controller: NetworkController, events: EventSink) -> None:
         self._controller = controller
+        self._events = events
 
     async def list(self, filters: Filters) -> Sequence[NetworkSummary]:
         """List networks. Filter keys: dangling, driver, id, label, name, scope, type."""
@@ -93,6 +96,8 @@ class Networks:
     async def prune(self, filters: Filters) -> Sequence[str]:
         """Remove unused networks but the built-in ones; return their names."""
         filters.validate(("label", "label!", "until"))
+        until_of(filters)
+        self._events.emit("network", "prune", "", {"reclaimed": "0"})
         return []
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from pallet.aio import run_blocking
+from pallet.engine.pruning import PruneGate, labels_match
 from pallet.errors import NotFoundError, PalletError
 from pallet.spec.engine.volume import (
     Volume,
@@ -33,6 +34,7 @@ class Volumes:
     def __init__(self, paths: DataPaths, metadata: Metadata, index: ContainerIndex, events: EventSink) -> None:
         self._index = index
         self._events = events
+        self._gate = PruneGate()
         self._claims: dict[str, tuple[str, ...]] = {}
         """Volumes of containers that are being made, which the index does not show yet; by container."""
         self.store = VolumeStore(paths, metadata, self.users)
@@ -109,13 +111,16 @@ class Volumes:
 
     async def prune(self, filters: Filters, *, all_unused: bool) -> VolumePruneResponse:
         """See ``VolumeBackend.prune``."""
+        with self._gate.enter():
+            return await self._prune(filters, all_unused=all_unused)
+
+    async def _prune(self, filters: Filters, *, all_unused: bool) -> VolumePruneResponse:
         deleted: list[str] = []
         reclaimed = 0
         for record in self.store.list():
             if self.store.is_used(record.name) or not (all_unused or record.anonymous):
                 continue
-            if not filters.labels(record.labels) or (
-                    "label!" in filters and filters.labels(record.labels, "label!")):
+            if not labels_match(filters, record.labels):
                 continue
             size = await run_blocking(self.store.usage, record.name)
             try:

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from pallet.config import BridgeConfig
+from pallet.engine.events import EventBus
 from pallet.engine.networks import Networks
 from pallet.errors import (
     ForbiddenError,
@@ -51,7 +52,7 @@ def controller() -> NetworkController:
 
 @pytest.fixture
 def networks(controller: NetworkController) -> Networks:
-    return Networks(controller)
+    return Networks(controller, EventBus())
 
 
 def _filter(**values: tuple[str, ...]) -> Filters:

@@ -48,7 +48,6 @@ class ContainerRoutes:
         return [
             Route("GET", "/containers/json", self.list),
             Route("POST", "/containers/create", self.create),
-            Route("POST", "/containers/prune", unimplemented("container prune"), (1, 25)),
             Route("GET", f"{one}/json", self.inspect),
             Route("GET", f"{one}/logs", self.logs),
             Route("POST", f"{one}/start", self.start),

@@ -49,8 +49,6 @@ class ImageRoutes:
         return [
             Route("GET", "/images/json", self.list),
             Route("POST", "/images/create", self.create),
-            Route("GET", "/images/search", unimplemented("image search")),
-            Route("POST", "/images/prune", unimplemented("image prune"), (1, 25)),
             Route("POST", "/images/load", self.load if has_archives else no_archives),
             Route("GET", "/images/get", self.save if has_archives else no_archives),
             Route("GET", f"{one}/get", self.save_one if has_archives else no_archives),

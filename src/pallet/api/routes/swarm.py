@@ -43,7 +43,6 @@ _UNIMPLEMENTED: Final = (
     ("POST", "/plugins/pull", "managed plugins"),
     ("POST", "/plugins/create", "managed plugins"),
     ("POST", "/build", "image builds"),
-    ("POST", "/build/prune", "image builds"),
     ("POST", "/build/cancel", "image builds"),
     ("POST", "/session", "build sessions"),
     ("POST", "/grpc", "build sessions"),

@@ -76,6 +76,7 @@ ENTRIES: dict[str, Entry] = {
     "network ls": ("networks", "ls", "[OPTIONS]", (0, 0), "List networks"),
     "network rm": ("networks", "rm", "NETWORK [NETWORK...]", (1, _ANY),
                    "Remove one or more networks"),
+    "network prune": ("prune", "networks", "[OPTIONS]", (0, 0), "Remove all unused networks"),
     "network inspect": ("inspect", "networks", "[OPTIONS] NETWORK [NETWORK...]", (1, _ANY),
                         "Display detailed information on one or more networks"),
     "volume ls": ("volumes", "ls", "[OPTIONS]", (0, 0), "List volumes"),
@@ -89,6 +90,7 @@ ENTRIES: dict[str, Entry] = {
     "system events": ("events", "events", "[OPTIONS]", (0, 0),
                       "Get real time events from the server"),
     "system df": ("df", "df", "[OPTIONS]", (0, 0), "Show disk usage"),
+    "system prune": ("prune", "system", "[OPTIONS]", (0, 0), "Remove unused data"),
     "system dial-stdio": ("dial", "dial_stdio", "", (0, 0),
                           "Proxy the stdio stream to the daemon connection"),
     "context ls": ("contexts", "ls", "[OPTIONS]", (0, 0), "List contexts"),
@@ -101,6 +103,7 @@ ENTRIES: dict[str, Entry] = {
                 "Show the version of client and server"),
     "login": ("login", "login", "[OPTIONS] [SERVER]", (0, 1), "Authenticate to a registry"),
     "logout": ("login", "logout", "[SERVER]", (0, 1), "Log out from a registry"),
+    "search": ("search", "search", "[OPTIONS] TERM", (1, 1), "Search Docker Hub for images"),
     "doctor": ("doctor", "doctor", "[OPTIONS]", (0, 0),
                "Say what this host lacks, what that costs, and how to get it"),
 }
@@ -129,7 +132,7 @@ GROUPS: dict[str, str] = {
 
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Common Commands", ("run", "exec", "ps", "pull", "push", "images", "login", "logout",
-                         "version", "info", "doctor")),
+                         "search", "version", "info", "doctor")),
     ("Management Commands", (
         "container", "context", "image", "network", "registry", "system", "volume")),
     ("Commands", ("attach", "create", "events", "history", "import", "inspect", "kill", "logs",

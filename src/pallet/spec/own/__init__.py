@@ -1,0 +1,1 @@
+"""Documents of Pallet's own API calls, those under ``/pallet``."""
