@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,6 +25,7 @@ from pallet.errors import InvalidParameterError, PalletError, SystemFailureError
 from pallet.layer import model, whiteout
 from pallet.layer.apply import apply
 from pallet.layer.copy import copy_tree
+from pallet.layer.erofstarget import write_image
 from pallet.layer.model import Applied, Limits
 from pallet.layer.source import FINAL
 from pallet.linux import mount as m
@@ -49,7 +51,7 @@ class ApplyRequest(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     target: str
-    """``LayerDraft.path``."""
+    """``LayerDraft.path``: an empty directory, or an empty file that becomes an EROFS image."""
     compression: str = "auto"
     """See ``pallet.layer.source.chunks``; the stream's first bytes decide."""
     growing: bool = False
@@ -173,12 +175,20 @@ def run_apply(request: bytes, fds: Sequence[int]) -> bytes:
     reply: ApplyReply
     try:
         lower_fds = [os.open(path, _DIRECTORY) for path in wanted.lower_dirs]
-        root_fd = os.open(wanted.target, _DIRECTORY | os.O_NOFOLLOW)
-        reply = ApplyReply(applied=apply(
-            fds[0], root_fd, confine=True, compression=wanted.compression,
-            progress_fd=fds[1] if wanted.growing else None, limits=wanted.limits,
-            lower_fds=lower_fds,
-            overlay_xattrs=whiteout.USER if wanted.userxattr else whiteout.TRUSTED))
+        progress_fd = fds[1] if wanted.growing else None
+        overlay_xattrs = whiteout.USER if wanted.userxattr else whiteout.TRUSTED
+        if stat.S_ISREG(os.lstat(wanted.target).st_mode):
+            image_fd = os.open(wanted.target, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            applied = write_image(
+                fds[0], image_fd, compression=wanted.compression, progress_fd=progress_fd,
+                limits=wanted.limits, lower_fds=lower_fds, overlay_xattrs=overlay_xattrs)
+        else:
+            root_fd = os.open(wanted.target, _DIRECTORY | os.O_NOFOLLOW)
+            applied = apply(
+                fds[0], root_fd, confine=True, compression=wanted.compression,
+                progress_fd=progress_fd, limits=wanted.limits, lower_fds=lower_fds,
+                overlay_xattrs=overlay_xattrs)
+        reply = ApplyReply(applied=applied)
     except (PalletError, OSError) as error:
         reply = ApplyReply(failure=failure_of(error))
     return _encoder.encode(reply)

@@ -20,7 +20,8 @@ class RootMount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     base_dir: str
     """Absolute directory the other paths are relative to."""
     lower: list[str]
-    """Read-only directories, topmost first."""
+    """Read-only directories, topmost first. One may be absolute: ``/proc/<pid>/fd/<n>`` is an image
+    mounted nowhere, held by the daemon. It is good for the next moment, not to be kept."""
     upper: str | None = None
     """Writable directory; None makes the root read-only."""
     work: str | None = None

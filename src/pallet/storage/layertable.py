@@ -19,6 +19,7 @@ import fcntl
 import itertools
 import logging
 import os
+import stat
 import struct
 import threading
 from contextlib import suppress
@@ -28,8 +29,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pallet.errors import ConflictError
-from pallet.layer import lower
+from pallet.layer import erofs, lower
 from pallet.linux.syncfs import syncfs
+from pallet.storage.erofs import IMAGE, LayerMounts, supported
 from pallet.storage.snapshot import LayerDraft, LayerNotFoundError
 from pallet.storage.trash import Trash
 
@@ -62,6 +64,8 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Still without the attributes of their parents."""
     boot_id: str = ""
     synced: bool = False
+    image: bool = False
+    """The tree is an EROFS image (``l/<n>/image``), not a directory (``l/<n>/fs``)."""
     lost: bool = False
     """Dropped after a power cut; the number is kept for the layer's return."""
 
@@ -73,7 +77,8 @@ _encode = msgspec.json.Encoder().encode
 class LayerTable:
     """Layers of one data root."""
 
-    def __init__(self, paths: DataPaths, metadata: Metadata) -> None:
+    def __init__(self, paths: DataPaths, metadata: Metadata, *, images: bool = False) -> None:
+        """Open the table; with ``images`` new layers become EROFS images. Old ones stay as they are."""
         for directory in (paths.layers, paths.drafts):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.base_dir = str(paths.snapshots)
@@ -93,6 +98,9 @@ class LayerTable:
         self._closing = False
         _spread(self._drafts_dir)
         self._records = {diff_id: _decode(record) for diff_id, record in metadata.layers()}
+        self._images = images
+        self._mounts = LayerMounts(self._layers_dir)
+        self._imaged = {record.number for record in self._records.values() if record.image}
 
     def has(self, diff_id: DiffID) -> bool:
         """Whether the layer is committed."""
@@ -131,20 +139,27 @@ class LayerTable:
                     break
         return list(found.values())
 
-    def directory(self, record: LayerRecord) -> str:
-        """Path of a layer's tree relative to ``base_dir``; short, since 127 must fit in a page."""
-        return f"l/{record.number}/fs"
+    def directory(self, number: int) -> str:
+        """Path of a layer's tree, relative to ``base_dir`` unless it is a mounted image.
+
+        Short, since 127 must fit in a page.
+        """
+        return self._mounts.path(number) if number in self._imaged else f"l/{number}/fs"
 
     def draft(self) -> LayerDraft:
         """Make an empty draft."""
         # Random: ext4 picks the block group of a TOPDIR's child by a hash of its name.
         directory = f"{self._drafts_dir}/{next(self._draft_numbers)}-{os.urandom(4).hex()}"
         os.mkdir(directory, 0o700)
-        os.mkdir(f"{directory}/fs", 0o755)
+        path = f"{directory}/{IMAGE if self._images else 'fs'}"
+        if self._images:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        else:
+            os.mkdir(path, 0o755)
         with self._lock:
             self._drafts.add(directory)
             self._no_drafts.clear()
-        return LayerDraft(path=f"{directory}/fs", directory=directory)
+        return LayerDraft(path=path, directory=directory)
 
     def abort(self, draft: LayerDraft) -> None:
         """Drop a draft."""
@@ -165,12 +180,12 @@ class LayerTable:
             if before is not None and not before.lost:
                 self.abort(draft)
                 return
-            root = os.stat(draft.path)
+            image, root = _root_attributes(draft.path)
             record = LayerRecord(
                 number=before.number if before else self._metadata.next_layer_number(),
-                size_bytes=size_bytes,
-                mode=root.st_mode & 0o7777, uid=root.st_uid, gid=root.st_gid,
+                size_bytes=size_bytes, mode=root.mode, uid=root.uid, gid=root.gid, image=image,
                 opaque_root=opaque_root, implied_dirs=list(implied_dirs), boot_id=self._boot_id)
+            (self._imaged.add if image else self._imaged.discard)(record.number)
             os.rename(draft.directory, f"{self._layers_dir}/{record.number}")
             self._put(diff_id, record)
         self._end(draft)
@@ -196,7 +211,9 @@ class LayerTable:
             # Record first: a directory without one is swept, one without a directory is trouble.
             self._metadata.delete_layer(diff_id)
             del self._records[diff_id]
+        self._mounts.forget(record.number)
         self.trash.take(f"{self._layers_dir}/{record.number}")
+        self._imaged.discard(record.number)
 
     def settle(self, layers: Sequence[DiffID]) -> None:
         """Give implied directories the attributes they have below; see ``Snapshotter.settle``."""
@@ -208,25 +225,46 @@ class LayerTable:
             with self._lock:
                 record = self.record(diff_id)
                 self._adopt(record, below)
-                root = os.stat(f"{self.base_dir}/{self.directory(record)}")
+                name = IMAGE if record.image else "fs"
+                _, root = _root_attributes(f"{self._layers_dir}/{record.number}/{name}")
                 self._put(diff_id, msgspec.structs.replace(
-                    record, implied_dirs=[], mode=root.st_mode & 0o7777, uid=root.st_uid,
-                    gid=root.st_gid))
+                    record, implied_dirs=[], mode=root.mode, uid=root.uid, gid=root.gid))
 
     def _adopt(self, record: LayerRecord, below: Sequence[LayerRecord]) -> None:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         fds: list[int] = []
         try:
-            for layer in (record, *below):  # one by one, so that all are closed whatever fails
-                fd = os.open(f"{self.base_dir}/{self.directory(layer)}", flags)
-                fds.append(fd)
+            for layer in (record, *below):
+                # One by one, so that all are closed whatever fails.
+                fds.append(self.open(layer))  # noqa: PERF401
             for path in record.implied_dirs:
                 found = lower.directory_attributes(fds[1:], path)
-                if found is not None:
+                if found is not None and record.image:
+                    self._patch_image(record.number, os.stat(path or b".", dir_fd=fds[0]).st_ino, found)
+                elif found is not None:
                     lower.set_directory_attributes(fds[0], path, found)
         finally:
             for fd in fds:
                 os.close(fd)
+
+        if record.image:
+            self._mounts.forget(record.number)  # the kernel may have read the directories before
+
+    def _patch_image(self, number: int, nid: int, found: lower.DirectoryAttributes) -> None:
+        fd = os.open(f"{self._layers_dir}/{number}/{IMAGE}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            xattrs = {os.fsencode(name): value for name, value in found.xattrs.items()}
+            if not erofs.patch_directory(
+                    fd, nid, erofs.Attributes(found.mode, found.uid, found.gid, found.mtime_ns), xattrs):
+                logger.warning("layer %d: xattrs of an implied directory are too long", number)
+        finally:
+            os.close(fd)
+
+    def open(self, record: LayerRecord) -> int:
+        """Return a descriptor of a layer's root; the caller closes it."""
+        path = os.path.join(self.base_dir, self.directory(record.number))
+        # A mount's path in /proc is a link; that of a directory must not be one.
+        follow = 0 if record.image else os.O_NOFOLLOW
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | follow)
 
     def sweep(self) -> int:
         """Remove drafts, unrecorded directories, and layers a power cut may have damaged."""
@@ -234,7 +272,12 @@ class LayerTable:
         for entry in list(os.scandir(self._drafts_dir)):
             swept += self.trash.take(entry.path)
         there = {entry.name for entry in os.scandir(self._layers_dir)}
+        failure = supported(self.base_dir) if self._imaged else ""
         for diff_id, record in list(self._records.items()):
+            if record.image and failure and not record.lost:
+                logger.warning("layer %s is dropped, EROFS images do not work here: %s", diff_id, failure)
+                self._put(diff_id, msgspec.structs.replace(record, lost=True))
+                continue
             doubtful = not record.synced and record.boot_id != self._boot_id
             if not record.lost and (doubtful or str(record.number) not in there):
                 logger.warning("layer %s may not have reached the disk and is dropped", diff_id)
@@ -253,6 +296,7 @@ class LayerTable:
         self._unsynced.set()
         if self._syncer is not None:
             self._syncer.join()
+        self._mounts.close()
         self.trash.close()
 
     def _sync_later(self) -> None:
@@ -294,6 +338,16 @@ class LayerTable:
                 now = self._records.get(diff_id)
                 if now is not None and now.number == record.number and not now.lost:
                     self._put(diff_id, msgspec.structs.replace(now, synced=True))
+
+
+def _root_attributes(path: str) -> tuple[bool, erofs.Attributes]:
+    """Whether ``path`` is an image, and what its root is like."""
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        mode = stat.S_IMODE(status.st_mode)
+        return False, erofs.Attributes(mode, status.st_uid, status.st_gid, status.st_mtime_ns)
+    with open(path, "rb") as file:
+        return True, erofs.root_attributes(file.fileno())
 
 
 def _boot_id() -> str:

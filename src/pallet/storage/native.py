@@ -107,7 +107,7 @@ class NativeSnapshotter:
     def root_mount_of_layers(self, layers: Sequence[DiffID]) -> RootMount:
         stack = self._table.stack(layers)
         if len(stack) == 1:
-            return RootMount(base_dir=self._base, lower=[self._table.directory(stack[0])])
+            return RootMount(base_dir=self._base, lower=[self._table.directory(stack[0].number)])
         numbers = ":".join(str(record.number) for record in stack)
         key = _VIEW + hashlib.sha256(numbers.encode()).hexdigest()[:32]
         with self._views:
@@ -147,7 +147,7 @@ class NativeSnapshotter:
         target_fd = os.open(path, _DIRECTORY)
         try:
             for record in reversed(stack):
-                source_fd = os.open(f"{self._base}/{self._table.directory(record)}", _DIRECTORY)
+                source_fd = self._table.open(record)
                 try:
                     copy_tree(source_fd, target_fd, overlay=True)
                 finally:

@@ -39,10 +39,15 @@ _PLAIN_ROOT = (0o755, 0, 0)
 class OverlaySnapshotter:
     """``Snapshotter`` on overlayfs."""
 
-    name = "overlay2"
+    def __init__(self, paths: DataPaths, metadata: Metadata, *, images: bool = False) -> None:
+        """Open the snapshots of a data root.
 
-    def __init__(self, paths: DataPaths, metadata: Metadata) -> None:
-        self._table = LayerTable(paths, metadata)
+        Args:
+            images: new layers become EROFS images (``erofs_snapshotter``). Both kinds of layers
+                serve whichever way the daemon was started.
+        """
+        self.name = "erofs" if images else "overlay2"
+        self._table = LayerTable(paths, metadata, images=images)
         self._base = str(paths.snapshots)
         self._active = str(paths.active)
         paths.active.mkdir(mode=0o700, exist_ok=True)
@@ -98,17 +103,16 @@ class OverlaySnapshotter:
         return os.listdir(self._active)
 
     def root_mount(self, key: str, *, volatile: bool = False) -> RootMount:
-        numbers = self._lower(key)
-        lower = [f"l/{number}/fs" for number in numbers] or [_EMPTY]
+        lower = [self._table.directory(int(number)) for number in self._lower(key)] or [_EMPTY]
         options = [*self._options, "volatile"] if volatile else self._options
         return RootMount(base_dir=self._base, lower=lower, upper=f"c/{key}/upper",
-                         work=f"c/{key}/work", options=options)
+                         work=f"c/{key}/work", options=_across(lower, options))
 
     def root_mount_of_layers(self, layers: Sequence[DiffID]) -> RootMount:
         stack = self._table.stack(layers)
-        lower = [self._table.directory(record) for record in stack] or [_EMPTY]
+        lower = [self._table.directory(record.number) for record in stack] or [_EMPTY]
         return RootMount(base_dir=self._base, lower=lower,
-                         options=self._options if len(lower) > 1 else [])
+                         options=_across(lower, self._options) if len(lower) > 1 else [])
 
     def remove(self, key: str) -> None:
         if is_key(key):
@@ -150,8 +154,22 @@ class OverlaySnapshotter:
         return used
 
 
+def erofs_snapshotter(paths: DataPaths, metadata: Metadata) -> OverlaySnapshotter:
+    """Make the snapshotter whose new layers are EROFS images."""
+    return OverlaySnapshotter(paths, metadata, images=True)
+
+
 def _missing(key: str) -> SnapshotNotFoundError:
     return SnapshotNotFoundError(f"snapshot {key} does not exist")
+
+
+def _across(lower: Sequence[str], options: list[str]) -> list[str]:
+    """Add what an overlay across file systems needs.
+
+    Without ``xino`` every file shows its layer's device number, and programs told to stay on one
+    file system (tar, cp -x) leave the image's files out.
+    """
+    return [*options, "xino=on"] if any(path.startswith("/") for path in lower) else options
 
 
 def _mount_options() -> list[str]:

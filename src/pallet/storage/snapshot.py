@@ -49,7 +49,8 @@ class LayerDraft:
     """
 
     path: str
-    """Empty directory that becomes the layer's root."""
+    """Empty directory that becomes the layer's root, or an empty file that becomes its EROFS image
+    (``layer.worker`` looks which)."""
     directory: str
     """Everything of this draft; the snapshotter's own business."""
 
@@ -74,7 +75,7 @@ class Snapshotter(Protocol):
     """Layer trees by DiffID and writable layers by container id."""
 
     name: str
-    """Docker's driver name: ``overlay2`` or ``vfs``."""
+    """Docker's driver name: ``overlay2``, ``vfs`` or ``erofs``."""
 
     def has_layer(self, diff_id: DiffID) -> bool:
         """Whether the layer is committed and whole."""
