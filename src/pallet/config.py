@@ -73,6 +73,8 @@ class Config:
 
     data_root: Path = Path(paths.DEFAULT_DATA_ROOT)
     exec_root: Path = Path(paths.DEFAULT_EXEC_ROOT)
+    storage_driver: str = "overlay2"
+    """``overlay2`` or ``erofs``: what new layers become; old ones are used as they are."""
     hosts: tuple[str, ...] = (f"unix://{paths.DEFAULT_SOCKET}",)
     group: str = "docker"
     pid_file: Path | None = None

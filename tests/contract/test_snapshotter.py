@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import tempfile
 import threading
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from pallet.layer.model import Applied
     from pallet.spec.mounts import RootMount
-    from pallet.storage.snapshot import Snapshotter
+    from pallet.storage.snapshot import LayerDraft, Snapshotter
 
 pytestmark = pytest.mark.needs("root", "overlay")
 
@@ -69,16 +70,19 @@ def snapshots(request: pytest.FixtureRequest, paths: DataPaths,
 
 def add_layer(snapshots: Snapshotter, *members: Member) -> DiffID:
     """Unpack and commit a layer; the way a pull goes."""
-    archive = build(*members)
     draft = snapshots.draft()
-    reader, writer = os.pipe()
-    os.write(writer, archive)
-    os.close(writer)
-    applied = unpack_draft(reader, draft.path)
-    os.close(reader)
+    applied = fill(draft, build(*members))
     snapshots.commit_layer(draft, applied.diff_id, applied.size_bytes,
                            implied_dirs=applied.implied_dirs, opaque_root=applied.opaque_root)
     return applied.diff_id
+
+
+def fill(draft: LayerDraft, archive: bytes) -> Applied:
+    """Unpack ``archive`` into ``draft``."""
+    with tempfile.TemporaryFile() as source:
+        source.write(archive)
+        source.flush()
+        return unpack_draft(source.fileno(), draft.path)
 
 
 def unpack_draft(source_fd: int, path: str) -> Applied:
@@ -293,7 +297,7 @@ def test_abort_leaves_nothing_and_does_nothing_after_a_commit(
     snapshots.drain()
     assert os.listdir(paths.drafts) == []
     kept = snapshots.draft()
-    layer = DiffID(f"sha256:{hashlib.sha256(b'l').hexdigest()}")
+    layer = fill(kept, build(Member("f", b"x"))).diff_id
     snapshots.commit_layer(kept, layer, 0)
     snapshots.abort(kept)
     snapshots.drain()

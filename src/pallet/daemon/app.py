@@ -43,7 +43,7 @@ from pallet.engine.store import ContainerStore
 from pallet.engine.system import System
 from pallet.engine.tasks import Tasks
 from pallet.engine.volumes import Volumes
-from pallet.errors import PalletError, SystemFailureError
+from pallet.errors import PalletError, SystemFailureError, UnavailableError
 from pallet.image.model import ImageUser
 from pallet.image.repair import repair
 from pallet.image.store import ImageStore
@@ -51,10 +51,10 @@ from pallet.network.controller import NetworkController
 from pallet.paths import LAYOUT_VERSION, DataPaths, ExecPaths
 from pallet.runtime.cgroup import remove_parent
 from pallet.runtime.seccomp_profile import SeccompCache
-from pallet.storage import leases
+from pallet.storage import erofs, leases
 from pallet.storage.content import ContentStore
 from pallet.storage.metadata import Metadata
-from pallet.storage.overlay import OverlaySnapshotter
+from pallet.storage.overlay import OverlaySnapshotter, erofs_snapshotter
 from pallet.supervisor.client import Supervisor
 
 if TYPE_CHECKING:
@@ -97,6 +97,17 @@ def daemon_id(data: DataPaths) -> str:
         return value
 
 
+def _snapshotter(config: Config, data: DataPaths, metadata: Metadata) -> OverlaySnapshotter:
+    if config.storage_driver != "erofs":
+        return OverlaySnapshotter(data, metadata)
+    snapshotter = erofs_snapshotter(data, metadata)
+    if failure := erofs.supported(str(data.snapshots)):
+        snapshotter.close()
+        message = f"error initializing graphdriver: driver not supported: erofs: {failure}"
+        raise UnavailableError(message)
+    return snapshotter
+
+
 class Daemon:
     """All parts of one daemon."""
 
@@ -113,7 +124,7 @@ class Daemon:
         self.index = ContainerIndex()
         self.store = ContainerStore(self.index, self.metadata, self.events)
         self.content = ContentStore(self.data)
-        self.snapshotter = OverlaySnapshotter(self.data, self.metadata)
+        self.snapshotter = _snapshotter(config, self.data, self.metadata)
         self.images = ImageStore(self.content, self.snapshotter, self.metadata, users=self._image_users)
         self.network = NetworkController(config.bridge, store=self.metadata, netns=self.supervisor)
         self._wire()

@@ -56,6 +56,8 @@ def _table() -> Iterator[Setting]:
                key="hosts", short="H", value="URL")
     yield _row(part, "data-root", "string", "Persistent state (/var/lib/pallet)", value="DIR")
     yield _row(part, "exec-root", "string", "State until reboot (/run/pallet)", value="DIR")
+    yield _row(part, "storage-driver", "string", "How layers are kept: overlay2 or erofs (overlay2)",
+               short="s", value="NAME")
     yield _row(part, "config-file", "string", "Settings file (/etc/pallet/daemon.json)",
                key=None, value="FILE")
     yield _row(part, "pidfile", "string", "Also write the pid here", short="p", value="FILE")
@@ -159,11 +161,10 @@ def _without_effect() -> Iterator[Setting]:
         ("log-format", "string", None), ("metrics-addr", "string", None),
         ("network-control-plane-mtu", "int", None),
         ("node-generic-resource", "list", "node-generic-resources"), ("raw-logs", "bool", None),
-        ("storage-driver", "string", None), ("storage-opt", "list", "storage-opts"),
+        ("storage-opt", "list", "storage-opts"),
         ("swarm-default-advertise-addr", "string", None), ("userland-proxy-path", "string", None),
     ):
-        yield _row(part, flag, kind, "", key=key or flag, effect=False,  # type: ignore[arg-type]
-                   short="s" if flag == "storage-driver" else "")
+        yield _row(part, flag, kind, "", key=key or flag, effect=False)  # type: ignore[arg-type]
 
 
 SETTINGS: Final = tuple(_table())

@@ -101,6 +101,7 @@ def _config(values: Mapping[str, Any]) -> Config:
     take = reader.take
     take("data-root", "data_root", _absolute)
     take("exec-root", "exec_root", _absolute)
+    take("storage-driver", "storage_driver", _storage_driver)
     take("pidfile", "pid_file", _absolute)
     take("host", "hosts", tuple)
     take("group", "group")
@@ -132,6 +133,13 @@ def _config(values: Mapping[str, Any]) -> Config:
         msg = f"specified default runtime '{config.default_runtime}' does not exist"
         raise InvalidParameterError(msg)
     return config
+
+
+def _storage_driver(name: str) -> str:
+    if name not in {"overlay2", "erofs"}:
+        msg = f"driver not supported: {name}"
+        raise InvalidParameterError(msg)
+    return name
 
 
 def _bridge(values: Mapping[str, Any]) -> BridgeConfig:

@@ -5,6 +5,7 @@ Engine API ContainerInspect, ContainerList; semantics rows "state values", "filt
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -112,7 +113,7 @@ def driver_data(driver: str, root: RootMount | None) -> DriverData:
     if root is None:
         return DriverData(name=driver)
     base = root.base_dir
-    data = {"LowerDir": ":".join(f"{base}/{lower}" for lower in root.lower)}
+    data = {"LowerDir": ":".join(os.path.join(base, lower) for lower in root.lower)}
     if root.upper is not None and root.work is not None:
         data |= {"MergedDir": "", "UpperDir": f"{base}/{root.upper}", "WorkDir": f"{base}/{root.work}"}
     return DriverData(name=driver, data=data)

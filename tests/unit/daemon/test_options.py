@@ -187,10 +187,18 @@ def test_tls_choices(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_proxies_and_what_has_no_effect(load: Any) -> None:
-    found = load("--no-proxy", "n", file={"proxies": {"http-proxy": "h"}, "storage-driver": "vfs",
+    found = load("--no-proxy", "n", file={"proxies": {"http-proxy": "h"}, "storage-opts": [],
                                           "builder": {"gc": {}}})
     assert found.proxies == {"HTTP_PROXY": "h", "NO_PROXY": "n"}
-    assert found.warnings == ("storage-driver has no effect in Pallet",)
+    assert found.warnings == ("storage-opt has no effect in Pallet",)
+
+
+def test_storage_driver(load: Any) -> None:
+    assert load().config.storage_driver == "overlay2"
+    assert load("-s", "erofs").config.storage_driver == "erofs"
+    assert load(file={"storage-driver": "erofs"}).config.storage_driver == "erofs"
+    with pytest.raises(InvalidParameterError, match="driver not supported: vfs"):
+        load("--storage-driver=vfs")
 
 
 def test_help_names_every_flag_with_an_effect_in_100_columns() -> None:
