@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.daemon import Daemon, Dockerd
+from tests.support.networkless import NetworklessDockerd
 from tests.support.registry import Registry, build_image
 from tests.support.transfers import layer_tar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.support.daemon import Daemon
     from tests.support.unixhttp import Reply
 
 pytestmark = pytest.mark.needs("root", "overlay", "dockerd", "registry")
@@ -29,20 +30,10 @@ PLAIN = build_image([layer_tar({"c": b"c"})])
 PASSWORD = base64.urlsafe_b64encode(b'{"username":"tester","password":"wrong"}').decode()
 
 
-class ImagesOnly(Dockerd):
-    """dockerd without a network, so that it leaves none behind."""
-
-    def argv(self) -> list[str]:
-        """No bridge, no rules."""
-        bip = super().argv().index("--bip")
-        argv = super().argv()
-        return [*argv[:bip], *argv[bip + 2:], "--bridge=none", "--iptables=false"]
-
-
 @pytest.fixture(scope="module")
 def pair(engine: Daemon) -> Iterator[tuple[Daemon, Daemon]]:
     """palletd and dockerd."""
-    dockerd = ImagesOnly()
+    dockerd = NetworklessDockerd()
     try:
         dockerd.start()
         yield engine, dockerd

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         NetworkSummary,
     )
     from pallet.spec.engine.progress import ProgressMessage
+    from pallet.spec.engine.search import SearchResult
     from pallet.spec.engine.system import DiskUsage, SystemInfo, SystemVersion
     from pallet.spec.engine.volume import (
         Volume,
@@ -325,6 +326,18 @@ class RegistryBackend(Protocol):
         Raises:
             NotFoundError: nothing.
             UnauthorizedError: or it does not tell.
+        """
+        ...
+
+    async def search(
+        self, term: str, *, limit: int, filters: Filters, auth: AuthConfig | None,
+        headers: Mapping[str, str],
+    ) -> Sequence[SearchResult]:
+        """Ask an index for repositories; ``limit`` 0 is 25.
+
+        Raises:
+            InvalidParameterError: a filter or the limit.
+            SystemFailureError: the index cannot be reached.
         """
         ...
 

@@ -17,6 +17,7 @@ from pallet.aio import run_blocking
 from pallet.engine import imageview
 from pallet.engine.imagefilter import ImageFilter
 from pallet.engine.imagepush import push_request
+from pallet.engine.search import search
 from pallet.errors import NotFoundError
 from pallet.spec import platform as platforms
 from pallet.spec import reference as references
@@ -37,9 +38,11 @@ if TYPE_CHECKING:
     from pallet.image.model import Image
     from pallet.image.store import ImageStore
     from pallet.spec.engine.auth import AuthConfig
+    from pallet.spec.engine.filters import Filters
     from pallet.spec.engine.image import ImageHistoryItem, ImageInspect, ImageSummary
     from pallet.spec.engine.options import ImageListOptions, PullOptions, PushOptions
     from pallet.spec.engine.progress import ProgressMessage
+    from pallet.spec.engine.search import SearchResult
     from pallet.spec.image import StoredManifest
     from pallet.spec.mounts import RootMount
     from pallet.spec.platform import Platform
@@ -159,6 +162,14 @@ class Images:
             descriptor=msgspec.convert(msgspec.to_builtins(found.descriptor), Descriptor),
             platforms=[msgspec.convert(msgspec.to_builtins(one), DescriptorPlatform)
                        for one in found.platforms])
+
+    async def search(
+        self, term: str, *, limit: int, filters: Filters, auth: AuthConfig | None,
+        headers: Mapping[str, str],
+    ) -> Sequence[SearchResult]:
+        """Ask an index for repositories (Engine API ImageSearch)."""
+        return await search(self._transfers.searcher, term, limit=limit, filters=filters,
+                            auth=auth, headers=headers)
 
     # Looking at images
 

@@ -17,6 +17,7 @@ from pallet.transfer.pull import Puller
 from pallet.transfer.push import Pusher
 from pallet.transfer.resolver import Resolver
 from pallet.transfer.retry import RetryPolicy
+from pallet.transfer.search import Searcher
 from pallet.transfer.threads import TransferThreads
 from pallet.transfer.transport import Transport
 
@@ -62,6 +63,8 @@ class Transfers:
                              retry=retry)
         self.registries = Registries(resolver=resolver, transport=self._transport,
                                      threads=self.threads)
+        self.searcher = Searcher(resolver=resolver, transport=self._transport,
+                                 threads=self.threads)
 
     async def close(self) -> None:
         """Stop what is in progress, wait for its clean-up and close every connection."""

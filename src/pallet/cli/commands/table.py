@@ -97,6 +97,16 @@ ENTRIES: dict[str, Entry] = {
     "context show": ("contexts", "show", "", (0, 0), "Print the name of the current context"),
     "registry serve": ("registry", "serve", "[OPTIONS]", (0, 0),
                        "Serve images over the OCI distribution protocol"),
+    "manifest create": ("manifest", "create", "MANIFEST_LIST MANIFEST [MANIFEST...]", (2, _ANY),
+                        "Create a local manifest list for annotating and pushing to a registry"),
+    "manifest annotate": ("manifest", "annotate", "[OPTIONS] MANIFEST_LIST MANIFEST", (2, 2),
+                          "Add additional information to a local image manifest"),
+    "manifest inspect": ("manifest", "inspect", "[OPTIONS] [MANIFEST_LIST] MANIFEST", (1, 2),
+                         "Display an image manifest, or manifest list"),
+    "manifest push": ("manifest", "push", "[OPTIONS] MANIFEST_LIST", (1, 1),
+                      "Push a manifest list to a repository"),
+    "manifest rm": ("manifest", "rm", "MANIFEST_LIST [MANIFEST_LIST...]", (1, _ANY),
+                    "Delete one or more manifest lists from local storage"),
     "inspect": ("inspect", "inspect", "[OPTIONS] NAME|ID [NAME|ID...]", (1, _ANY),
                 "Return low-level information on Docker objects"),
     "version": ("version", "version", "[OPTIONS]", (0, 0),
@@ -126,6 +136,7 @@ _HIDDEN = frozenset(("system dial-stdio",))
 
 GROUPS: dict[str, str] = {
     "container": "Manage containers", "context": "Manage contexts", "image": "Manage images",
+    "manifest": "Manage Docker image manifests and manifest lists",
     "network": "Manage networks", "registry": "Serve images to others",
     "system": "Manage the daemon", "volume": "Manage volumes",
 }
@@ -134,7 +145,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Common Commands", ("run", "exec", "ps", "pull", "push", "images", "login", "logout",
                          "search", "version", "info", "doctor")),
     ("Management Commands", (
-        "container", "context", "image", "network", "registry", "system", "volume")),
+        "container", "context", "image", "manifest", "network", "registry", "system", "volume")),
     ("Commands", ("attach", "create", "events", "history", "import", "inspect", "kill", "logs",
                   "pause", "port", "rename", "restart", "rm", "rmi", "start", "stop", "tag", "top",
                   "unpause", "wait")),
