@@ -82,6 +82,16 @@ def test_overlay(host: Host) -> None:
     assert checks.overlay(host)[0].found == "/var/lib/pallet is on nfs4"
 
 
+@pytest.mark.parametrize(("known", "release", "expected"), [
+    ("nodev\toverlay\n\terofs\n", "6.18.1", "ok"), ("\terofs\n", "6.12.0", "note"),
+    ("\text4\n", "6.18.1", "note"),
+])
+def test_erofs(host: Host, known: str, release: str, expected: str) -> None:
+    put(host, "/proc/filesystems", known)
+    put(host, "/proc/sys/kernel/osrelease", release)
+    assert level(checks.erofs(host), "erofs") == expected
+
+
 def test_capabilities_by_bit(host: Host) -> None:
     put(host, "/proc/self/status", "Name:\tx\nCapEff:\t0000000000200001\n")
     assert host.capabilities() == {"CHOWN", "SYS_ADMIN"}

@@ -155,6 +155,16 @@ def overlay(host: Host) -> list[Finding]:
     return [Finding("overlay", "ok", f"{DATA_ROOT} on {kind or 'unknown'}")]
 
 
+def erofs(host: Host) -> list[Finding]:
+    """EROFS from files, and overlay on mounts that are attached nowhere: for --storage-driver erofs."""
+    known = "erofs" in host.read("/proc/filesystems").split() or host.has_module("erofs")
+    if known and host.kernel() >= (6, 15):
+        return [Finding("erofs", "ok", "fit for --storage-driver erofs")]
+    return [Finding("erofs", "note", "kernel before 6.15" if known else "not in this kernel",
+                    "--storage-driver erofs does not work; overlay2 does",
+                    "Linux 6.15 or later with CONFIG_EROFS_FS_BACKED_BY_FILE")]
+
+
 def seccomp(host: Host) -> list[Finding]:
     """System call filter, and the mandatory access control that comes on top."""
     findings = []
@@ -273,5 +283,5 @@ def group(host: Host) -> list[Finding]:
 
 
 CHECKS: tuple[Callable[[Host], list[Finding]], ...] = (
-    kernel, python, privileges, namespaces, cgroups, overlay, seccomp, network, tools, disk,
+    kernel, python, privileges, namespaces, cgroups, overlay, erofs, seccomp, network, tools, disk,
     limits, group)
