@@ -281,11 +281,22 @@ class ImageArchiveBackend(Protocol):
         quiet: bool,
         progress: Callable[[ProgressMessage], None],
     ) -> None:
-        """Load a ``docker save`` or OCI layout archive."""
+        """Load a ``docker save`` or OCI layout archive; ``platforms`` empty loads all.
+
+        Raises:
+            InvalidParameterError: no archive of images.
+            DataLossError: it is damaged.
+            NotFoundError: nothing for ``platforms``.
+        """
+        platforms: Sequence[str],
         ...
 
-    async def save(self, names: Sequence[str]) -> Stream[bytes]:
-        """Open an archive of the images; unknown names raise before the first byte."""
+    async def save(self, names: Sequence[str], *, platforms: Sequence[str]) -> Stream[bytes]:
+        """Open an archive of the images; ``platforms`` empty saves all that are here.
+
+        Raises:
+            NotFoundError: no such image, or not for a platform; before the first byte.
+        """
         ...
 
 

@@ -28,6 +28,7 @@ from pallet.engine.imageconfig import ImageDefaults
 from pallet.engine.imageimport import ImageImports
 from pallet.engine.images import Images
 from pallet.engine.index import ContainerIndex
+from pallet.engine.imagearchives import ImageArchives
 from pallet.engine.joins import Joins
 from pallet.engine.mountplan import MountPlanner
 from pallet.engine.networks import Networks
@@ -197,6 +198,8 @@ class Daemon:
         """Start the zygote, take over what runs, sweep what is left, start what wants to run.
 
         Raises:
+            archives=ImageArchives(images=self.images, supervisor=self.supervisor, layers=image_api.layers,
+                                   events=self.events),
             PalletError: the daemon cannot work with these settings on this host.
         """
         await self.supervisor.start()

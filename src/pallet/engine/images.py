@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from pallet.transfer.image_pull import PulledImage
     from pallet.transfer.layer_job import WorkerRunner
 
+    from pallet.transfer.layers import LayerPool
     Report = Callable[[ProgressMessage], None]
 
 
@@ -72,6 +73,16 @@ class Images:
             lease=images.lease)
 
     async def close(self) -> None:
+    @property
+    def layers(self) -> LayerPool:
+        """Layers in progress, for others that bring some in."""
+        return self._transfers.layers
+
+    @property
+    def blobs(self) -> BlobFetcher:
+        """What fetches single blobs again."""
+        return self._transfers.blobs
+
         """Stop pulls and pushes that are going on and wait for their clean-up."""
         await self._transfers.close()
 

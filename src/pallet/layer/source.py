@@ -259,10 +259,11 @@ class ByteStream:
     attribute instead of through a ``read`` method is what makes small files cheap.
     """
 
-    __slots__ = ("_chunks", "_hash", "_limit", "base", "data", "end", "pos", "view")
+    __slots__ = ("_chunks", "_hash", "_hashed", "_limit", "base", "data", "end", "pos", "view")
 
-    def __init__(self, pieces: Iterator[bytes], limit_bytes: int) -> None:
+    def __init__(self, pieces: Iterator[bytes], limit_bytes: int, *, hashed: bool = True) -> None:
         self._chunks = pieces
+        self._hashed = hashed
         self._hash = hashlib.sha256(usedforsecurity=False)
         self._limit = limit_bytes
         self.data = b""
@@ -282,7 +283,8 @@ class ByteStream:
         chunk = next(self._chunks, None)
         if chunk is None:
             return False
-        self._hash.update(chunk)
+        if self._hashed:
+            self._hash.update(chunk)
         rest = self.data[self.pos:]
         self.base += self.pos
         self.data = rest + chunk if rest else chunk

@@ -53,11 +53,11 @@ class Transfers:
             max_connections=parallel)
         self.threads = TransferThreads(parallel)
         retry = RetryPolicy(attempts=config.max_download_attempts, base_s=retry_base_s)
-        self._layers = LayerPool(
+        self.layers = LayerPool(
             content, snapshotter, workers, self.threads, retry=retry,
             max_downloads=config.max_concurrent_downloads)
         self.puller = Puller(resolver=resolver, transport=self._transport, threads=self.threads,
-                             layers=self._layers, content=content, lease=lease)
+                             layers=self.layers, content=content, lease=lease)
         self.pusher = Pusher(resolver=resolver, transport=self._transport, threads=self.threads,
                              content=content, max_uploads=config.max_concurrent_uploads,
                              retry=retry)
@@ -68,6 +68,6 @@ class Transfers:
 
     async def close(self) -> None:
         """Stop what is in progress, wait for its clean-up and close every connection."""
-        await self._layers.close()
+        await self.layers.close()
         self.threads.close()
         self._transport.close()

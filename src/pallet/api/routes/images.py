@@ -147,23 +147,25 @@ class ImageRoutes:
         archives = self._archives
         assert archives is not None, "routes() registers no handler without archives"
         quiet = request.query.flag("quiet", default=True)
+        platforms = _platforms(request, "platform", (1, 48))
 
         async def work(report: Callable[[ProgressMessage], None]) -> None:
-            await archives.load(request.stream(), quiet=quiet, progress=report)
+            await archives.load(request.stream(), quiet=quiet, platforms=platforms, progress=report)
 
         return await progress_reply(request, work)
 
     async def save(self, request: Request) -> Reply:
         """``GET /images/get`` (ImageGetAll): 200 and a tar; 404."""
-        return await self._archive(request.query.all("names"))
+        return await self._archive(request, request.query.all("names"))
 
     async def save_one(self, request: Request) -> Reply:
         """``GET /images/{name}/get`` (ImageGet): 200 and a tar; 404."""
-        return await self._archive([request.params["name"]])
+        return await self._archive(request, [request.params["name"]])
 
-    async def _archive(self, names: Sequence[str]) -> Reply:
+    async def _archive(self, request: Request, names: Sequence[str]) -> Reply:
         assert self._archives is not None, "routes() registers no handler without archives"
-        stream = await self._archives.save(names)
+        stream = await self._archives.save(
+            names, platforms=_platforms(request, "platform", (1, 48)))
         return StreamResponse(aiter(stream), close=stream.aclose, content_type=_TAR)
 
 
@@ -178,6 +180,13 @@ def registry_auth(request: Request) -> AuthConfig | None:
         return decode.from_json(AuthConfig, raw)
     except (binascii.Error, ValueError, InvalidParameterError):
         return None
+
+
+def _platforms(request: Request, key: str, since: tuple[int, int]) -> list[str]:
+    """Read a parameter that may be repeated; nothing for an API version before ``since``."""
+    if request.version < since:
+        return []
+    return [_platform(text) for text in request.query.all(key) if text]
 
 
 def _platform(text: str) -> str:

@@ -1,0 +1,1 @@
+"""Images as tar archives: ``docker save`` and ``docker load``."""

@@ -1,0 +1,78 @@
+"""Images of one index: the platforms that are here under one name.
+
+Owns   the walk from an index to the images of it that are in the store.
+Runs   wherever the image store does; index documents are read once and remembered.
+Spec   image-spec image-index.md.
+
+A name points to one image, which is what it runs. Where it was brought in as an index, the other
+platforms of that index that are here belong to the name as well: they are *covered* by it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from pallet.errors import NotFoundError, PalletError
+from pallet.spec import image as spec
+from pallet.spec import platform as platforms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pallet.image.model import Image
+    from pallet.spec.platform import Platform
+    from pallet.storage.content import ContentStore
+    from pallet.types import Digest
+
+_MAX_DEPTH = 3
+
+
+def manifests_of(content: ContentStore, target: Digest | None, depth: int = 0) -> Sequence[Digest]:
+    """Image manifests below an index, in its order; nothing for any other blob."""
+    if target is None or depth > _MAX_DEPTH or not content.has(target):
+        return ()
+    found: list[Digest] = []
+    for digest, is_index in _entries(content, target):
+        found += manifests_of(content, digest, depth + 1) if is_index else (digest,)
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _entries(content: ContentStore, digest: Digest) -> tuple[tuple[Digest, bool], ...]:
+    """``(digest, whether it is an index)`` of each entry; content never changes."""
+    try:
+        raw = content.read(digest)
+        if spec.sniff_media_type(raw) not in spec.INDEX_TYPES:
+            return ()
+        return tuple((entry.digest, entry.media_type in spec.INDEX_TYPES)
+                     for entry in spec.decode_index(raw).manifests if not entry.is_attestation)
+    except PalletError:
+        return ()
+
+
+def members(content: ContentStore, target: Digest | None, images: Iterable[Image]) -> list[Image]:
+    """Those of ``images`` that an index holds, in its order."""
+    wanted = manifests_of(content, target)
+    if not wanted:
+        return []
+    by_manifest = {digest: image for image in images for digest in image.manifests}
+    return once([by_manifest[digest] for digest in wanted
+                 if digest in by_manifest and content.has(digest)])
+
+
+def once(images: Iterable[Image]) -> list[Image]:
+    """Each image once, where it comes first."""
+    return list({image.id: image for image in images}.values())
+
+
+def choose(wanted: Platform, images: Sequence[Image]) -> Image | None:
+    """The image that suits a platform best."""
+    order = platforms.choose(wanted, [image.config.platform for image in images])
+    return images[order[0]] if order else None
+
+
+def not_provided(name: str, wanted: Platform) -> NotFoundError:
+    """Docker's words for an image that is here for other platforms only."""
+    return NotFoundError(f"image with reference {name} was found but does not provide the specified "
+                         f"platform ({wanted})")
