@@ -184,7 +184,7 @@ class Daemon:
 
     def _image_users(self, image_id: str) -> Iterable[ImageUser]:
         return [ImageUser(container_id=c.id, running=is_running(c.status))
-                for c in self.index if c.image_id == image_id]
+                for c in self.index.of_image(image_id)]
 
     def _warnings(self) -> list[str]:
         found = list(self.network.warnings)

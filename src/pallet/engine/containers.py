@@ -71,7 +71,13 @@ class Containers:
     async def list(self, options: ListOptions) -> Sequence[ContainerSummary]:
         """See ``ContainerBackend.list``."""
         found = listing.select(self._index, options, self._descendants)
-        return [view.summary(c, await self._sizes(c) if options.size else None, self._image_name(c)) for c in found]
+        names: dict[tuple[str, str], str] = {}  # many containers, few images
+        for c in found:
+            key = (c.image_ref, c.image_id)
+            if key not in names:
+                names[key] = self._image_name(c)
+        return [view.summary(c, await self._sizes(c) if options.size else None, names[c.image_ref, c.image_id])
+                for c in found]
 
     def _descendants(self, name: str) -> set[str]:
         """Ids of image ``name`` and of every image whose layers start with its layers."""

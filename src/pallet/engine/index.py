@@ -18,6 +18,7 @@ class ContainerIndex:
     def __init__(self) -> None:
         self._by_id: dict[str, Container] = {}
         self._names: dict[str, str] = {}
+        self._by_image: dict[str, dict[str, Container]] = {}
 
     def __iter__(self) -> Iterator[Container]:
         return iter(list(self._by_id.values()))
@@ -49,13 +50,22 @@ class ContainerIndex:
     def add(self, container: Container) -> None:
         """Make a created container visible. Its name must be reserved already."""
         self._by_id[container.id] = container
+        self._by_image.setdefault(container.image_id, {})[container.id] = container
         self._names[container.name] = container.id
 
     def discard(self, container: Container) -> None:
         """Forget a removed container and its name."""
         self._by_id.pop(container.id, None)
+        users = self._by_image.get(container.image_id, {})
+        users.pop(container.id, None)
+        if not users:
+            self._by_image.pop(container.image_id, None)
         if self._names.get(container.name) == container.id:
             del self._names[container.name]
+
+    def of_image(self, image_id: str) -> list[Container]:
+        """Containers made from an image."""
+        return list(self._by_image.get(image_id, {}).values())
 
     def find(self, name_or_id: str) -> Container | None:
         """Like ``get``, None when there is none."""
