@@ -19,7 +19,6 @@ import fcntl
 import os
 import resource
 import stat
-import tempfile
 import threading
 
 from pallet.layer import erofs
@@ -95,13 +94,15 @@ def supported(directory: str) -> str:
     """Try it with a small image in ``directory``; return what fails, "" when it works."""
     held: list[int] = []
     try:
-        with tempfile.TemporaryFile(dir=directory) as file:
-            root = erofs.Node(stat.S_IFDIR | 0o755)
-            erofs.write_metadata(file.fileno(), root, erofs.DATA_START, bytes(16))
-            source = f"{_proc()}/fd/{file.fileno()}"
-            held += [_mount(source), _mount(source)]
-            below = ":".join(f"{_proc()}/fd/{fd}" for fd in held)
-            held.append(fsmount.detached("overlay", [("source", "overlay"), ("lowerdir", below)]))
+        image_fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        held.append(image_fd)
+        root = erofs.Node(stat.S_IFDIR | 0o755)
+        erofs.write_metadata(image_fd, root, erofs.DATA_START, bytes(16))
+        source = f"{_proc()}/fd/{image_fd}"
+        for _ in range(2):
+            held.append(_mount(source))  # noqa: PERF401
+        below = ":".join(f"{_proc()}/fd/{fd}" for fd in held[1:])
+        held.append(fsmount.detached("overlay", [("source", "overlay"), ("lowerdir", below)]))
     except OSError as error:
         return str(error)
     finally:
