@@ -279,6 +279,7 @@ class ImageArchiveBackend(Protocol):
         source: AsyncIterator[bytes],
         *,
         quiet: bool,
+        platforms: Sequence[str],
         progress: Callable[[ProgressMessage], None],
     ) -> None:
         """Load a ``docker save`` or OCI layout archive; ``platforms`` empty loads all.
@@ -288,7 +289,6 @@ class ImageArchiveBackend(Protocol):
             DataLossError: it is damaged.
             NotFoundError: nothing for ``platforms``.
         """
-        platforms: Sequence[str],
         ...
 
     async def save(self, names: Sequence[str], *, platforms: Sequence[str]) -> Stream[bytes]:

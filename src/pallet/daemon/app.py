@@ -24,11 +24,11 @@ from pallet.engine.exec import ExecInstances
 from pallet.engine.exits import ExitWatcher
 from pallet.engine.files import ContainerFiles
 from pallet.engine.health import HealthMonitors
+from pallet.engine.imagearchives import ImageArchives
 from pallet.engine.imageconfig import ImageDefaults
 from pallet.engine.imageimport import ImageImports
 from pallet.engine.images import Images
 from pallet.engine.index import ContainerIndex
-from pallet.engine.imagearchives import ImageArchives
 from pallet.engine.joins import Joins
 from pallet.engine.mountplan import MountPlanner
 from pallet.engine.networks import Networks
@@ -180,6 +180,8 @@ class Daemon:
             volumes=self.volumes, registries=image_api,
             prunes=Pruner(index=self.index, remover=remover, images=self.images, image_api=image_api,
                           snapshotter=self.snapshotter, events=self.events),
+            archives=ImageArchives(images=self.images, supervisor=self.supervisor, layers=image_api.layers,
+                                   events=self.events),
             imports=ImageImports(images=self.images, supervisor=self.supervisor, events=self.events))
 
     def _image_users(self, image_id: str) -> Iterable[ImageUser]:
@@ -198,8 +200,6 @@ class Daemon:
         """Start the zygote, take over what runs, sweep what is left, start what wants to run.
 
         Raises:
-            archives=ImageArchives(images=self.images, supervisor=self.supervisor, layers=image_api.layers,
-                                   events=self.events),
             PalletError: the daemon cannot work with these settings on this host.
         """
         await self.supervisor.start()

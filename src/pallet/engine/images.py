@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from pallet.storage.snapshot import Snapshotter
     from pallet.transfer.image_pull import PulledImage
     from pallet.transfer.layer_job import WorkerRunner
-
     from pallet.transfer.layers import LayerPool
+
     Report = Callable[[ProgressMessage], None]
 
 
@@ -72,17 +72,12 @@ class Images:
             config.registry, content=content, snapshotter=snapshotter, workers=supervisor,
             lease=images.lease)
 
-    async def close(self) -> None:
     @property
     def layers(self) -> LayerPool:
         """Layers in progress, for others that bring some in."""
         return self._transfers.layers
 
-    @property
-    def blobs(self) -> BlobFetcher:
-        """What fetches single blobs again."""
-        return self._transfers.blobs
-
+    async def close(self) -> None:
         """Stop pulls and pushes that are going on and wait for their clean-up."""
         await self._transfers.close()
 
