@@ -98,6 +98,8 @@ class Config:
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    disk_budget_bytes: int = 0
+    """What images may take, blobs and layers; 0 is no limit."""
     log_driver: str = "json-file"
     log_options: tuple[tuple[str, str], ...] = ()
     live_restore: bool = True

@@ -16,6 +16,7 @@
 │   └── trash/<n>/                 renamed here, then deleted in the background
 ├── containers/<id>/               log files, hosts, hostname, resolv.conf
 ├── volumes/<name>/_data
+├── indexes/<hex>                  what a layer holds by path, for ``image explore``
 └── seccomp/<hash>.bpf             compiled filters
 
 <exec-root>/                       /run/pallet
@@ -59,6 +60,7 @@ class DataPaths:
         self.containers = root / "containers"
         self.volumes = root / "volumes"
         self.seccomp = root / "seccomp"
+        self.indexes = root / "indexes"
 
     def container(self, container_id: str) -> Path:
         """Directory of one container's files (not its root file system)."""

@@ -16,12 +16,15 @@ from pallet.aio import run_blocking
 from pallet.api.backends import Backends
 from pallet.engine import hostinfo
 from pallet.engine.attach import Attacher
+from pallet.engine.budget import DiskBudget
 from pallet.engine.containerlogs import LogReader
 from pallet.engine.containers import Containers
 from pallet.engine.create import Creator
+from pallet.engine.disk import Disk
 from pallet.engine.events import EventBus
 from pallet.engine.exec import ExecInstances
 from pallet.engine.exits import ExitWatcher
+from pallet.engine.explore import Explorer
 from pallet.engine.files import ContainerFiles
 from pallet.engine.health import HealthMonitors
 from pallet.engine.imagearchives import ImageArchives
@@ -29,6 +32,7 @@ from pallet.engine.imageconfig import ImageDefaults
 from pallet.engine.imageimport import ImageImports
 from pallet.engine.images import Images
 from pallet.engine.index import ContainerIndex
+from pallet.engine.integrity import Integrity
 from pallet.engine.joins import Joins
 from pallet.engine.mountplan import MountPlanner
 from pallet.engine.networks import Networks
@@ -174,10 +178,17 @@ class Daemon:
             images=self.images, snapshotter=self.snapshotter, containers=containers, image_api=image_api,
             volumes=self.volumes, warnings=self._warnings)
         self._starter = starter
+        self._budget = DiskBudget(config.disk_budget_bytes, images=self.images, index=self.index, events=self.events)
+        self._explorer = Explorer(images=self.images, paths=self.data, workers=self.supervisor)
+        disk = Disk(
+            images=self.images, budget=self._budget, explorer=self._explorer, events=self.events,
+            integrity=Integrity(images=self.images, metadata=self.metadata, paths=self.data, workers=self.supervisor,
+                                fetcher=image_api.blobs, index=self.index, events=self.events))
         self.backends = Backends(
             containers=containers, execs=execs, images=image_api, system=system,
             networks=Networks(self.network, self.events),
             volumes=self.volumes, registries=image_api,
+            disk=disk,
             prunes=Pruner(index=self.index, remover=remover, images=self.images, image_api=image_api,
                           snapshotter=self.snapshotter, events=self.events),
             archives=ImageArchives(images=self.images, supervisor=self.supervisor, layers=image_api.layers,
@@ -210,6 +221,8 @@ class Daemon:
         await repair(self.images, self.supervisor)
         self.volumes.store.sweep()
         wanted = await self.restorer.restore()
+        await run_blocking(self._explorer.sweep)
+        self.tasks.spawn(self._budget.run(), "disk budget")
         self.tasks.spawn(self._warm_up(), "warm-up")
         self.tasks.spawn(self._start_wanted(wanted), "starts after the daemon's own")
 

@@ -118,6 +118,7 @@ def _config(values: Mapping[str, Any]) -> Config:
     take("cgroup-parent", "cgroup_parent")
     take("exec-opt", "cgroup_driver", _cgroup_driver)
     take("default-ulimit", "default_ulimits", _ulimits)
+    take("disk-budget", "disk_budget_bytes", size_bytes)
     take("default-shm-size", "default_shm_size_bytes", size_bytes)
     take("seccomp-profile", "seccomp_profile", _seccomp)
     take("no-new-privileges", "no_new_privileges")

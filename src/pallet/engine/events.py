@@ -33,6 +33,7 @@ class EventBus:
     def __init__(self) -> None:
         self._history: deque[EventMessage] = deque(maxlen=_HISTORY)
         self._queues: set[asyncio.Queue[EventMessage | None]] = set()
+        self._observers: list[Callable[[EventMessage], None]] = []
 
     @property
     def listeners(self) -> int:
@@ -46,12 +47,18 @@ class EventBus:
             type=kind, action=action, actor=EventActor(id=actor_id, attributes=dict(attributes)),
             scope="local", time=now // 1_000_000_000, time_nano=now)
         self._history.append(event)
+        for observer in self._observers:
+            observer(event)
         for queue in list(self._queues):
             if queue.qsize() >= _QUEUE_LIMIT:
                 self._queues.discard(queue)
                 queue.put_nowait(None)
             else:
                 queue.put_nowait(event)
+
+    def observe(self, observer: Callable[[EventMessage], None]) -> None:
+        """Call ``observer`` with every event from now on, at once: it must be quick."""
+        self._observers.append(observer)
 
     def subscribe(
         self, *, since_ns: int | None, until_ns: int | None, wanted: Callable[[EventMessage], bool]

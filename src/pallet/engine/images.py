@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pallet.spec.reference import Reference
     from pallet.storage.content import ContentStore
     from pallet.storage.snapshot import Snapshotter
+    from pallet.transfer.blobs import BlobFetcher
     from pallet.transfer.image_pull import PulledImage
     from pallet.transfer.layer_job import WorkerRunner
     from pallet.transfer.layers import LayerPool
@@ -76,6 +77,11 @@ class Images:
     def layers(self) -> LayerPool:
         """Layers in progress, for others that bring some in."""
         return self._transfers.layers
+
+    @property
+    def blobs(self) -> BlobFetcher:
+        """What fetches single blobs again."""
+        return self._transfers.blobs
 
     async def close(self) -> None:
         """Stop pulls and pushes that are going on and wait for their clean-up."""

@@ -32,6 +32,10 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Image this one was built on here; None for pulled and imported ones."""
     last_tagged_at: str = ""
     """RFC 3339, UTC; empty when never tagged here."""
+    last_used_at: float = 0.0
+    """Unix seconds of the last create or start from it; 0 is never."""
+    pinned: bool = False
+    """Safe from the disk budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,8 @@ class Image:
     manifests: tuple[Digest, ...]
     parent: ImageId | None
     last_tagged_at: str
+    last_used_at: float = 0.0
+    pinned: bool = False
 
     @property
     def is_dangling(self) -> bool:

@@ -34,7 +34,7 @@ async def repair(images: ImageStore, workers: WorkerRunner) -> int:
         try:
             missing = images.missing_layers(image.id)
             for diff_id, blob in missing:
-                applied = await _unpack(images, workers, image, blob.digest)
+                applied = await unpack_again(images, workers, image, blob.digest)
                 logger.info("layer %s unpacked again (%d entries)", diff_id, applied.entries)
                 restored += 1
             if missing:
@@ -44,8 +44,14 @@ async def repair(images: ImageStore, workers: WorkerRunner) -> int:
     return restored
 
 
-async def _unpack(images: ImageStore, workers: WorkerRunner, image: Image,
-                  blob: Digest) -> Applied:
+async def unpack_again(images: ImageStore, workers: WorkerRunner, image: Image,
+                       blob: Digest) -> Applied:
+    """Commit the layer that ``blob`` holds; nothing when it is there.
+
+    Raises:
+        DataLossError: the blob is none of the image's layers.
+        PalletError: it cannot be read or unpacked.
+    """
     snapshotter = images.snapshotter
     try:
         return await _attempt(images, workers, image, blob, lower_dirs=[])

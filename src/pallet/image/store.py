@@ -18,7 +18,7 @@ import msgspec
 
 from pallet.errors import DataLossError, InvalidParameterError, NotFoundError
 from pallet.image import deletion
-from pallet.image.model import Image, ImageNotFoundError, ImageRecord
+from pallet.image.model import Image, ImageConflictError, ImageNotFoundError, ImageRecord
 from pallet.image.moments import now, unix_seconds
 from pallet.image.names import NameTable
 from pallet.spec import digest as digests
@@ -29,7 +29,7 @@ from pallet.storage.leases import Lease
 from pallet.types import Digest, ImageId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pallet.image.model import ImageUser, Removal
     from pallet.spec.image import Descriptor, ImageConfigFile, Manifest
@@ -65,6 +65,7 @@ class ImageStore:
         self._users = users
         self._lock = threading.RLock()
         self._images: dict[ImageId, Image] = {}
+        self._damaged: dict[ImageId, ImageRecord] = {}
         self._names = NameTable(metadata)
         for image_id, raw in metadata.images():
             self._load(image_id, _record_decoder.decode(raw))
@@ -74,6 +75,20 @@ class ImageStore:
             self._images[image_id] = self._build(image_id, record)
         except (NotFoundError, DataLossError) as error:
             logger.warning("image %s is damaged and left out: %s", image_id, error)
+            self._damaged[image_id] = record
+
+    def damaged(self) -> dict[ImageId, ImageRecord]:
+        """Records of images whose config cannot be read; what they need is kept."""
+        with self._lock:
+            return dict(self._damaged)
+
+    def reload(self, image_id: ImageId) -> bool:
+        """Try a damaged image again; whether it is whole now."""
+        with self._lock:
+            record = self._damaged.pop(image_id, None)
+            if record is not None:
+                self._load(image_id, record)
+            return image_id in self._images
 
     def _build(self, image_id: ImageId, record: ImageRecord) -> Image:
         raw = self.content.read(Digest(image_id))
@@ -86,7 +101,8 @@ class ImageStore:
             repo_tags=tuple(item.familiar() for item in found if item.digest is None),
             repo_digests=tuple(item.familiar() for item in found if item.digest is not None),
             manifests=tuple(record.manifests), parent=record.parent,
-            last_tagged_at=record.last_tagged_at)
+            last_tagged_at=record.last_tagged_at, last_used_at=record.last_used_at,
+            pinned=record.pinned)
 
     def _size(self, config: ImageConfigFile) -> int:
         layers = config.rootfs.diff_ids
@@ -233,7 +249,9 @@ class ImageStore:
             record = ImageRecord(
                 manifests=[manifest_digest, *known],
                 parent=parent or (before.parent if before else None),
-                last_tagged_at=now() if reference else (before.last_tagged_at if before else ""))
+                last_tagged_at=now() if reference else (before.last_tagged_at if before else ""),
+                last_used_at=before.last_used_at if before else 0.0,
+                pinned=before.pinned if before else False)
             self._metadata.put_image(image_id, _encoder.encode(record))
             changed = {image_id}
             if reference is not None:
@@ -311,6 +329,41 @@ class ImageStore:
             removals, freed = deletion.delete(self, ref_or_id, force=force, prune=prune)
             return [*removals, *self.free(freed)] if freed else removals
 
+    def pin(self, image_id: ImageId, *, pinned: bool) -> None:
+        """Protect an image from ``evict``, or stop that.
+
+        Raises:
+            ImageNotFoundError: no such image.
+        """
+        with self._lock:
+            self._rewrite(image_id, pinned=pinned)
+
+    def note_uses(self, uses: Mapping[ImageId, float]) -> None:
+        """Keep when images were last used (Unix seconds); images that are gone are left out."""
+        with self._lock, self._metadata.transaction():
+            for image_id, moment in uses.items():
+                if image_id in self._images:
+                    self._rewrite(image_id, last_used_at=moment)
+
+    def _rewrite(self, image_id: ImageId, **facts: float | bool) -> None:
+        record = msgspec.structs.replace(_record_of(self.get(image_id)), **facts)
+        self._metadata.put_image(image_id, _encoder.encode(record))
+        self._images[image_id] = self._build(image_id, record)
+
+    def evict(self, image_id: ImageId) -> Sequence[Removal]:
+        """Delete an image with all its names for the disk budget, unless it is needed by now.
+
+        Raises:
+            ImageNotFoundError: it is gone.
+            ImageConflictError: it is pinned, has children, or containers use it.
+        """
+        with self._lock:
+            image = self.get(image_id)
+            if image.pinned or self.users(image_id) or self.children(image_id):
+                message = f"image {image_id} is in use or pinned"
+                raise ImageConflictError(message)
+            return self.delete(image_id, force=True, prune=False)
+
     def drop(self, image_id: ImageId) -> None:
         """Remove the record of a nameless image. Only ``deletion`` calls it, under the lock."""
         self._metadata.delete_image(image_id)
@@ -326,13 +379,24 @@ class ImageStore:
     def collect(self) -> int:
         """Free blobs and layers that no image, container or lease needs; return the blobs' bytes."""
         with self._lock:
-            blobs: set[Digest] = set(self._names.digests())
-            layers: set[DiffID] = set()
-            for image in self._images.values():
-                blobs.add(Digest(image.id))
-                blobs.update(image.manifests)
-                layers.update(image.diff_ids)
-            return gc.collect(self.content, self.snapshotter, self._metadata, blobs, layers)
+            return gc.collect(self.content, self.snapshotter, self._metadata, *self._roots())
+
+    def unreachable(self) -> tuple[dict[Digest, int], Sequence[DiffID]]:
+        """What ``collect`` would free: blobs with their sizes, and layers (also containers' ones)."""
+        with self._lock:
+            return gc.unreachable(self.content, self.snapshotter, self._metadata, *self._roots())
+
+    def _roots(self) -> tuple[set[Digest], set[DiffID]]:
+        blobs: set[Digest] = set(self._names.digests())
+        layers: set[DiffID] = set()
+        for image in self._images.values():
+            blobs.add(Digest(image.id))
+            blobs.update(image.manifests)
+            layers.update(image.diff_ids)
+        for image_id, record in self._damaged.items():
+            blobs.add(Digest(image_id))
+            blobs.update(record.manifests)
+        return blobs, layers
 
     def lease(self) -> Lease:
         """Open a lease for content that is on its way in."""
@@ -353,7 +417,8 @@ def chain_ids(diff_ids: Sequence[DiffID]) -> list[Digest]:
 
 def _record_of(image: Image) -> ImageRecord:
     return ImageRecord(manifests=list(image.manifests), parent=image.parent,
-                       last_tagged_at=image.last_tagged_at)
+                       last_tagged_at=image.last_tagged_at, last_used_at=image.last_used_at,
+                       pinned=image.pinned)
 
 
 def _missing(name: str) -> ImageNotFoundError:

@@ -113,6 +113,17 @@ class Ingest:
         self._close()
         return actual
 
+    def replace(self) -> Digest:
+        """Like ``commit``, in place of a damaged blob of the same digest.
+
+        Raises:
+            DigestMismatchError: not the expected digest; the old file stays.
+        """
+        actual = self.digest
+        if self._expected is None or actual == self._expected:
+            self._store.delete(actual)
+        return self.commit()
+
     def abort(self) -> None:
         """Drop the ingest. Idempotent, and nothing after a commit."""
         if self._fd >= 0:
@@ -236,7 +247,19 @@ class ContentStore:
             _fsync_directory(directory)
 
     def heal(self, digest: Digest) -> bool:
-        """Read a blob through; remove it if it is not what its name says. Whether it was sound."""
+        """Remove a blob if it is not what its name says. Whether it was sound."""
+        if self.verify(digest):
+            return True
+        self.delete(digest)
+        return False
+
+    def verify(self, digest: Digest) -> bool:
+        """Read a blob through: whether it is what its name says.
+
+        Raises:
+            BlobNotFoundError: it is not here.
+            OSError: the disk does not give it back.
+        """
         state = digests.hasher(digests.algorithm(digest))
         fd = self.open(digest)
         try:
@@ -244,10 +267,7 @@ class ContentStore:
                 state.update(chunk)
         finally:
             os.close(fd)
-        if digests.from_hasher(state) == digest:
-            return True
-        self.delete(digest)
-        return False
+        return digests.from_hasher(state) == digest
 
     def delete(self, digest: Digest) -> int:
         """Remove a blob and return the bytes it had, 0 when it was not here. Idempotent."""

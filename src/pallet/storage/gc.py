@@ -35,25 +35,32 @@ def collect(content: ContentStore, snapshotter: Snapshotter, metadata: Metadata,
 
     Returns the bytes of the blobs removed. Layers that containers use stay.
     """
+    garbage, stale = unreachable(content, snapshotter, metadata, blobs, layers)
+    freed = 0
+    for digest, size in garbage.items():
+        with metadata.lock:
+            gone = None if _leased(metadata, "blob", digest) else content.detach(digest)
+        if gone is not None:
+            gone.unlink()
+            freed += size
+    for diff_id in stale:
+        with metadata.lock, suppress(ConflictError):  # a container's; a later run takes it
+            if not _leased(metadata, "layer", diff_id):
+                snapshotter.remove_layer(diff_id)
+    return freed
+
+
+def unreachable(content: ContentStore, snapshotter: Snapshotter, metadata: Metadata,
+                blobs: Iterable[Digest], layers: Iterable[DiffID]) -> tuple[dict[Digest, int], list[DiffID]]:
+    """Blobs (with their sizes) and layers that nothing of ``blobs``, ``layers`` and the leases needs."""
     present = dict(content.walk())
     candidates = list(snapshotter.layers())
     leased = [resource for held in metadata.leases().values() for resource in held]
     roots = [*blobs, *(Digest(key) for kind, key in leased if kind == "blob")]
     kept = {*layers, *(DiffID(key) for kind, key in leased if kind == "layer")}
     reached = _reach(content, roots, present)
-    freed = 0
-    for digest in present.keys() - reached:
-        with metadata.lock:
-            gone = None if _leased(metadata, "blob", digest) else content.detach(digest)
-        if gone is not None:
-            gone.unlink()
-            freed += present[digest]
-    for diff_id in candidates:
-        if diff_id not in kept:
-            with metadata.lock, suppress(ConflictError):  # a container's; a later run takes it
-                if not _leased(metadata, "layer", diff_id):
-                    snapshotter.remove_layer(diff_id)
-    return freed
+    garbage = {digest: size for digest, size in present.items() if digest not in reached}
+    return garbage, [diff_id for diff_id in candidates if diff_id not in kept]
 
 
 def _leased(metadata: Metadata, kind: str, key: str) -> bool:

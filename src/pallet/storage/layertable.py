@@ -215,6 +215,25 @@ class LayerTable:
         self.trash.take(f"{self._layers_dir}/{record.number}")
         self._imaged.discard(record.number)
 
+    def discard(self, diff_id: DiffID) -> None:
+        """Drop the tree of a damaged layer and keep its number; see ``Snapshotter.discard_layer``."""
+        with self._lock:
+            record = self.record(diff_id)
+            # Record first: after a kill here the next daemon unpacks the layer again.
+            self._put(diff_id, msgspec.structs.replace(record, lost=True))
+            self._mounts.forget(record.number)
+            self.trash.take(f"{self._layers_dir}/{record.number}")
+
+    def strays(self, *, remove: bool = False) -> list[str]:
+        """Directories without a record, and remove them; see ``Snapshotter.strays``."""
+        with self._lock:
+            known = {str(record.number) for record in self._records.values()}
+            found = sorted(name for name in os.listdir(self._layers_dir) if name not in known)
+            if remove:
+                for name in found:
+                    self.trash.take(f"{self._layers_dir}/{name}")
+        return [f"l/{name}" for name in found]
+
     def settle(self, layers: Sequence[DiffID]) -> None:
         """Give implied directories the attributes they have below; see ``Snapshotter.settle``."""
         for index, diff_id in enumerate(layers):

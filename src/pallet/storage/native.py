@@ -128,6 +128,12 @@ class NativeSnapshotter:
                     self.remove(key)
         self._table.remove(diff_id, set())
 
+    def discard_layer(self, diff_id: DiffID) -> None:
+        self._table.discard(diff_id)
+
+    def strays(self, *, remove: bool = False) -> list[str]:
+        return self._table.strays(remove=remove)
+
     def usage(self, key: str) -> int:
         """Bytes beyond those of the image: what the files grew by."""
         base = int(self._lower(key)[0])

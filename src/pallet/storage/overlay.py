@@ -121,6 +121,12 @@ class OverlaySnapshotter:
     def remove_layer(self, diff_id: DiffID) -> None:
         self._table.remove(diff_id, self._used_numbers())
 
+    def discard_layer(self, diff_id: DiffID) -> None:
+        self._table.discard(diff_id)
+
+    def strays(self, *, remove: bool = False) -> list[str]:
+        return self._table.strays(remove=remove)
+
     def usage(self, key: str) -> int:
         try:
             return tree_size(f"{self._active}/{key}/upper")

@@ -173,6 +173,24 @@ class Snapshotter(Protocol):
         """
         ...
 
+    def discard_layer(self, diff_id: DiffID) -> None:
+        """Give up the tree of a damaged layer; it counts as not committed until it is again.
+
+        Containers on it find the tree that is committed next: theirs must not run meanwhile.
+
+        Raises:
+            LayerNotFoundError: it is not committed.
+        """
+        ...
+
+    def strays(self, *, remove: bool = False) -> list[str]:
+        """Layer directories without a record, relative to the snapshots' own directory.
+
+        Args:
+            remove: drop them too.
+        """
+        ...
+
     def usage(self, key: str) -> int:
         """Bytes of the files in the writable layer, each hard-linked file once.
 

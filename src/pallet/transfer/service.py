@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from pallet.transfer.blobs import BlobFetcher
 from pallet.transfer.layers import LayerPool
 from pallet.transfer.login import Registries
 from pallet.transfer.proxies import ProxySettings
@@ -65,6 +66,9 @@ class Transfers:
                                      threads=self.threads)
         self.searcher = Searcher(resolver=resolver, transport=self._transport,
                                  threads=self.threads)
+
+        self.blobs = BlobFetcher(resolver=resolver, transport=self._transport,
+                                 threads=self.threads, content=content, retry=retry)
 
     async def close(self) -> None:
         """Stop what is in progress, wait for its clean-up and close every connection."""

@@ -16,8 +16,12 @@ WORKERS: dict[str, tuple[str, str]] = {
     "network.sandboxes": ("pallet.zygote.netsandbox", "run"),
     "layer.apply": ("pallet.layer.worker", "run_apply"),
     "layer.copyup": ("pallet.layer.worker", "run_copyup"),
+    "layer.verify": ("pallet.layer.verify", "run_verify"),
+    "layer.index": ("pallet.layer.index", "run_index"),
+    "layer.explore": ("pallet.layer.explore", "run_explore"),
 }
 
-HEAVY = frozenset({"layer.apply", "layer.copyup"})
+HEAVY = frozenset({
+    "layer.apply", "layer.copyup", "layer.verify", "layer.index", "layer.explore"})
 """Kinds whose modules (decompression, hashing) the zygote itself does not import: a process of
 its own, forked when the first of them is asked for, does, and shims need not carry them."""
