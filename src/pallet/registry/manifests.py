@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pallet.registry.codes import RegistryHttpError
 from pallet.registry.messages import RegistryResponse, parse_digest
+from pallet.registry.metadata.records import ManifestRecord
 from pallet.spec import digest as digests
 from pallet.spec import image
 from pallet.spec import reference as references
@@ -37,19 +38,19 @@ class ManifestRoutes:
     def handle(self, request: RegistryRequest, name: str, ref: str) -> RegistryResponse:
         """Answer one request on manifest ``ref``, a tag or a digest."""
         if request.method in {"GET", "HEAD"}:
-            return self._get(name, ref)
+            return self._get(name, ref, head=request.method == "HEAD")
         if request.method == "PUT":
             return self._put(request, name, ref)
         if request.method == "DELETE":
             return self._delete(name, ref)
         raise RegistryHttpError("UNSUPPORTED", headers={"Allow": "GET, HEAD, PUT, DELETE"})
 
-    def _get(self, name: str, ref: str) -> RegistryResponse:
+    def _get(self, name: str, ref: str, *, head: bool) -> RegistryResponse:
         by_tag = references.is_tag(ref)
         digest = self._store.resolve(name, ref) if by_tag else parse_digest(ref)
-        media_type, raw = self._store.manifest(name, digest)
-        return RegistryResponse(status=200, body=raw, headers={
-            "Content-Type": media_type, "Docker-Content-Digest": digest, "ETag": f'"{digest}"'})
+        record = self._store.manifest(name, digest, push=head and not by_tag)
+        return RegistryResponse(status=200, body=record.raw, headers={
+            "Content-Type": record.media_type, "Docker-Content-Digest": digest, "ETag": f'"{digest}"'})
 
     def _put(self, request: RegistryRequest, name: str, ref: str) -> RegistryResponse:
         raw = _read_manifest(request)
@@ -64,32 +65,14 @@ class ManifestRoutes:
         if len(tags) > _MAX_TAGS or not all(references.is_tag(tag) for tag in tags):
             raise RegistryHttpError("TAG_INVALID", {"tags": tags})
         media_type, document = _checked(raw, request.headers.get("content-type", ""))
-        self._require_content(name, document)
-        subject = _digest_of(document.get("subject"))
-        self._store.put_manifest(name, digest, media_type, raw)
+        record = record_of(digest, media_type, raw, document)
+        self._store.put_manifest(name, record, tags)
         headers = {"Location": f"/v2/{name}/manifests/{ref}", "Docker-Content-Digest": digest}
-        if subject is not None:
-            descriptor = _referrer(digest, media_type, raw, document)
-            self._store.add_referrer(name, subject, digest, descriptor)
-            headers["OCI-Subject"] = subject
-        for tag in tags:
-            self._store.tag(name, tag, digest)
+        if record.subject is not None:
+            headers["OCI-Subject"] = record.subject
         if request.parameters("tag"):
             headers["OCI-Tag"] = ", ".join(request.parameters("tag"))
         return RegistryResponse(status=201, headers=headers)
-
-    def _require_content(self, name: str, document: dict[str, Any]) -> None:
-        """Refuse a manifest that names content this repository does not have."""
-        for entry in [document.get("config"), *(document.get("layers") or ())]:
-            digest = _digest_of(entry)
-            if digest is None or image.is_foreign(str(entry.get("mediaType", ""))):
-                continue
-            if not self._store.has_blob(name, digest):
-                raise RegistryHttpError("MANIFEST_BLOB_UNKNOWN", {"digest": digest})
-        for entry in document.get("manifests") or ():
-            digest = _digest_of(entry)
-            if digest is not None and not self._store.has_manifest(name, digest):
-                raise RegistryHttpError("MANIFEST_BLOB_UNKNOWN", {"digest": digest})
 
     def _delete(self, name: str, ref: str) -> RegistryResponse:
         if not self._allow_delete:
@@ -164,6 +147,30 @@ def _digest_of(entry: object) -> Digest | None:
     if not isinstance(text, str) or not digests.is_digest(text):
         raise RegistryHttpError("MANIFEST_INVALID", "a descriptor has no valid digest")
     return digests.parse(text)
+
+
+def record_of(
+    digest: Digest, media_type: str, raw: bytes, document: dict[str, Any]
+) -> ManifestRecord:
+    """Make the record of a manifest: what it needs, lists and refers to.
+
+    Raises:
+        RegistryHttpError: MANIFEST_INVALID, when a descriptor has no proper digest.
+    """
+    blobs = set()
+    for entry in [document.get("config"), *(document.get("layers") or ())]:
+        needed = _digest_of(entry)
+        if needed is not None and not image.is_foreign(str(entry.get("mediaType", ""))):
+            blobs.add(needed)
+    children = {child for entry in document.get("manifests") or ()
+                if (child := _digest_of(entry)) is not None}
+    subject = _digest_of(document.get("subject"))
+    descriptor = _referrer(digest, media_type, raw, document)
+    return ManifestRecord(
+        digest=digest, media_type=media_type, raw=raw, subject=subject,
+        artifact_type=descriptor.get("artifactType") or "",
+        descriptor=json.dumps(descriptor).encode() if subject is not None else b"",
+        blobs=frozenset(blobs), children=frozenset(children))
 
 
 def _referrer(

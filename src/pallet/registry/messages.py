@@ -15,6 +15,7 @@ from pallet.registry.codes import RegistryHttpError
 from pallet.spec import digest as digests
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pallet.types import Digest
@@ -42,6 +43,8 @@ class RegistryRequest:
     body: RequestBody
     base_url: str
     """``http://host:port`` as the client sees this server."""
+    peer: str = ""
+    """The client's address without its port."""
 
     def parameter(self, name: str) -> str | None:
         """First value of a query parameter, or None."""
@@ -64,12 +67,21 @@ class FileRange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """A body that is made while it is sent. ``close`` is called once, also when nothing was taken."""
+
+    chunks: Iterator[bytes]
+    length: int
+    close: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryResponse:
     """One reply. For HEAD the body's length is announced and the body left out by the server."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
-    body: bytes | FileRange = b""
+    body: bytes | FileRange | Stream = b""
 
 
 def parse_digest(text: str) -> Digest:

@@ -2,7 +2,7 @@
 
 Owns   URLs, methods, validation and reply headers of ``/v2/``.
 Runs   in the server's threads.
-Needs  ``RegistryStore``, ``Uploads``, an access control.
+Needs  ``RegistryStore``, an access control.
 Spec   distribution-spec v1.1 end-1 to end-14; Docker's ``_catalog``.
 """
 
@@ -14,16 +14,24 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from pallet.registry.auth import TOKEN_PATH, Access
+from pallet.registry.blobs.driver import Redirect
+from pallet.registry.capacity import full
 from pallet.registry.codes import RegistryHttpError
 from pallet.registry.manifests import ManifestRoutes
-from pallet.registry.messages import FileRange, RegistryRequest, RegistryResponse, parse_digest
+from pallet.registry.messages import (
+    FileRange,
+    RegistryRequest,
+    RegistryResponse,
+    Stream,
+    parse_digest,
+)
 from pallet.spec import digest as digests
 from pallet.spec import reference as references
 
 if TYPE_CHECKING:
     from pallet.registry.auth import AccessControl
     from pallet.registry.store import RegistryStore
-    from pallet.registry.uploads import Upload, Uploads
+    from pallet.registry.uploads import Upload
     from pallet.types import Digest
 
 _PATH = re.compile(
@@ -37,10 +45,10 @@ _MAX_PAGE = 10_000
 class Routes:
     """Answers requests."""
 
-    def __init__(self, store: RegistryStore, uploads: Uploads, access: AccessControl, *,
+    def __init__(self, store: RegistryStore, access: AccessControl, *,
                  allow_delete: bool = True) -> None:
         self._store = store
-        self._uploads = uploads
+        self._uploads = store.uploads
         self._access = access
         self._allow_delete = allow_delete
         self._manifests = ManifestRoutes(store, allow_delete=allow_delete)
@@ -51,6 +59,16 @@ class Routes:
         Raises:
             RegistryHttpError: every refusal.
         """
+        try:
+            return self._handle(request)
+        except RegistryHttpError:
+            raise
+        except Exception as error:
+            if self._store.capacity.is_full(error):
+                raise full() from error
+            raise
+
+    def _handle(self, request: RegistryRequest) -> RegistryResponse:
         if request.path == TOKEN_PATH:
             body = request.body.read(1 << 16) if request.method == "POST" else b""
             reply = self._access.token(request.method, request.query,
@@ -71,6 +89,8 @@ class Routes:
         if len(name) > _MAX_NAME or not references.is_repository(name):
             raise RegistryHttpError("NAME_INVALID", {"name": name})
         self._authorize(request, Access(name=name, actions=_actions(request.method)))
+        if request.method in {"POST", "PATCH", "PUT"}:
+            self._store.capacity.require()
         if match["tags"]:
             _only(request, "GET")
             return self._tags(request, name)
@@ -89,7 +109,7 @@ class Routes:
     # Lists
 
     def _catalog(self, request: RegistryRequest) -> RegistryResponse:
-        page, link = _page(request, sorted(self._store.repositories()))
+        page, link = _page(request, self._store.repositories())
         return _json(200, json.dumps({"repositories": page}).encode(), link)
 
     def _tags(self, request: RegistryRequest, name: str) -> RegistryResponse:
@@ -106,21 +126,24 @@ class Routes:
                 raise RegistryHttpError("UNSUPPORTED")
             self._store.delete_blob(name, digest)
             return RegistryResponse(status=202)
-        if not self._store.has_blob(name, digest):
-            raise RegistryHttpError("BLOB_UNKNOWN", digest)
-        path = self._store.blob_path(digest)
-        size = path.stat().st_size
+        record = self._store.blob(name, digest, push=request.method == "HEAD")
+        size = record.size
         headers = {"Content-Type": "application/octet-stream", "Docker-Content-Digest": digest,
                    "ETag": f'"{digest}"', "Accept-Ranges": "bytes",
                    "Cache-Control": "max-age=31536000"}
         wanted = _byte_range(request.headers.get("range", ""), size)
-        if wanted is None:
-            return RegistryResponse(status=200, headers=headers,
-                                    body=FileRange(path=path, offset=0, length=size))
-        first, last = wanted
-        headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-        return RegistryResponse(status=206, headers=headers,
-                                body=FileRange(path=path, offset=first, length=last - first + 1))
+        first, last = wanted or (0, size - 1)
+        if wanted is not None:
+            headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+        if request.method == "HEAD":
+            body: FileRange | Stream = Stream(chunks=iter(()), length=last - first + 1)
+        else:
+            found = self._store.body(record, first, last - first + 1)
+            if isinstance(found, Redirect):
+                return RegistryResponse(status=307, headers={
+                    "Location": found.url, "Docker-Content-Digest": digest})
+            body = found
+        return RegistryResponse(status=200 if wanted is None else 206, headers=headers, body=body)
 
     # Uploads
 
@@ -134,7 +157,6 @@ class Routes:
             if request.method == "GET":
                 return RegistryResponse(status=204, headers=upload.headers())
             if request.method == "DELETE":
-                self._uploads.forget(upload)
                 upload.discard()
                 return RegistryResponse(status=204)
             if request.method == "PATCH":
@@ -148,8 +170,7 @@ class Routes:
         mount, source = request.parameter("mount"), request.parameter("from")
         if mount:
             digest = parse_digest(mount)
-            if self._mountable(request, digest, source):
-                self._store.link_blob(name, digest)
+            if self._mountable(request, digest, source) and self._store.mount(name, digest):
                 return _created(name, digest)
         algorithm = request.parameter("digest-algorithm") or "sha256"
         wanted = request.parameter("digest")
@@ -168,8 +189,8 @@ class Routes:
     def _mountable(self, request: RegistryRequest, digest: Digest, source: str | None) -> bool:
         if not source:
             # "Automatic discovery" would tell users of one repository what others hold.
-            return self._access.is_open and self._store.has_content(digest)
-        if not references.is_repository(source) or not self._store.has_blob(source, digest):
+            return self._access.is_open and bool(self._store.holders(digest))
+        if source not in self._store.holders(digest):
             return False
         try:
             self._authorize(request, Access(name=source, actions=frozenset({"pull"})))
@@ -184,9 +205,8 @@ class Routes:
         upload.append(request.body)
 
     def _finish(self, upload: Upload, digest: Digest) -> RegistryResponse:
-        self._uploads.forget(upload)
-        upload.finish(self._store, digest)
-        return _created(upload.name, digest)
+        upload.finish(digest)
+        return _created(upload.record.repository, digest)
 
 
 def _created(name: str, digest: Digest) -> RegistryResponse:

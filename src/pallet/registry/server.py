@@ -24,10 +24,11 @@ from pallet import __version__
 from pallet.errors import InvalidParameterError
 from pallet.registry.auth import BasicAccess, OpenAccess, TokenAccess, Users
 from pallet.registry.codes import RegistryHttpError
-from pallet.registry.messages import FileRange, RegistryRequest, RegistryResponse
+from pallet.registry.config import RegistryConfig, StorageConfig
+from pallet.registry.gc import Collector
+from pallet.registry.messages import FileRange, RegistryRequest, RegistryResponse, Stream
 from pallet.registry.routes import Routes
-from pallet.registry.store import RegistryStore
-from pallet.registry.uploads import Uploads
+from pallet.registry.store import open_store
 
 if TYPE_CHECKING:
     import io
@@ -145,7 +146,7 @@ class Handler(BaseHTTPRequestHandler):
     def send(self, response: RegistryResponse) -> None:
         """Write one reply."""
         body = response.body
-        size = body.length if isinstance(body, FileRange) else len(body)
+        size = len(body) if isinstance(body, bytes) else body.length
         self.send_response(response.status)
         self.send_header("Docker-Distribution-API-Version", "registry/2.0")
         for name, value in response.headers.items():
@@ -161,6 +162,13 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             with body.path.open("rb") as file:
                 self.connection.sendfile(file, body.offset, body.length)
+        elif isinstance(body, Stream):
+            try:
+                for chunk in body.chunks:
+                    self.wfile.write(chunk)
+                self.wfile.flush()
+            finally:
+                body.close()
         else:
             self.wfile.write(body)
             self.wfile.flush()
@@ -177,6 +185,7 @@ class RegistryServer(ThreadingMixIn, TCPServer):
     Args:
         address: ``(host, port)``; port 0 takes a free one.
         root: where content is kept; made if it is not there.
+        config: storage, database, collection; None is everything below ``root``.
         tls: certificate and key files.
     """
 
@@ -188,13 +197,12 @@ class RegistryServer(ThreadingMixIn, TCPServer):
     def __init__(
         self, address: tuple[str, int], root: Path, *, access: AccessControl | None = None,
         allow_delete: bool = True, tls: tuple[Path, Path] | None = None,
+        config: RegistryConfig | None = None,
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._store = RegistryStore(root)
-        self._store.sweep()
-        self._uploads = Uploads(self._store)
-        self.routes = Routes(self._store, self._uploads, access or OpenAccess(),
-                             allow_delete=allow_delete)
+        self.store = open_store(config or RegistryConfig(storage=StorageConfig(root=str(root))))
+        self.routes = Routes(self.store, access or OpenAccess(), allow_delete=allow_delete)
+        self._collector = Collector(self.store)
         self.scheme = "https" if tls else "http"
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -246,7 +254,7 @@ class RegistryServer(ThreadingMixIn, TCPServer):
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop serving, close every connection, drop half-made uploads."""
+        """Stop serving, close every connection. Uploads stay, for another replica or a restart."""
         if self._thread is not None:
             self.shutdown()
             self._thread.join()
@@ -256,20 +264,22 @@ class RegistryServer(ThreadingMixIn, TCPServer):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         self.server_close()
-        self._uploads.close()
+        self._collector.stop()
+        self.store.close()
 
 
 def serve(
     address: str, root: Path, *, users_file: Path | None = None, tokens: bool = False,
     anonymous_pull: bool = False, allow_delete: bool = True,
     tls_cert: Path | None = None, tls_key: Path | None = None,
-    ready: Callable[[str], None] | None = None,
+    config: RegistryConfig | None = None, ready: Callable[[str], None] | None = None,
 ) -> None:
     """Run a registry in the foreground until interrupted (KeyboardInterrupt or SystemExit).
 
     Args:
         address: ``host:port``, ``:port`` or ``[v6]:port``.
         root: where content is kept.
+        config: storage, database, collection; None is everything below ``root``.
         users_file: lines ``name:hash`` (``auth.hash_password``); None is open to everybody.
         tokens: bearer tokens from this server's own ``/token`` instead of basic authentication.
         ready: called with ``host:port`` once it listens.
@@ -284,7 +294,7 @@ def serve(
         raise InvalidParameterError(message)
     tls = (tls_cert, tls_key) if tls_cert is not None and tls_key is not None else None
     server = RegistryServer(parse_address(address), root, access=access,
-                            allow_delete=allow_delete, tls=tls)
+                            allow_delete=allow_delete, tls=tls, config=config)
     if ready is not None:
         ready(server.authority)
     try:

@@ -1,126 +1,120 @@
-"""What the registry keeps on disk: blobs, and for each repository what it may see of them.
+"""The registry's store: content in a ``BlobDriver``, knowledge in the metadata.
 
-```
-<root>/
-├── blobs/<algorithm>/<hex>                      content, written once
-├── uploads/<id>                                 blobs on their way in; removed at start
-└── repositories/<name>/
-    ├── _blobs/<algorithm>/<hex>                 empty: the blob belongs to this repository
-    ├── _manifests/<algorithm>/<hex>             media type of a manifest
-    ├── _tags/<tag>                              digest of a manifest
-    └── _referrers/<algorithm>/<hex>/<digest>    descriptor of a manifest whose subject this is
-```
-
-Owns   that tree. Repository names never begin with "_", so the two kinds of names cannot meet.
-Runs   in the server's threads; every change is a single rename or unlink, so readers need no lock
-       and a kill at any time leaves whole files: at most a blob that no repository has, which
-       ``sweep`` removes.
-Needs  a file system with atomic rename.
+Owns   what routes call: blobs, uploads, manifests, tags, referrers, and refusing writes while the
+       disk is full.
+Runs   in the server's threads, in any number of processes and hosts over one store.
+Needs  a driver and a database, both from ``config``.
 Spec   distribution-spec "Content Discovery", "Content Management".
+
+Order, so that a kill at any moment leaves nothing unaccounted for: a session's record is written
+before its first byte, the digest it is finished as before its object exists, and records of what is
+deleted go after it. Every object is named by a blob, a session or the trash.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
-import shutil
-import threading
-from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pallet.registry.blobs.filesystem import FileSystemDriver
+from pallet.registry.capacity import Capacity
 from pallet.registry.codes import RegistryHttpError
-from pallet.spec import digest as digests
-from pallet.types import Digest
+from pallet.registry.legacy import import_tree
+from pallet.registry.metadata.content import MissingContentError
+from pallet.registry.metadata.open import open_metadata
+from pallet.registry.uploads import Uploads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from pallet.registry.blobs.driver import BlobDriver, Redirect
+    from pallet.registry.config import RegistryConfig
+    from pallet.registry.messages import FileRange, Stream
+    from pallet.registry.metadata.open import MetadataStore
+    from pallet.registry.metadata.records import BlobRecord, ManifestRecord
+    from pallet.types import Digest
 
 
 class RegistryStore:
-    """Blobs, manifests, tags and referrers below one root."""
+    """Blobs, manifests, tags and referrers of every repository."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._blobs = root / "blobs"
-        self._repositories = root / "repositories"
-        self.uploads = root / "uploads"
-        self._numbers = itertools.count()
-        self._sweeping = threading.Lock()
-        for directory in (self._blobs, self._repositories, self.uploads):
-            directory.mkdir(parents=True, exist_ok=True)
+    def __init__(self, driver: BlobDriver, metadata: MetadataStore, config: RegistryConfig) -> None:
+        self.driver = driver
+        self.metadata = metadata
+        self.config = config
+        self.uploads = Uploads(driver, metadata)
+        self.capacity = Capacity(driver, metadata.database, config.storage.min_free_bytes)
+        self._content = metadata.content
+        self._fresh_s = config.gc.grace_s / 4
+
+    def close(self) -> None:
+        """Close database and driver. Uploads stay, for whoever goes on with them."""
+        self.metadata.close()
+        self.driver.close()
 
     # Blobs
 
-    def blob_path(self, digest: Digest) -> Path:
-        """Where a blob's content is or would be."""
-        return self._blobs / digests.algorithm(digest) / digests.encoded(digest)
+    def blob(self, name: str, digest: Digest, *, push: bool = False) -> BlobRecord:
+        """The blob of repository ``name``.
 
-    def has_content(self, digest: Digest) -> bool:
-        """Whether any repository brought this content."""
-        return self.blob_path(digest).is_file()
-
-    def has_blob(self, name: str, digest: Digest) -> bool:
-        """Whether repository ``name`` has the blob."""
-        return self._link(name, "_blobs", digest).is_file() and self.has_content(digest)
-
-    def adopt(self, path: Path, digest: Digest) -> None:
-        """Move a verified, fsynced file in as the content of ``digest``."""
-        target = self.blob_path(digest)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            path.unlink()
-            return
-        path.rename(target)
-        _sync_directory(target.parent)
-
-    def link_blob(self, name: str, digest: Digest) -> None:
-        """Make the blob belong to ``name``."""
-        self._write(self._link(name, "_blobs", digest), b"")
-
-    def delete_blob(self, name: str, digest: Digest) -> None:
-        """Take the blob from ``name``; its content goes when no repository has it.
+        Args:
+            push: a client that asks before it pushes (HEAD): what it sees stays for a while.
 
         Raises:
             RegistryHttpError: BLOB_UNKNOWN.
         """
-        try:
-            self._link(name, "_blobs", digest).unlink()
-        except FileNotFoundError as error:
-            raise RegistryHttpError("BLOB_UNKNOWN", digest) from error
-        if not any(self._link(other, "_blobs", digest).exists() for other in self.repositories()):
-            self.blob_path(digest).unlink(missing_ok=True)
+        if push and self.capacity.writable():
+            self._content.touch_blob(name, digest, self.metadata.database.now() - self._fresh_s)
+        record = self._content.blob(name, digest)
+        if record is None:
+            raise RegistryHttpError("BLOB_UNKNOWN", digest)
+        return record
+
+    def body(self, record: BlobRecord, offset: int, length: int) -> FileRange | Stream | Redirect:
+        """Part of a blob as a reply's body."""
+        return self.driver.body(record.location, offset, length)
+
+    def holders(self, digest: Digest) -> list[str]:
+        """Repositories that have the blob."""
+        return self._content.holders(digest)
+
+    def mount(self, name: str, digest: Digest) -> bool:
+        """Give ``name`` a blob that another repository has; False when none has it."""
+        return self._content.mount_blob(name, digest)
+
+    def delete_blob(self, name: str, digest: Digest) -> None:
+        """Take the blob from ``name``; its content goes when nothing needs it.
+
+        Raises:
+            RegistryHttpError: BLOB_UNKNOWN.
+        """
+        if not self._content.unlink_blob(name, digest):
+            raise RegistryHttpError("BLOB_UNKNOWN", digest)
 
     # Manifests and tags
 
-    def put_manifest(self, name: str, digest: Digest, media_type: str, raw: bytes) -> None:
-        """Keep a manifest exactly as it came."""
-        staged = self.uploads / f"manifest-{os.getpid()}-{next(self._numbers)}"
-        _write_synced(staged, raw)
-        self.adopt(staged, digest)
-        self.link_blob(name, digest)
-        self._write(self._link(name, "_manifests", digest), media_type.encode())
+    def put_manifest(self, name: str, record: ManifestRecord, tags: list[str]) -> None:
+        """Keep a manifest exactly as it came and point ``tags`` at it, all or nothing.
 
-    def manifest(self, name: str, digest: Digest) -> tuple[str, bytes]:
-        """Media type and bytes of a manifest.
+        Raises:
+            RegistryHttpError: MANIFEST_BLOB_UNKNOWN.
+        """
+        try:
+            self._content.put_manifest(name, record, tags)
+        except MissingContentError as error:
+            raise RegistryHttpError("MANIFEST_BLOB_UNKNOWN", {"digest": error.digest}) from error
+
+    def manifest(self, name: str, digest: Digest, *, push: bool = False) -> ManifestRecord:
+        """A manifest; ``push`` as for ``blob``.
 
         Raises:
             RegistryHttpError: MANIFEST_UNKNOWN.
         """
-        try:
-            media_type = self._link(name, "_manifests", digest).read_text()
-            return media_type, self.blob_path(digest).read_bytes()
-        except FileNotFoundError as error:
-            raise RegistryHttpError("MANIFEST_UNKNOWN", {"digest": digest}) from error
-
-    def has_manifest(self, name: str, digest: Digest) -> bool:
-        """Whether repository ``name`` has the manifest."""
-        return self._link(name, "_manifests", digest).is_file()
-
-    def tag(self, name: str, tag: str, digest: Digest) -> None:
-        """Point ``tag`` at a manifest."""
-        self._write(self._tag(name, tag), digest.encode())
+        if push and self.capacity.writable():
+            self._content.touch_manifest(name, digest, self.metadata.database.now() - self._fresh_s)
+        record = self._content.manifest(name, digest)
+        if record is None:
+            raise RegistryHttpError("MANIFEST_UNKNOWN", {"digest": digest})
+        return record
 
     def resolve(self, name: str, tag: str) -> Digest:
         """Digest a tag points to.
@@ -128,10 +122,10 @@ class RegistryStore:
         Raises:
             RegistryHttpError: MANIFEST_UNKNOWN.
         """
-        try:
-            return Digest(self._tag(name, tag).read_text())
-        except FileNotFoundError as error:
-            raise RegistryHttpError("MANIFEST_UNKNOWN", {"name": name, "tag": tag}) from error
+        digest = self._content.resolve(name, tag)
+        if digest is None:
+            raise RegistryHttpError("MANIFEST_UNKNOWN", {"name": name, "tag": tag})
+        return digest
 
     def untag(self, name: str, tag: str) -> None:
         """Forget a tag.
@@ -139,10 +133,8 @@ class RegistryStore:
         Raises:
             RegistryHttpError: MANIFEST_UNKNOWN.
         """
-        try:
-            self._tag(name, tag).unlink()
-        except FileNotFoundError as error:
-            raise RegistryHttpError("MANIFEST_UNKNOWN", {"name": name, "tag": tag}) from error
+        if not self._content.untag(name, tag):
+            raise RegistryHttpError("MANIFEST_UNKNOWN", {"name": name, "tag": tag})
 
     def delete_manifest(self, name: str, digest: Digest) -> None:
         """Forget a manifest, the tags that point to it and its entry as a referrer.
@@ -150,124 +142,47 @@ class RegistryStore:
         Raises:
             RegistryHttpError: MANIFEST_UNKNOWN.
         """
-        _, raw = self.manifest(name, digest)
-        for tag in self.tags(name):
-            with suppress(FileNotFoundError, RegistryHttpError):
-                if self.resolve(name, tag) == digest:
-                    self._tag(name, tag).unlink()
-        subject = _subject(raw)
-        if subject is not None:
-            (self._link(name, "_referrers", subject) / digest).unlink(missing_ok=True)
-        self._link(name, "_manifests", digest).unlink(missing_ok=True)
-        with suppress(RegistryHttpError):
-            self.delete_blob(name, digest)
+        if not self._content.delete_manifest(name, digest):
+            raise RegistryHttpError("MANIFEST_UNKNOWN", {"digest": digest})
 
-    def tags(self, name: str) -> list[str]:
-        """Tags of a repository in lexical order.
+    def tags(self, name: str, last: str = "", limit: int | None = None) -> list[str]:
+        """Tags after ``last`` in lexical order.
 
         Raises:
             RegistryHttpError: NAME_UNKNOWN.
         """
-        if not self.has_repository(name):
+        found = [tag.name for tag in self._content.tags(name, last, limit)]
+        if not found and not self._content.has_repository(name):
             raise RegistryHttpError("NAME_UNKNOWN", {"name": name})
-        return sorted(_names(self._repositories / name / "_tags"))
-
-    # Referrers
-
-    def add_referrer(
-        self, name: str, subject: Digest, digest: Digest, descriptor: dict[str, Any]
-    ) -> None:
-        """Record that manifest ``digest`` refers to ``subject``."""
-        target = self._link(name, "_referrers", subject) / digest
-        self._write(target, json.dumps(descriptor).encode())
+        return found
 
     def referrers(self, name: str, subject: Digest) -> list[dict[str, Any]]:
         """Descriptors of the manifests that refer to ``subject``, in the order of their digests."""
-        directory = self._link(name, "_referrers", subject)
-        found: list[dict[str, Any]] = []
-        for entry in sorted(_names(directory)):
-            with suppress(FileNotFoundError):
-                found.append(json.loads((directory / entry).read_bytes()))
-        return found
+        return [json.loads(raw) for raw in self._content.referrers(name, subject)]
 
-    # Repositories
-
-    def has_repository(self, name: str) -> bool:
-        """Whether anything was ever pushed to ``name``."""
-        base = self._repositories / name
-        return (base / "_blobs").is_dir() or (base / "_manifests").is_dir()
-
-    def repositories(self) -> Iterator[str]:
-        """Names of every repository, unsorted."""
-        pending = [""]
-        while pending:
-            prefix = pending.pop()
-            for entry in _names(self._repositories / prefix):
-                if entry == "_blobs":
-                    yield prefix
-                elif not entry.startswith("_"):
-                    pending.append(f"{prefix}/{entry}" if prefix else entry)
-
-    def sweep(self) -> int:
-        """Remove broken uploads and content that no repository has; return how many files.
-
-        Only while nobody pushes: the server calls it before it listens.
-        """
-        removed = 0
-        with self._sweeping:
-            shutil.rmtree(self.uploads)
-            self.uploads.mkdir()
-            kept = {(algorithm, encoded) for name in self.repositories()
-                    for algorithm in _names(self._repositories / name / "_blobs")
-                    for encoded in _names(self._repositories / name / "_blobs" / algorithm)}
-            for algorithm in _names(self._blobs):
-                for encoded in _names(self._blobs / algorithm):
-                    if (algorithm, encoded) not in kept:
-                        (self._blobs / algorithm / encoded).unlink(missing_ok=True)
-                        removed += 1
-        return removed
-
-    def _link(self, name: str, kind: str, digest: Digest) -> Path:
-        base = self._repositories / name / kind
-        return base / digests.algorithm(digest) / digests.encoded(digest)
-
-    def _tag(self, name: str, tag: str) -> Path:
-        return self._repositories / name / "_tags" / tag
-
-    def _write(self, target: Path, data: bytes) -> None:
-        """Replace a small file atomically."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged = self.uploads / f"link-{os.getpid()}-{next(self._numbers)}"
-        _write_synced(staged, data)
-        staged.rename(target)
-        _sync_directory(target.parent)
+    def repositories(self, last: str = "", limit: int | None = None) -> list[str]:
+        """Names after ``last`` in lexical order."""
+        return self._content.repositories(last, limit)
 
 
-def _subject(raw: bytes) -> Digest | None:
-    try:
-        subject = json.loads(raw).get("subject")
-        return digests.parse(subject["digest"]) if subject else None
-    except (ValueError, AttributeError, KeyError, TypeError, digests.DigestError):
-        return None
+def open_store(config: RegistryConfig) -> RegistryStore:
+    """Open, and where there is none create, a store.
 
-
-def _names(directory: Path) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fdatasync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    Raises:
+        PalletError: the database or the object store is not what the configuration says.
+        OSError: the root cannot be made.
+    """
+    root = Path(config.storage.root)
+    local = config.storage.s3 is None
+    if local or not config.database:
+        root.mkdir(parents=True, exist_ok=True)
+    driver: BlobDriver
+    if config.storage.s3 is not None:
+        from pallet.registry.blobs.s3 import S3Driver
+        driver = S3Driver(config.storage.s3)
+    else:
+        driver = FileSystemDriver(root)
+    metadata = open_metadata(config.database_url)
+    if local:
+        import_tree(root, metadata)
+    return RegistryStore(driver, metadata, config)

@@ -1,29 +1,42 @@
 """Upload sessions: blobs on their way in, in chunks, in one piece or as a stream.
 
-Owns   the open sessions and their files under ``uploads/``.
-Runs   in the server's threads; one request at a time a session.
-Needs  ``RegistryStore``.
+Owns   the rules by which requests on any replica go on with an upload. A session's record says which
+       stored pieces belong to it; a request claims an epoch, stores, and records its pieces only if
+       no newer epoch has begun: a request that hangs on one replica cannot spoil its retry on another.
+Runs   in the server's threads.
+Needs  a ``BlobDriver`` and the metadata.
 Spec   distribution-spec "Pushing blobs": POST, PATCH, PUT, GET, DELETE of a session.
+
+Digests: SHA-2 states of hashlib cannot be stored, so a process remembers the state after each chunk
+it recorded. It is used only when that process stored the whole upload; otherwise the finished object
+is read back and hashed before anybody can see it.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
+from pallet.registry.blobs.driver import CHUNK_BYTES, UploadBrokenError, UploadState
 from pallet.registry.codes import RegistryHttpError
+from pallet.registry.metadata.records import BlobRecord, UploadRecord
 from pallet.spec import digest as digests
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from hashlib import _Hash
-    from pathlib import Path
 
-    from pallet.registry.store import RegistryStore
+    from pallet.registry.blobs.driver import BlobDriver
+    from pallet.registry.metadata.open import MetadataStore
     from pallet.types import Digest
 
-_CHUNK_BYTES = 1 << 20
+_SEVERAL = "*"
+_STATES = msgspec.json.Decoder(UploadState)
+_MAX_REMEMBERED = 4096
 
 
 class Source(Protocol):
@@ -35,25 +48,27 @@ class Source(Protocol):
 
 
 class Upload:
-    """One session. Use its methods under ``lock``."""
+    """A session as one request sees it. Use it under ``lock``."""
 
-    def __init__(self, upload_id: str, name: str, path: Path, algorithm: str) -> None:
-        self.id = upload_id
-        self.name = name
-        self.lock = threading.Lock()
-        self.size = 0
-        self._path = path
-        self._hash: _Hash = digests.hasher(algorithm)
-        self._file = path.open("xb", buffering=0)
+    def __init__(self, uploads: Uploads, record: UploadRecord, lock: threading.Lock) -> None:
+        self._uploads = uploads
+        self.record = record
+        self.lock = lock
+
+    @property
+    def size(self) -> int:
+        """Bytes recorded."""
+        return self.record.size
 
     def append(self, body: Source) -> None:
-        """Take in a body. What arrived before a broken connection stays."""
-        while chunk := body.read(_CHUNK_BYTES):
-            view = memoryview(chunk)
-            self._hash.update(view)
-            while view:
-                view = view[self._file.write(view):]
-            self.size += len(chunk)
+        """Take in a body; all of it or, when the connection breaks, nothing.
+
+        Raises:
+            RegistryHttpError: BLOB_UPLOAD_UNKNOWN, BLOB_UPLOAD_INVALID (another request went on).
+        """
+        first = body.read(CHUNK_BYTES)
+        if first:
+            self.record = self._uploads.append(self.record, first, body)
 
     def expect_start(self, content_range: str, length: int | None) -> None:
         """Check that a chunk continues where the session stands.
@@ -71,54 +86,42 @@ class Upload:
 
     def headers(self) -> dict[str, str]:
         """Where to go on, and how much is there."""
-        return {"Location": f"/v2/{self.name}/blobs/uploads/{self.id}",
-                "Range": f"0-{max(self.size - 1, 0)}", "Docker-Upload-UUID": self.id}
+        return {"Location": f"/v2/{self.record.repository}/blobs/uploads/{self.record.id}",
+                "Range": f"0-{max(self.size - 1, 0)}", "Docker-Upload-UUID": self.record.id}
 
-    def finish(self, store: RegistryStore, digest: Digest) -> None:
+    def finish(self, digest: Digest) -> None:
         """Verify, make durable and publish the blob in the session's repository.
 
         Raises:
-            RegistryHttpError: DIGEST_INVALID; the session is over all the same.
+            RegistryHttpError: DIGEST_INVALID (the session is over all the same),
+                BLOB_UPLOAD_UNKNOWN, BLOB_UPLOAD_INVALID.
         """
-        if self._computed(digest) != digest:
-            self.discard()
-            raise RegistryHttpError("DIGEST_INVALID", {"digest": digest})
-        os.fdatasync(self._file.fileno())
-        self._file.close()
-        store.adopt(self._path, digest)
-        store.link_blob(self.name, digest)
-
-    def _computed(self, digest: Digest) -> Digest:
-        """Digest of the content; read again when the session hashed with another algorithm."""
-        if digests.algorithm(digest) == self._hash.name:
-            return digests.from_hasher(self._hash)
-        state = digests.hasher(digests.algorithm(digest))
-        with self._path.open("rb", buffering=0) as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                state.update(chunk)
-        return digests.from_hasher(state)
+        self._uploads.finish(self.record, digest)
 
     def discard(self) -> None:
-        """Drop what came. Idempotent."""
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+        """Drop the session and what came. Idempotent."""
+        self._uploads.drop(self.record)
 
 
 class Uploads:
-    """Every open session of the server."""
+    """Every open session; replicas see the same ones."""
 
-    def __init__(self, store: RegistryStore) -> None:
-        self._store = store
+    def __init__(self, driver: BlobDriver, metadata: MetadataStore) -> None:
+        self._driver = driver
+        self._metadata = metadata
+        self._process = secrets.token_hex(4)
         self._lock = threading.Lock()
-        self._open: dict[str, Upload] = {}
+        self._locks: dict[str, threading.Lock] = {}
+        self._hashes: dict[str, tuple[int, _Hash]] = {}
 
     def begin(self, name: str, algorithm: str = "sha256") -> Upload:
         """Open a session in repository ``name``."""
-        upload_id = secrets.token_hex(16)
-        upload = Upload(upload_id, name, self._store.uploads / upload_id, algorithm)
+        record = self._metadata.uploads.begin(secrets.token_hex(16), name, algorithm)
         with self._lock:
-            self._open[upload_id] = upload
-        return upload
+            self._hashes[record.id] = (0, digests.hasher(algorithm))
+            while len(self._hashes) > _MAX_REMEMBERED:
+                del self._hashes[next(iter(self._hashes))]
+        return self._handle(record)
 
     def get(self, name: str, upload_id: str) -> Upload:
         """Find a session.
@@ -126,20 +129,114 @@ class Uploads:
         Raises:
             RegistryHttpError: BLOB_UPLOAD_UNKNOWN.
         """
-        with self._lock:
-            upload = self._open.get(upload_id)
-        if upload is None or upload.name != name:
+        record = self._metadata.uploads.get(upload_id)
+        if record is None or record.repository != name:
             raise RegistryHttpError("BLOB_UPLOAD_UNKNOWN", upload_id)
-        return upload
+        return self._handle(record)
 
-    def forget(self, upload: Upload) -> None:
-        """Take a session that is over off the list."""
+    def _handle(self, record: UploadRecord) -> Upload:
         with self._lock:
-            self._open.pop(upload.id, None)
+            lock = self._locks.setdefault(record.id, threading.Lock())
+            if len(self._locks) > _MAX_REMEMBERED:
+                for upload_id in [key for key, held in self._locks.items() if not held.locked()]:
+                    if upload_id != record.id:
+                        del self._locks[upload_id]
+        return Upload(self, record, lock)
 
-    def close(self) -> None:
-        """Drop every session."""
+    def _claim(self, record: UploadRecord, digest: str = "") -> UploadRecord:
+        claimed = self._metadata.uploads.claim(record.id, digest)
+        if claimed is None:
+            raise RegistryHttpError("BLOB_UPLOAD_UNKNOWN", record.id)
+        if claimed.size != record.size:
+            raise RegistryHttpError("BLOB_UPLOAD_INVALID", "another request wrote to this upload")
+        if claimed.digest and not digest:
+            raise RegistryHttpError("BLOB_UPLOAD_INVALID", "the upload is being finished")
+        return claimed
+
+    def append(self, record: UploadRecord, first: bytes, body: Source) -> UploadRecord:
+        """Store ``first`` and the rest of ``body``; see ``Upload.append``."""
+        record = self._claim(record)
         with self._lock:
-            uploads, self._open = list(self._open.values()), {}
-        for upload in uploads:
-            upload.discard()
+            size, state = self._hashes.pop(record.id, (-1, None))
+        # A copy: what comes of a request that breaks off must not stay in the hash.
+        hasher = state.copy() if state is not None and size == record.size else None
+
+        def chunks() -> Iterator[bytes]:
+            chunk = first
+            while chunk:
+                if hasher is not None:
+                    hasher.update(chunk)
+                yield chunk
+                chunk = body.read(CHUNK_BYTES)
+
+        try:
+            stored = self._driver.append(_state(record), chunks(), writer=self._process)
+        except BaseException:
+            if state is not None and size == record.size:
+                self._remember(record.id, size, state)
+            raise
+        writer = self._process if record.writer in {"", self._process} else _SEVERAL
+        if not self._metadata.uploads.record(record, size=stored.size, writer=writer,
+                                             state=msgspec.json.encode(stored)):
+            raise RegistryHttpError("BLOB_UPLOAD_INVALID", "another request wrote to this upload")
+        if hasher is not None:
+            self._remember(record.id, stored.size, hasher)
+        return replace(record, size=stored.size, writer=writer,
+                               state=msgspec.json.encode(stored))
+
+    def _remember(self, upload_id: str, size: int, state: _Hash) -> None:
+        with self._lock:
+            self._hashes[upload_id] = (size, state)
+
+    def finish(self, record: UploadRecord, digest: Digest) -> None:
+        """See ``Upload.finish``."""
+        if record.digest and record.digest != digest:
+            raise RegistryHttpError("DIGEST_INVALID", {"digest": digest})
+        with self._lock:
+            size, state = self._hashes.pop(record.id, (-1, None))
+        trusted = (state is not None and size == record.size
+                   and record.writer in {"", self._process}
+                   and digests.algorithm(digest) == state.name)
+        if trusted and state is not None and digests.from_hasher(state) != digest:
+            self.drop(record)
+            raise RegistryHttpError("DIGEST_INVALID", {"digest": digest})
+        # From here on the record says which object may exist, so that none is ever unaccounted for.
+        record = self._claim(record, digest)
+        try:
+            location = self._driver.finish(_state(record), digest)
+        except UploadBrokenError as error:
+            raise RegistryHttpError("BLOB_UPLOAD_INVALID", str(error)) from error
+        if not trusted and self._computed(location, digest) != digest:
+            self.drop(record)
+            raise RegistryHttpError("DIGEST_INVALID", {"digest": digest})
+        wanted = BlobRecord(digest=digest, size=record.size, location=location)
+        found = self._metadata.content.add_blob(record.repository, wanted, record.id)
+        if found.location != location:
+            self.drop(record)
+        self._forget(record.id)
+
+    def _computed(self, location: str, digest: Digest) -> Digest:
+        state = digests.hasher(digests.algorithm(digest))
+        for chunk in self._driver.read(location):
+            state.update(chunk)
+        return digests.from_hasher(state)
+
+    def drop(self, record: UploadRecord) -> None:
+        """Remove a session and everything stored for it, the record last. Idempotent."""
+        current = self._metadata.uploads.claim(record.id)  # nobody records anything from here on
+        if current is None:
+            return
+        self._driver.discard(record.id)
+        if current.digest:
+            self._driver.delete(self._driver.location_of(record.id, digests.parse(current.digest)))
+        self._metadata.uploads.end(record.id)
+        self._forget(record.id)
+
+    def _forget(self, upload_id: str) -> None:
+        with self._lock:
+            self._locks.pop(upload_id, None)
+            self._hashes.pop(upload_id, None)
+
+
+def _state(record: UploadRecord) -> UploadState:
+    return _STATES.decode(record.state) if record.state else UploadState(upload_id=record.id)

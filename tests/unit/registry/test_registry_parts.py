@@ -11,8 +11,6 @@ from pallet.errors import InvalidParameterError
 from pallet.registry.auth import Access, BasicAccess, TokenAccess, Users, hash_password
 from pallet.registry.codes import CODES, RegistryHttpError
 from pallet.registry.server import parse_address
-from pallet.registry.store import RegistryStore
-from pallet.spec import digest as digests
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,39 +104,6 @@ def test_wrong_password_at_the_token_endpoint() -> None:
     """It is told there, not as an anonymous token that fails later."""
     with pytest.raises(RegistryHttpError, match="incorrect username or password"):
         TokenAccess(USERS).token("GET", "", basic("joe", "no"), b"")
-
-
-def test_sweep_keeps_what_repositories_have(tmp_path: Path) -> None:
-    """After a kill: uploads and content nobody has are removed, everything else stays."""
-    store = RegistryStore(tmp_path)
-    kept, lost = b"kept", b"lost"
-    for data in (kept, lost):
-        staged = store.uploads / "x"
-        staged.write_bytes(data)
-        store.adopt(staged, digests.of_bytes(data))
-    store.link_blob("deep/er/name", digests.of_bytes(kept))
-    (store.uploads / "half").write_bytes(b"half")
-    assert RegistryStore(tmp_path).sweep() == 1
-    assert store.has_blob("deep/er/name", digests.of_bytes(kept))
-    assert not store.has_content(digests.of_bytes(lost))
-    assert list(store.uploads.iterdir()) == []
-    assert list(store.repositories()) == ["deep/er/name"]
-
-
-def test_deleted_blob_stays_where_another_repository_has_it(tmp_path: Path) -> None:
-    """Content goes with its last owner."""
-    store = RegistryStore(tmp_path)
-    staged = store.uploads / "x"
-    staged.write_bytes(b"data")
-    name = digests.of_bytes(b"data")
-    store.adopt(staged, name)
-    store.link_blob("a", name)
-    store.link_blob("b", name)
-    store.delete_blob("a", name)
-    assert not store.has_blob("a", name)
-    assert store.has_blob("b", name)
-    store.delete_blob("b", name)
-    assert not store.has_content(name)
 
 
 @pytest.mark.parametrize(("text", "expected"), [

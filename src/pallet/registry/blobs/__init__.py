@@ -1,0 +1,1 @@
+"""Storage drivers: ``driver`` is the Protocol, the others implement it."""

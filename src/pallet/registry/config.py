@@ -1,0 +1,100 @@
+"""The registry's configuration file (TOML): storage, database, collection, retention.
+
+Owns   names, defaults and checks of these settings.
+Runs   once at start.
+Needs  nothing.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+from pallet.errors import InvalidParameterError
+
+DEFAULT_ROOT = "/var/lib/pallet/registry"
+
+
+class S3Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[storage.s3]``. Credentials left out are looked for as the AWS tools do."""
+
+    bucket: str
+    endpoint: str = ""
+    region: str = "us-east-1"
+    prefix: str = ""
+    access_key: str = ""
+    secret_key: str = ""
+    redirect: bool = True
+    """Clients get blobs from the object store itself, by URLs that are good for a while."""
+    redirect_s: int = 1200
+    part_bytes: int = 8 << 20
+
+
+class StorageConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[storage]``."""
+
+    root: str = DEFAULT_ROOT
+    """Directory of the content, and of the database unless there is another."""
+    s3: S3Config | None = None
+    min_free_bytes: int = 64 << 20
+    """With less room on the disk than this the registry is read-only."""
+
+
+class GcConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[gc]``. Seconds."""
+
+    interval_s: float = 3600.0
+    """Between collections in the background; 0: none."""
+    grace_s: float = 3600.0
+    """What a push used so recently stays."""
+    upload_s: float = 7 * 86400.0
+    """Upload sessions that nobody went on with for so long are dropped."""
+
+
+class RetentionRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[[retention]]``: the first rule whose patterns fit a repository and a tag decides on it.
+
+    A tag stays when any of the conditions given keeps it.
+    """
+
+    repositories: tuple[str, ...] = ("*",)
+    tags: tuple[str, ...] = ("*",)
+    keep: bool = False
+    """Keep every such tag."""
+    keep_last: int | None = None
+    """The newest so many in each repository."""
+    keep_days: float | None = None
+    """Set within so many days."""
+    untagged_days: float | None = None
+    """Remove manifests that have had no tag, list or subject for so long; None keeps them."""
+
+
+class RegistryConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The sections that concern storage; others are read elsewhere."""
+
+    storage: StorageConfig = StorageConfig()
+    database: str = ""
+    """``sqlite:///PATH`` or ``postgresql://…``; "" is ``registry.db`` in the root."""
+    gc: GcConfig = GcConfig()
+    retention: tuple[RetentionRule, ...] = ()
+
+    @property
+    def database_url(self) -> str:
+        """``database`` with its default."""
+        return self.database or f"sqlite:///{Path(self.storage.root) / 'registry.db'}"
+
+
+def read_config(path: Path) -> RegistryConfig:
+    """Read a configuration file.
+
+    Raises:
+        InvalidParameterError: it is not there, no TOML, or has a wrong setting.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return msgspec.convert(document, RegistryConfig)
+    except (OSError, ValueError) as error:  # both libraries' errors are ValueErrors
+        message = f"{path}: {error}"
+        raise InvalidParameterError(message) from error

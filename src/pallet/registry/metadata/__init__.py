@@ -1,0 +1,1 @@
+"""What the registry knows: ``records`` is the vocabulary, ``sql`` the statements, the rest databases."""

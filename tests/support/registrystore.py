@@ -1,0 +1,169 @@
+"""Real servers below a registry: an S3-compatible object store and PostgreSQL, and stores on them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pallet.registry.config import GcConfig, RegistryConfig, S3Config, StorageConfig
+from pallet.registry.manifests import record_of
+from pallet.spec import digest as digests
+from tests.support.registry import free_port
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pallet.registry.metadata.records import ManifestRecord
+    from pallet.registry.store import RegistryStore
+    from pallet.types import Digest
+
+KEY, SECRET = "pallet", "pallet-secret"
+
+
+def weed() -> Path | None:
+    """SeaweedFS's program from its Python package."""
+    path = Path(sys.executable).parent / "weed"
+    return path if path.exists() else None
+
+
+def postgres_programs() -> Path | None:
+    """Directory of initdb and postgres."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return found[-1].parent if found and importlib.util.find_spec("psycopg") else None
+
+
+@contextlib.contextmanager
+def object_store(root: Path) -> Iterator[S3Config]:
+    """A SeaweedFS with one bucket, all of it below ``root``."""
+    program = weed()
+    assert program is not None
+    import boto3
+    import botocore.exceptions
+    port, names = free_port(), ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
+                                "filer.port", "filer.port.grpc", "s3.port.grpc")
+    root.mkdir(parents=True, exist_ok=True)
+    identities = root / "s3.json"
+    identities.write_text(json.dumps({"identities": [{
+        "name": "t", "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}))
+    arguments = [f"-{name}={free_port()}" for name in names]
+    with (root / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, "server", f"-dir={root}", "-ip=127.0.0.1", "-s3", f"-s3.port={port}",
+             "-ip.bind=127.0.0.1", f"-s3.config={identities}", "-master.volumeSizeLimitMB=64",
+             "-volume.max=40", "-s3.iam=false", *arguments],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=root, env={**os.environ, "HOME": str(root)})
+    config = S3Config(bucket="test", endpoint=f"http://127.0.0.1:{port}", access_key=KEY,
+                      secret_key=SECRET, part_bytes=5 << 20, redirect=False)
+    client = boto3.client("s3", endpoint_url=config.endpoint, region_name="us-east-1",
+                          aws_access_key_id=KEY, aws_secret_access_key=SECRET)
+
+    def answers() -> bool:
+        assert process.poll() is None, (root / "log").read_text()[-2000:]
+        try:
+            client.create_bucket(Bucket="test")
+            client.put_object(Bucket="test", Key="probe", Body=b"x")
+        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError):
+            return False
+        return True
+
+    try:
+        eventually(answers, what="the object store answers", timeout_s=60)
+        client.delete_object(Bucket="test", Key="probe")
+        yield config
+    finally:
+        client.close()
+        process.kill()
+        process.wait()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def postgres(root: Path) -> Iterator[str]:
+    """A PostgreSQL server below ``root``; yields its URL without a database's name."""
+    programs = postgres_programs()
+    assert programs is not None
+    import psycopg
+    root.mkdir(parents=True, exist_ok=True)
+    user: dict[str, Any] = {}
+    if os.geteuid() == 0:  # it refuses to run as root
+        shutil.chown(root, "postgres", "postgres")
+        user = {"user": "postgres", "group": "postgres", "extra_groups": ()}
+    data, port = root / "data", free_port()
+    for parent in root.parents:
+        if not os.stat(parent).st_mode & 1 and os.geteuid() == 0:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    subprocess.run([programs / "initdb", "-D", data, "-U", "pallet", "-A", "trust", "-N"],
+                   check=True, capture_output=True, cwd=root, **user)
+    with (root / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [programs / "postgres", "-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1",
+             "-c", f"unix_socket_directories={root}", "-c", "fsync=off"],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=root, **user)
+    url = f"postgresql://pallet@127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert process.poll() is None, (root / "log").read_text()[-2000:]
+        try:
+            psycopg.connect(f"{url}/postgres").close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    try:
+        eventually(answers, what="PostgreSQL answers", timeout_s=30)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def new_database(server: str) -> str:
+    """A fresh database's URL."""
+    import psycopg
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{server}/{name}"
+
+
+def settings(root: Path, *, database: str = "", s3: S3Config | None = None, grace_s: float = 0.0,
+             **more: Any) -> RegistryConfig:
+    """A configuration below ``root`` that collects only when told to."""
+    return RegistryConfig(
+        storage=StorageConfig(root=str(root), s3=s3, min_free_bytes=more.pop("min_free_bytes", 0)),
+        database=database, gc=GcConfig(interval_s=0, grace_s=grace_s, upload_s=more.pop("upload_s", 3600)),
+        **more)
+
+
+def push_blob(store: RegistryStore, name: str, data: bytes) -> Digest:
+    """Upload ``data`` as a blob."""
+    upload = store.uploads.begin(name)
+    upload.append(io.BytesIO(data))
+    digest = digests.of_bytes(data)
+    upload.finish(digest)
+    return digest
+
+
+def image(blobs: list[Digest], **more: Any) -> ManifestRecord:
+    """A manifest over blobs; the first is the config."""
+    descriptors = [{"mediaType": "application/octet-stream", "digest": digest, "size": 1} for digest in blobs]
+    document = {"schemaVersion": 2, "config": descriptors[0], "layers": descriptors[1:], **more}
+    raw = json.dumps(document).encode()
+    return record_of(digests.of_bytes(raw), "application/vnd.oci.image.manifest.v1+json", raw, document)
+
+
+def content(store: RegistryStore, name: str, digest: Digest) -> bytes:
+    """Bytes of a repository's blob."""
+    return b"".join(store.driver.read(store.blob(name, digest).location))
