@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 INDEX_SERVER = "https://index.docker.io/v1/"
+_DOING = {"get": "getting", "store": "storing", "erase": "erasing"}
 _TOKEN_USER = "<token>"  # noqa: S105 - a helper's marker, not a secret
 
 
@@ -120,14 +121,16 @@ def _run_helper(helper: str, verb: str, data: str) -> str | None:
         done = subprocess.run([program, verb], input=data.encode(), capture_output=True,
                               check=False)
     except OSError as error:
-        raise UsageError(f"error getting credentials - err: exec: \"{program}\": "
-                         f"{os.strerror(error.errno or 0).lower()}") from None
+        reason = ("executable file not found in $PATH" if isinstance(error, FileNotFoundError)
+                  else os.strerror(error.errno or 0).lower())
+        raise UsageError(f"error {_DOING[verb]} credentials - err: exec: \"{program}\": "
+                         f"{reason}, out: ``") from None
     text = done.stdout.decode("utf-8", "replace").strip()
     if done.returncode == 0:
         return text
     if "credentials not found" in text:
         return None
-    raise UsageError(f"error {verb} credentials - err: exit status {done.returncode}, "
+    raise UsageError(f"error {_DOING[verb]} credentials - err: exit status {done.returncode}, "
                      f"out: `{text}`")
 
 

@@ -58,7 +58,7 @@ ABSENT = ("Cannot connect to the Docker daemon at unix:///nowhere/pallet.sock. "
     ("inspect --type foo x", 1, 'unknown type: "foo": must be one of "config", "container", "image", '
      '"network", "node", "plugin", "secret", "service", "task", "volume"\n'),
     ("login -u x --password-stdin -p y", 1,
-     "--password and --password-stdin are mutually exclusive\n"),
+     "conflicting options: cannot specify both --password and --password-stdin\n"),
 ])
 def test_mistakes(argv: str, code: int, err: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv.split()) == code
