@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SERVE_FLAGS: Table = (
     ("address", "", "string", "Listen on HOST:PORT; port 0 takes a free one", "127.0.0.1:5000"),
+    ("config", "c", "string", "Configuration file (TOML)"),
     ("root", "", "string", "Directory of the content", "/var/lib/pallet/registry"),
     ("users", "", "string", "File of NAME:HASH lines; none lets everybody in"),
     ("tokens", "", "bool", "Bearer tokens from this server's own /token instead of basic auth"),
@@ -27,6 +28,7 @@ SERVE_FLAGS: Table = (
 
 def serve(session: Session, flags: Flags) -> int:
     """``pallet registry serve``: runs until interrupted."""
+    from pallet.cli.commands.registrystore import settings
     from pallet.registry import serve as serve_registry
 
     def ready(authority: str) -> None:
@@ -42,7 +44,7 @@ def serve(session: Session, flags: Flags) -> int:
             flags["address"], Path(flags["root"]), users_file=path("users"),
             tokens=flags["tokens"], anonymous_pull=flags["anonymous-pull"],
             allow_delete=flags["allow-delete"], tls_cert=path("tlscert"), tls_key=path("tlskey"),
-            ready=ready)
+            config=settings(flags), ready=ready)
     except KeyboardInterrupt:
         return 0
     except OSError as error:

@@ -65,6 +65,9 @@ class FileSystemDriver:
                     written = os.write(fd, view)
                     view = view[written:]
                     size += written
+        except BaseException:
+            os.ftruncate(fd, last.size)  # gives back the room, which may be what there was too little of
+            raise
         finally:
             os.close(fd)
         return UploadState(upload_id=state.upload_id,
