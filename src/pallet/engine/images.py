@@ -243,7 +243,8 @@ class Images:
         removals = await run_blocking(
             partial(self._images.delete, name, force=force, prune=prune_parents))
         items: list[ImageDeleteItem] = []
-        named = any(item.untagged in image.repo_tags for item in removals)
+        by_id = image.id.removeprefix("sha256:").startswith(name.removeprefix("sha256:"))
+        named = not by_id and any(item.untagged in image.repo_tags for item in removals)
         for removal in removals:
             if removal.untagged is not None:
                 items.append(ImageDeleteItem(untagged=removal.untagged))

@@ -91,7 +91,7 @@ class Filters:
         is_true = any(value in ("1", "true") for value in wanted)
         is_false = any(value in ("0", "false") for value in wanted)
         if is_true == is_false:
-            msg = f"invalid filter '{key}={list(wanted)}'"
+            msg = f"invalid filter '{key}=[{' '.join(wanted)}]'"
             raise InvalidParameterError(msg)
         return is_true
 
