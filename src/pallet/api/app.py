@@ -22,6 +22,7 @@ from pallet.api.routes import (
     registries,
     swarm,
     system,
+    trees,
     volumes,
 )
 from pallet.errors import CancelledRequestError
@@ -69,6 +70,7 @@ class EngineApi:
             disk.PruneRoutes(backends.prunes),  # before /images/{name} and /containers/{id}
             disk.DiskRoutes(backends.disk),
             containers.ContainerRoutes(backends.containers, self.prelude),
+            trees.TreeRoutes(backends.trees),
             execs.ExecRoutes(backends.execs, self.prelude),
             images.ImageRoutes(backends.images, backends.archives, backends.imports),
             registries.RegistryRoutes(backends.registries),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pallet.spec.engine.options import (
     AttachOptions,
+    CommitOptions,
     CreateOptions,
     EventsOptions,
     ExecStartOptions,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from pallet.api.diskbackend import DiskBackend, PruneBackend
+    from pallet.api.treebackend import TreeBackend
     from pallet.spec.engine.auth import AuthConfig, AuthResponse
     from pallet.spec.engine.container import (
         ContainerCreateResponse,
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
 __all__ = [  # option types are re-exported for the routes
     "AttachOptions",
     "Backends",
+    "CommitOptions",
     "ContainerBackend",
     "CreateOptions",
     "EventsOptions",
@@ -459,3 +462,4 @@ class Backends:
     registries: RegistryBackend | None = None
     prunes: PruneBackend | None = None
     disk: DiskBackend | None = None
+    trees: TreeBackend | None = None

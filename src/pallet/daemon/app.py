@@ -17,6 +17,7 @@ from pallet.api.backends import Backends
 from pallet.engine import hostinfo
 from pallet.engine.attach import Attacher
 from pallet.engine.budget import DiskBudget
+from pallet.engine.commit import Commits
 from pallet.engine.containerlogs import LogReader
 from pallet.engine.containers import Containers
 from pallet.engine.create import Creator
@@ -47,6 +48,7 @@ from pallet.engine.stop import Stopper, stop_signal
 from pallet.engine.store import ContainerStore
 from pallet.engine.system import System
 from pallet.engine.tasks import Tasks
+from pallet.engine.trees import ContainerTrees
 from pallet.engine.volumes import Volumes
 from pallet.errors import PalletError, SystemFailureError, UnavailableError
 from pallet.image.model import ImageUser
@@ -56,7 +58,7 @@ from pallet.network.controller import NetworkController
 from pallet.paths import LAYOUT_VERSION, DataPaths, ExecPaths
 from pallet.runtime.cgroup import remove_parent
 from pallet.runtime.seccomp_profile import SeccompCache
-from pallet.storage import erofs, leases
+from pallet.storage import erofs, leases, stubs
 from pallet.storage.content import ContentStore
 from pallet.storage.metadata import Metadata
 from pallet.storage.overlay import OverlaySnapshotter, erofs_snapshotter
@@ -79,6 +81,7 @@ def prepare_roots(data: DataPaths, run: ExecPaths) -> None:
     """
     for directory in (data.root, data.containers, data.volumes, run.root, run.shims):
         directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    stubs.make_stubs(os.fspath(data.snapshots / stubs.NAME))
     try:
         found = int(data.version_file.read_text().strip())
     except (FileNotFoundError, ValueError):
@@ -185,7 +188,7 @@ class Daemon:
             integrity=Integrity(images=self.images, metadata=self.metadata, paths=self.data, workers=self.supervisor,
                                 fetcher=image_api.blobs, index=self.index, events=self.events))
         self.backends = Backends(
-            containers=containers, execs=execs, images=image_api, system=system,
+            trees=self._trees(), containers=containers, execs=execs, images=image_api, system=system,
             networks=Networks(self.network, self.events),
             volumes=self.volumes, registries=image_api,
             disk=disk,
@@ -194,6 +197,14 @@ class Daemon:
             archives=ImageArchives(images=self.images, supervisor=self.supervisor, layers=image_api.layers,
                                    events=self.events),
             imports=ImageImports(images=self.images, supervisor=self.supervisor, events=self.events))
+
+    def _trees(self) -> ContainerTrees:
+        """Containers' files: export, changes, commits."""
+        trees = ContainerTrees(index=self.index, snapshotter=self.snapshotter, supervisor=self.supervisor)
+        trees.commits = Commits(
+            config=self.config, store=self.store, images=self.images, snapshotter=self.snapshotter,
+            supervisor=self.supervisor, trees=trees, events=self.events)
+        return trees
 
     def _image_users(self, image_id: str) -> Iterable[ImageUser]:
         return [ImageUser(container_id=c.id, running=is_running(c.status))

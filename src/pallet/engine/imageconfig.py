@@ -5,23 +5,26 @@ image-spec config.md; Engine API ContainerCreate ``platform``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
 from pallet.errors import NotFoundError
 from pallet.spec import platform as platforms
 from pallet.spec.engine.config import ContainerConfig, HealthConfig
-from pallet.spec.engine.wire import Empty
+from pallet.spec.engine.wire import Empty, given
+from pallet.spec.image import Healthcheck, RunConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pallet.image.model import Image
-    from pallet.spec.image import RunConfig
 
 _CACHE_SIZE = 256
 
 
-def _convert(run: RunConfig) -> ContainerConfig:
+def container_config(run: RunConfig) -> ContainerConfig:
+    """Image presets as a container's config."""
     health = run.healthcheck
     return ContainerConfig(
         user=run.user,
@@ -38,6 +41,26 @@ def _convert(run: RunConfig) -> ContainerConfig:
             retries=health.retries or UNSET))
 
 
+def run_config(config: ContainerConfig) -> RunConfig:
+    """What of a container's config an image can hold."""
+    health = given(config.healthcheck)
+    stop_timeout = given(config.stop_timeout)
+    return RunConfig(
+        user=config.user, env=config.env, entrypoint=config.entrypoint, cmd=config.cmd,
+        exposed_ports=_set(given(config.exposed_ports)), volumes=_set(config.volumes),
+        working_dir=config.working_dir, labels=config.labels, on_build=config.on_build,
+        stop_signal=given(config.stop_signal) or "", stop_timeout=stop_timeout,
+        shell=given(config.shell),
+        healthcheck=None if health is None else Healthcheck(
+            test=given(health.test), interval=given(health.interval) or 0,
+            timeout=given(health.timeout) or 0, start_period=given(health.start_period) or 0,
+            start_interval=given(health.start_interval) or 0, retries=given(health.retries) or 0))
+
+
+def _set(names: Iterable[str] | None) -> dict[str, Any] | None:
+    return {name: {} for name in names} if names is not None else None
+
+
 class ImageDefaults:
     """Image configs as container configs, converted once an image."""
 
@@ -52,7 +75,7 @@ class ImageDefaults:
         if known is None:
             if len(self._known) >= _CACHE_SIZE:
                 self._known.clear()
-            known = self._known[image.id] = _convert(image.config.config)
+            known = self._known[image.id] = container_config(image.config.config)
         return known
 
     @staticmethod

@@ -23,6 +23,7 @@ from pallet.engine.status import Change, Status, advance
 from pallet.errors import ConflictError, NotModifiedError, PalletError, SystemFailureError
 from pallet.network.model import ConnectRequest, Sandbox
 from pallet.spec.engine.wire import given
+from pallet.storage import stubs
 from pallet.zygote import messages
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ class Starter:
         os.makedirs(shim_dir, mode=0o700, exist_ok=True)
         return messages.StartContainer(
             id=container.id, spec=spec,
-            root=self._snapshotter.root_mount(container.id, volatile=host.auto_remove),
+            root=stubs.under(self._snapshotter.root_mount(container.id, volatile=host.auto_remove)),
             user=container.config.user, group_add=host.group_add or [],
             stdio=messages.Stdio(
                 open_stdin=container.config.open_stdin, stdin_once=container.config.stdin_once,

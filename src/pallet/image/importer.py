@@ -15,6 +15,7 @@ import asyncio
 import bz2
 import lzma
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 import msgspec
@@ -64,6 +65,19 @@ class WorkerRunner(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddedLayer:
+    """A layer that is stored and unpacked."""
+
+    descriptor: spec.Descriptor
+    applied: Applied
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no entry; ``add_layer`` may then have kept nothing of it."""
+        return not self.applied.entries
+
+
 class Importer:
     """Makes images of tars."""
 
@@ -90,6 +104,26 @@ class Importer:
         On any failure nothing is left.
         """
         config = apply_changes(spec.RunConfig(), changes)
+
+        def record(lease: Lease, layer: AddedLayer) -> Image:
+            return self._record(lease, layer.descriptor, layer.applied.diff_id, config,
+                                message or "Imported from -", platform or platforms.host(), reference)
+
+        return await self.add_layer(source, record)
+
+    async def add_layer(self, source: AsyncIterator[bytes],
+                        record: Callable[[Lease, AddedLayer], Image], *,
+                        keep_empty: bool = True) -> Image:
+        """Store and unpack one layer's tar, and have ``record`` make the image it is in.
+
+        Args:
+            source: as in ``run``. The same pieces give the same compressed bytes.
+            record: called in a worker thread while the lease protects the layer.
+            keep_empty: keep a layer without entries, too.
+
+        Raises:
+            InvalidParameterError, DataLossError: as ``run``.
+        """
         images = self._images
         with images.lease() as lease:
             draft = await run_blocking(images.snapshotter.draft)
@@ -97,13 +131,15 @@ class Importer:
             recoder = Recoder(ingest)
             try:
                 applied = await self._bring_in(source, recoder, draft)
-                layer = await _to_its_end(
-                    self._keep, lease, ingest, recoder.media_type, draft, applied)
+                if applied.entries or keep_empty:
+                    layer = await _to_its_end(
+                        self._keep, lease, ingest, recoder.media_type, draft, applied)
+                else:
+                    layer = spec.Descriptor(
+                        media_type=recoder.media_type, digest=ingest.digest, size=ingest.size)
             finally:
                 await asyncio.shield(run_blocking(_drop, images, draft, ingest))
-            return await run_blocking(
-                self._record, lease, layer, applied.diff_id, config,
-                message or "Imported from -", platform or platforms.host(), reference)
+            return await run_blocking(record, lease, AddedLayer(descriptor=layer, applied=applied))
 
     async def _bring_in(self, source: AsyncIterator[bytes], recoder: Recoder,
                         draft: LayerDraft) -> Applied:
@@ -147,8 +183,8 @@ class Importer:
             rootfs=spec.RootFS(diff_ids=[diff_id]),
             history=[spec.History(created=created, comment=message)]))
         docker = layer.media_type == spec.DOCKER_LAYER_GZIP
-        config_digest = self._put(lease, config_raw)
-        manifest_digest = self._put(lease, spec.encode(spec.Manifest(
+        config_digest = self.put(lease, config_raw)
+        manifest_digest = self.put(lease, spec.encode(spec.Manifest(
             media_type=spec.DOCKER_MANIFEST if docker else spec.OCI_MANIFEST,
             config=spec.Descriptor(
                 media_type=spec.DOCKER_CONFIG if docker else spec.OCI_CONFIG,
@@ -159,7 +195,8 @@ class Importer:
             self._images.tag(image.id, reference)
         return self._images.get(image.id)
 
-    def _put(self, lease: Lease, raw: bytes) -> Digest:
+    def put(self, lease: Lease, raw: bytes) -> Digest:
+        """Store a small blob; blocking."""
         digest = digests.of_bytes(raw)
         lease.add_blob(digest)
         return self._images.content.put(raw, digest)

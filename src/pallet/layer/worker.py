@@ -22,13 +22,12 @@ import msgspec
 
 from pallet import errors
 from pallet.errors import InvalidParameterError, PalletError, SystemFailureError
-from pallet.layer import model, whiteout
+from pallet.layer import model, rootview, whiteout
 from pallet.layer.apply import apply
 from pallet.layer.copy import copy_tree
 from pallet.layer.erofstarget import write_image
 from pallet.layer.model import Applied, Limits
 from pallet.layer.source import FINAL
-from pallet.linux import mount as m
 from pallet.linux import safepath
 from pallet.spec.mounts import RootMount
 
@@ -210,7 +209,7 @@ def _copy_up(wanted: CopyUpRequest) -> bool:
     target_fd = os.open(wanted.target, _DIRECTORY | os.O_NOFOLLOW)
     if os.listdir(target_fd):
         return False
-    root_fd = _open_root(wanted.root, wanted.target)
+    root_fd = _open_root(wanted.root)
     try:
         source_fd = safepath.open_in_root(root_fd, wanted.path, _DIRECTORY)
     except OSError as error:
@@ -221,19 +220,12 @@ def _copy_up(wanted: CopyUpRequest) -> bool:
     return True
 
 
-def _open_root(root: RootMount, mount_point: str) -> int:
+def _open_root(root: RootMount) -> int:
     if root.upper is not None:
         message = "copy-up takes a read-only root"
         raise InvalidParameterError(message)
-    if len(root.lower) == 1:
-        return os.open(os.path.join(root.base_dir, root.lower[0]), _DIRECTORY)
-    # The volume's own directory serves as mount point: its descriptor is below the mount, and the
-    # mount namespace goes with this process.
-    m.mount(None, "/", flags=m.MS_REC | m.MS_PRIVATE)
-    os.chdir(root.base_dir)
-    data = ",".join(["lowerdir=" + ":".join(root.lower), *root.options])
-    m.mount("overlay", mount_point, "overlay", flags=m.MS_RDONLY, data=data)
-    return os.open(mount_point, _DIRECTORY)
+    rootview.private_mounts()
+    return rootview.open_readonly(root)
 
 
 def failure_of(error: PalletError | OSError) -> WorkerFailure:

@@ -96,6 +96,10 @@ class Shim:
             return False
         return True
 
+    def pidfd(self) -> int:
+        """Return a pidfd of the main process, the caller's to close; -1 when it has ended."""
+        return os.dup(self._pidfd) if self._pidfd >= 0 else -1
+
     def signal_all(self, signum: int) -> None:
         """Send ``signum`` to every process of the container."""
         self._send(messages.SignalAll(signal=signum))

@@ -16,12 +16,17 @@ WORKERS: dict[str, tuple[str, str]] = {
     "network.sandboxes": ("pallet.zygote.netsandbox", "run"),
     "layer.apply": ("pallet.layer.worker", "run_apply"),
     "layer.copyup": ("pallet.layer.worker", "run_copyup"),
+    "layer.diff": ("pallet.layer.diffworker", "run_layer"),
+    "layer.export": ("pallet.layer.diffworker", "run_tree"),
+    "layer.changes": ("pallet.layer.diffworker", "run_changes"),
+    "container.freeze": ("pallet.zygote.freeze", "run"),
     "layer.verify": ("pallet.layer.verify", "run_verify"),
     "layer.index": ("pallet.layer.index", "run_index"),
     "layer.explore": ("pallet.layer.explore", "run_explore"),
 }
 
 HEAVY = frozenset({
-    "layer.apply", "layer.copyup", "layer.verify", "layer.index", "layer.explore"})
+    "layer.apply", "layer.copyup", "layer.verify", "layer.index", "layer.explore", "layer.diff",
+    "layer.export", "layer.changes"})
 """Kinds whose modules (decompression, hashing) the zygote itself does not import: a process of
 its own, forked when the first of them is asked for, does, and shims need not carry them."""

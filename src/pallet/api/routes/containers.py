@@ -59,8 +59,6 @@ class ContainerRoutes:
             Route("POST", f"{one}/attach", self.attach),
             Route("POST", f"{one}/wait", self.wait),
             Route("GET", f"{one}/top", unimplemented("top")),
-            Route("GET", f"{one}/changes", unimplemented("container changes")),
-            Route("GET", f"{one}/export", unimplemented("container export")),
             Route("GET", f"{one}/stats", unimplemented("container statistics")),
             Route("GET", f"{one}/attach/ws", unimplemented("attach by websocket")),
             Route("POST", f"{one}/update", unimplemented("container update")),

@@ -46,7 +46,6 @@ _UNIMPLEMENTED: Final = (
     ("POST", "/build/cancel", "image builds"),
     ("POST", "/session", "build sessions"),
     ("POST", "/grpc", "build sessions"),
-    ("POST", "/commit", "commit"),
 )
 
 

@@ -53,6 +53,12 @@ ENTRIES: dict[str, Entry] = {
                           "Display detailed information on one or more containers"),
     "container port": ("port", "port", "CONTAINER [PRIVATE_PORT[/PROTO]]", (1, 2),
                        "List port mappings or a specific mapping for the container"),
+    "container commit": ("trees", "commit", "[OPTIONS] CONTAINER [REPOSITORY[:TAG]]", (1, 2),
+                         "Create a new image from a container's changes"),
+    "container diff": ("trees", "diff", "CONTAINER", (1, 1),
+                       "Inspect changes to files or directories on a container's filesystem"),
+    "container export": ("trees", "export", "[OPTIONS] CONTAINER", (1, 1),
+                         "Export a container's filesystem as a tar archive"),
     "container top": ("top", "top", "CONTAINER [ps OPTIONS]", (1, _ANY),
                       "Display the running processes of a container"),
     "image ls": ("images", "ls", "[OPTIONS] [REPOSITORY[:TAG]]", (0, 1), "List images"),
@@ -129,7 +135,7 @@ ENTRIES: dict[str, Entry] = {
 SHORTCUTS: dict[str, str] = {
     **{name: f"container {name}" for name in (
         "run", "create", "start", "stop", "restart", "kill", "rm", "pause", "unpause", "wait",
-        "rename", "logs", "attach", "exec", "port", "top")},
+        "rename", "logs", "attach", "exec", "port", "top", "commit", "diff", "export")},
     **{name: f"image {name}" for name in ("pull", "push", "tag", "history", "import", "save", "load")},
     "ps": "container ls", "container list": "container ls", "container ps": "container ls",
     "container remove": "container rm",
@@ -154,8 +160,8 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
                          "search", "version", "info", "doctor")),
     ("Management Commands", (
         "container", "context", "image", "manifest", "network", "registry", "system", "volume")),
-    ("Commands", ("attach", "create", "events", "history", "import", "inspect", "kill", "load", "logs",
-                  "pause", "port", "rename", "restart", "rm", "rmi", "save",
+    ("Commands", ("attach", "commit", "create", "diff", "events", "export", "history", "import",
+                  "inspect", "kill", "load", "logs", "pause", "port", "rename", "restart", "rm", "rmi", "save",
                   "start", "stop", "tag", "top",
                   "unpause", "wait")),
 )

@@ -180,6 +180,24 @@ class PushOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CommitOptions:
+    """``config`` None is the container's; ``repository`` "" leaves the image without a name.
+
+    ``epoch_s`` is SOURCE_DATE_EPOCH: the image then depends on the container's content alone.
+    """
+
+    container: str
+    repository: str = ""
+    tag: str = ""
+    author: str = ""
+    comment: str = ""
+    pause: bool = True
+    changes: tuple[str, ...] = ()
+    config: ContainerConfig | None = None
+    epoch_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageListOptions:
     """``all`` includes intermediate images.
 
