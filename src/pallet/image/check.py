@@ -71,6 +71,7 @@ class _Need:
 
     size_bytes: int
     is_manifest: bool
+    needed: bool
     sources: tuple[Reference, ...]
 
 
@@ -133,7 +134,7 @@ class StoreCheck:
         await self._verify(manifests, lease)
         needs = await run_blocking(self._needs_of, manifests)
         present = await run_blocking(lambda: dict(self._content.walk()))
-        others = {digest: needs.get(digest) or _Need(size_bytes=size, is_manifest=False, sources=())
+        others = {digest: needs.get(digest) or _Need(size_bytes=size, is_manifest=False, needed=False, sources=())
                   for digest, size in present.items()}
         await self._verify({d: n for d, n in {**others, **needs}.items() if d not in manifests}, lease)
 
@@ -143,11 +144,13 @@ class StoreCheck:
         records = {image.id: image.manifests for image in self._images.list()}
         records |= {key: tuple(record.manifests) for key, record in self._images.damaged().items()}
         for image_id, manifests in records.items():
-            references = tuple(self._images.references(image_id))
+            references = self._images.references(image_id)
             targets = (self._images.target(reference) for reference in references)
+            # A digest says that it came from there or went there; a tag alone says nothing.
+            sources = tuple(item for item in references if item.digest is not None)
             stored = [digest for digest in manifests if self._content.has(digest)]
             for digest in {*(stored or manifests), *(target for target in targets if target)}:
-                found[digest] = _Need(size_bytes=0, is_manifest=True, sources=references)
+                found[digest] = _Need(size_bytes=0, is_manifest=True, needed=True, sources=sources)
         return found
 
     def _needs_of(self, manifests: dict[Digest, _Need]) -> dict[Digest, _Need]:
@@ -161,17 +164,17 @@ class StoreCheck:
             except PalletError:
                 continue
             for entry in (manifest.config, *manifest.layers):
-                found[entry.digest] = _Need(size_bytes=entry.size, is_manifest=False,
+                found[entry.digest] = _Need(size_bytes=entry.size, is_manifest=False, needed=True,
                                             sources=need.sources)
         return found
 
     async def _verify(self, blobs: dict[Digest, _Need], lease: Lease) -> None:
         for done, (digest, need) in enumerate(blobs.items(), start=1):
             lease.add_blob(digest)
-            problem = await run_blocking(self._blob_problem, digest, needed=bool(need.sources))
+            problem = await run_blocking(self._blob_problem, digest, needed=need.needed)
             self._checked += 1
             if problem:
-                cure = (lambda d=digest, n=need: self._fetch(d, n)) if need.sources else None
+                cure = (lambda d=digest, n=need: self._fetch(d, n)) if need.needed else None
                 if not await self._mend("blobs", digest, problem, cure):
                     self._bad_blobs.add(digest)
             self._report(CheckMessage(stage="blobs", subject=digest, done=done, total=len(blobs)))

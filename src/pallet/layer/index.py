@@ -101,7 +101,7 @@ def _entry(entry: tarheader.Entry) -> IndexEntry | None:
     parent, _, name = path.rpartition(b"/")
     if name == whiteout.OPAQUE:
         return IndexEntry(parent, OPAQUE)
-    if name.startswith(whiteout.META_PREFIX):
+    if any(part.startswith(whiteout.META_PREFIX) for part in path.split(b"/")):  # aufs' own
         return None
     if name.startswith(whiteout.PREFIX):
         hidden = name[len(whiteout.PREFIX):]

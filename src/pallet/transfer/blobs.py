@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pallet.transfer.auth import LoginCredentials
 from pallet.transfer.client import RepositoryClient
-from pallet.transfer.failures import RegistryError, for_pull
+from pallet.transfer.failures import BadContentError, RegistryError, for_pull
 from pallet.transfer.fetch import fetch
 from pallet.transfer.retry import Retries
 from pallet.transfer.transport import Cancellation
@@ -87,6 +87,10 @@ class BlobFetcher:
                cancel: Cancellation) -> None:
         client = RepositoryClient(self._transport, endpoint, reference.path,
                                   credentials=LoginCredentials())
+        # One question first: a wrong scheme or an absent registry is not worth any retry.
+        if not client.has_blob(digest):
+            message = f"{reference.familiar_name} has no blob {digest}"
+            raise BadContentError(message)
         with self._content.ingest(digest) as ingest:
             fetch(lambda offset: client.blob(digest, offset_bytes=offset), size_bytes, ingest,
                   retries=Retries(self._retry, cancel), cancel=cancel, on_bytes=lambda _: None)

@@ -53,7 +53,8 @@ def df(session: Session, flags: Flags) -> int:
     if flags["verbose"]:
         if flags["format"] and flags["format"] != "json":
             raise CommandError("the verbose and the format options conflict")
-        return _verbose(usage)
+        _verbose(usage)
+        return _hidden(session, usage)
     sys.stdout.write(render(_VIEW, summary(usage), layout_for(flags["format"], _TABLE)))
     return 0
 
@@ -96,6 +97,30 @@ def _row(
 ) -> Record:
     return {"Type": kind, "TotalCount": len(items), "Active": active, "Size": size,
             "Reclaimable": free, "Percent": percent or kind == "Images"}
+
+
+def _hidden(session: Session, usage: Record) -> int:
+    """Print what Docker does not know: bytes that later layers hide. Only Pallet's daemon tells."""
+    from pallet.client.errors import DaemonError
+
+    engine = session.engine
+    rows = []
+    try:
+        for image in usage.get("Images") or ():
+            found = engine.json("GET", f"/pallet/images/{image['Id']}/explore", {"entries": "0"})
+            rows.append(found)
+        store = engine.json("GET", "/pallet/disk")
+    except DaemonError:
+        return 0
+    out("\nHidden by later layers:\n")
+    out(f"{'IMAGE':<40}{'SIZE':<10}{'HIDDEN':<10}EFFICIENCY")
+    for found in rows:
+        name = found["RepoTags"][0] if found["RepoTags"] else found["Id"][7:19]
+        out(f"{name:<39} {human_size(found['Size']):<10}{human_size(found['HiddenBytes']):<10}"
+            f"{found['Efficiency'] * 100:.1f}%")
+    budget = f" of a budget of {human_size(store['Budget'])}" if store["Budget"] else ""
+    out(f"\nLayers {human_size(store['LayersSize'])}, blobs {human_size(store['BlobsSize'])}{budget}")
+    return 0
 
 
 def _without_image(usage: Record) -> list[Record]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EXPLORE_FLAGS: Table = (
     ("json", "", "bool", "Print everything as JSON"),
     ("plain", "", "bool", "Print a report even on a terminal"),
-    ("top", "n", "int", "Lines of each list of a report", 10),
+    ("top", "n", "int", "Lines of each list of a report", "10"),
 )
 PIN_FLAGS: Table = ()
 UNPIN_FLAGS: Table = ()
