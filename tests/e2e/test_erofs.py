@@ -89,6 +89,9 @@ def test_one_file_system_as_programs_see_it(make: Callable[..., Daemon], referen
     numbers = docker.ok("run", "--rm", reference, "stat", "-c", "%d", "/", "/srv/new", "/bin/busybox",
                         "/etc/group", "/srv")
     assert len(set(numbers.split())) == 1
+    script = "stat -c %i /srv/new; echo x >> /srv/new; stat -c %i /srv/new"
+    before, after = docker.ok("run", "--rm", reference, "sh", "-c", script).split()
+    assert before == after
 
 
 def test_running_containers_outlive_the_daemon(make: Callable[..., Daemon], reference: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tarfile
@@ -17,7 +18,10 @@ from pallet.errors import PalletError
 from pallet.layer.erofstarget import write_image
 from pallet.layer.model import ArchiveError, BreakoutError, LimitError, Limits
 from pallet.linux import fsmount
+from pallet.paths import DataPaths
 from pallet.storage.erofs import LayerMounts, supported
+from pallet.storage.layertable import LayerTable
+from pallet.storage.metadata import Metadata
 from tests.support.layers import (
     COMPRESSORS,
     Member,
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pallet.layer.model import Applied
+    from pallet.types import DiffID
 
 pytestmark = pytest.mark.needs("root", "overlay")
 
@@ -249,6 +254,43 @@ def test_what_is_refused(tmp_path: Path) -> None:
             image(archive, tmp_path / "image")
     with pytest.raises(LimitError):
         image(build(Member("a", b"x" * 100_000)), tmp_path / "image", limits=Limits(max_bytes=50_000))
+
+
+def commit(table: LayerTable, archive: bytes) -> DiffID:
+    """Unpack ``archive`` into a draft of either kind."""
+    draft = table.draft()
+    target = Path(draft.path)
+    if target.is_dir():
+        applied = unpack(archive, target)
+    else:
+        applied = image(archive, target)
+        target.with_name("source.tar").unlink()
+    table.commit(draft, applied.diff_id, applied.size_bytes, implied_dirs=applied.implied_dirs,
+                 opaque_root=applied.opaque_root)
+    return applied.diff_id
+
+
+def test_without_the_kernel_images_count_as_lost_and_come_back_as_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = DataPaths(tmp_path / "data")
+    paths.root.mkdir()
+    with contextlib.closing(Metadata(paths.database)) as metadata:
+        archive = build(Member("f", b"1"))
+        with contextlib.closing(LayerTable(paths, metadata, images=True)) as table:
+            layer = commit(table, archive)
+            number = table.record(layer).number
+            assert Path(table.directory(number), "f").read_bytes() == b"1"
+        with contextlib.closing(LayerTable(paths, metadata)) as table:
+            table.sweep()
+            assert table.has(layer)  # whatever new layers are to become
+        with contextlib.closing(LayerTable(paths, metadata)) as table:
+            monkeypatch.setattr("pallet.storage.layertable.supported", lambda _directory: "no such device")
+            table.sweep()
+            assert not table.has(layer)
+            commit(table, archive)
+            assert table.record(layer).number == number
+            assert Path(table.base_dir, table.directory(number), "f").read_bytes() == b"1"
 
 
 @pytest.fixture

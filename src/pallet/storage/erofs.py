@@ -60,12 +60,16 @@ class LayerMounts:
                 os.close(self._fds.pop(next(iter(self._fds))))
         return f"{_proc()}/fd/{fd}"
 
+    def take(self, number: int) -> int:
+        """Give away the descriptor of a mount, to be closed; -1 when there is none."""
+        with self._lock:
+            return self._fds.pop(number, -1)
+
     def forget(self, number: int) -> None:
         """Let go of a mount. Containers that have it keep it."""
-        with self._lock:
-            fd = self._fds.pop(number, -1)
-            if fd >= 0:
-                os.close(fd)
+        fd = self.take(number)
+        if fd >= 0:
+            os.close(fd)
 
     def close(self) -> None:
         """Let go of all."""

@@ -211,8 +211,7 @@ class LayerTable:
             # Record first: a directory without one is swept, one without a directory is trouble.
             self._metadata.delete_layer(diff_id)
             del self._records[diff_id]
-        self._mounts.forget(record.number)
-        self.trash.take(f"{self._layers_dir}/{record.number}")
+        self.trash.take(f"{self._layers_dir}/{record.number}", self._mounts.take(record.number))
         self._imaged.discard(record.number)
 
     def discard(self, diff_id: DiffID) -> None:

@@ -32,29 +32,37 @@ class Trash:
         self._prefix = f"{self._directory}/{os.getpid()}-{os.urandom(4).hex()}-"
         self._numbers = itertools.count()
         self._ready = threading.Condition()
-        self._waiting: list[str] = []
+        self._waiting: list[tuple[str, int]] = []
+        """Paths, each with the mount to let go of before, -1 for none."""
         self._busy = False
         self._closing = False
         self._thread: threading.Thread | None = None
 
-    def take(self, path: str) -> bool:
+    def take(self, path: str, mount_fd: int = -1) -> bool:
         """Make ``path`` disappear at once; False when it was not there.
+
+        Args:
+            mount_fd: closed in the background, in any case: the last descriptor of a mount takes
+                its inodes and its file cache along, which takes a while.
 
         Raises:
             OSError: it cannot be renamed.
         """
         target = f"{self._prefix}{next(self._numbers)}"
+        there = True
         try:
             os.rename(path, target)
         except FileNotFoundError:
-            return False
+            there = False
+            if mount_fd < 0:
+                return False
         with self._ready:
-            self._waiting.append(target)
+            self._waiting.append((target if there else "", mount_fd))
             if self._thread is None and not self._closing:
                 self._thread = threading.Thread(target=self._work, name="pallet-trash", daemon=True)
                 self._thread.start()
             self._ready.notify_all()
-        return True
+        return there
 
     def sweep(self) -> int:
         """Schedule what an earlier daemon left; return how many trees."""
@@ -85,12 +93,21 @@ class Trash:
                 self._ready.notify_all()
                 self._ready.wait_for(lambda: self._waiting or self._closing)
                 if self._closing:
+                    for _, mount_fd in self._waiting:
+                        _close(mount_fd)
                     self._waiting.clear()
                     self._ready.notify_all()
                     return
-                path = self._waiting.pop()
+                path, mount_fd = self._waiting.pop()
                 self._busy = True
+            _close(mount_fd)
             try:
-                remove_tree(path)
+                if path:
+                    remove_tree(path)
             except OSError as error:
                 logger.warning("cannot delete %s: %s", path, error)
+
+
+def _close(mount_fd: int) -> None:
+    if mount_fd >= 0:
+        os.close(mount_fd)
