@@ -40,5 +40,5 @@ def lock(target: Path, *extra: str) -> None:
 
 
 if __name__ == "__main__":
-    lock(ROOT / "requirements.lock", "--extra", "build")
-    lock(ROOT / "requirements-dev.lock", "--extra", "build", "--extra", "dev")
+    lock(ROOT / "requirements.lock", "--extra", "build", "--extra", "tui")
+    lock(ROOT / "requirements-dev.lock", "--extra", "build", "--extra", "tui", "--extra", "dev")

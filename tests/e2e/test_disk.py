@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -244,6 +245,10 @@ def test_budget(fresh_palletd: Callable[..., Daemon]) -> None:
     eventually(lambda: "pinned:1" not in names(daemon))
 
 
+def _more_evictions(log: Path, before: int) -> bool:
+    return log.read_text().count("is evicted") > before
+
+
 def test_budget_and_sudden_death(fresh_palletd: Callable[..., Daemon]) -> None:
     """Killed while it evicts: the next daemon finds whole images and nothing that belongs to none."""
     daemon = fresh_palletd(images=False)
@@ -255,7 +260,7 @@ def test_budget_and_sudden_death(fresh_palletd: Callable[..., Daemon]) -> None:
         before = daemon.log.read_text().count("is evicted")
         daemon.flags = ["--disk-budget", f"{500 - round_ * 150}kB"]
         daemon.start()
-        eventually(lambda: daemon.log.read_text().count("is evicted") > before)
+        eventually(partial(_more_evictions, daemon.log, before))
         daemon.kill()
         daemon.flags = []
         daemon.start()
