@@ -282,6 +282,25 @@ def test_same_content_twice_is_kept_once(store: RegistryStore) -> None:
     assert store.metadata.uploads.all() == []
 
 
+def test_the_end_of_an_upload_is_decided_once(store: RegistryStore) -> None:
+    """A session dropped (or ended by a retry) while its content is being stored is not published."""
+    upload = store.uploads.begin("a")
+    upload.append(io.BytesIO(b"data"))
+    finish = store.driver.finish
+
+    def finish_late(state: UploadState, digest: Digest) -> str:
+        location = finish(state, digest)
+        store.uploads.drop(upload.record)  # the collector, on another replica
+        return location
+
+    store.driver.finish = finish_late  # type: ignore[method-assign]
+    with pytest.raises(RegistryHttpError) as error:
+        upload.finish(digests.of_bytes(b"data"))
+    assert error.value.code == "BLOB_UPLOAD_INVALID"
+    assert store.holders(digests.of_bytes(b"data")) == []
+    assert list(store.driver.objects()) == list(check(store)) == []
+
+
 # Collection
 
 

@@ -340,3 +340,24 @@ def test_read_only_while_the_disk_is_full(tmp_path: Path, low_water: bool) -> No
         assert (done.returncode, done.stdout) == (0, "The store is clean\n"), done.stderr
     finally:
         server.stop()
+
+
+@pytest.mark.needs("postgresql")
+def test_a_restarted_database(tmp_path: Path) -> None:
+    """While it is away requests get 503; afterwards the replica goes on."""
+    root = tmp_path / "store"
+    with contextlib.ExitStack() as servers:
+        pg = stores.PostgresServer(tmp_path / "pg")
+        servers.callback(pg.remove)
+        pg.start()
+        config = written(tmp_path / "registry.toml",
+                         f'database = "{stores.new_database(pg.url)}"\n[storage]\nroot = "{root}"')
+        server = Server(config)
+        servers.callback(server.stop)
+        digest = server.push("a", b"data")
+        pg.stop()
+        status, _, body = server.request("GET", f"/v2/a/blobs/{digest}")
+        assert (status, json.loads(body)["errors"][0]["code"]) == (503, "UNAVAILABLE")
+        pg.start()
+        assert server.request("GET", f"/v2/a/blobs/{digest}")[2] == b"data"
+        server.push("a", b"more")

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -56,12 +57,14 @@ def object_store(root: Path) -> Iterator[S3Config]:
     identities.write_text(json.dumps({"identities": [{
         "name": "t", "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}))
-    arguments = [f"-{name}={free_port()}" for name in names]
+    ports = [free_port() for _ in names]
+    arguments = [f"-{name}={number}" for name, number in zip(names, ports, strict=True)]
     with (root / "log").open("wb") as log:
         process = subprocess.Popen(
             [program, "server", f"-dir={root}", "-ip=127.0.0.1", "-s3", f"-s3.port={port}",
              "-ip.bind=127.0.0.1", f"-s3.config={identities}", "-master.volumeSizeLimitMB=64",
-             "-volume.max=40", "-s3.iam=false", *arguments],
+             "-volume.max=40", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+             *arguments],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=root, env={**os.environ, "HOME": str(root)})
     config = S3Config(bucket="test", endpoint=f"http://127.0.0.1:{port}", access_key=KEY,
                       secret_key=SECRET, part_bytes=5 << 20, redirect=False)
@@ -85,48 +88,78 @@ def object_store(root: Path) -> Iterator[S3Config]:
         client.close()
         process.kill()
         process.wait()
+        for number in (port, *ports):  # it makes sockets there, whatever its directory
+            for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
+                path.unlink()
         shutil.rmtree(root, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def postgres(root: Path) -> Iterator[str]:
-    """A PostgreSQL server below ``root``; yields its URL without a database's name."""
-    programs = postgres_programs()
-    assert programs is not None
-    import psycopg
-    root.mkdir(parents=True, exist_ok=True)
-    user: dict[str, Any] = {}
-    if os.geteuid() == 0:  # it refuses to run as root
-        shutil.chown(root, "postgres", "postgres")
-        user = {"user": "postgres", "group": "postgres", "extra_groups": ()}
-    data, port = root / "data", free_port()
-    for parent in root.parents:
-        if not os.stat(parent).st_mode & 1 and os.geteuid() == 0:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    subprocess.run([programs / "initdb", "-D", data, "-U", "pallet", "-A", "trust", "-N"],
-                   check=True, capture_output=True, cwd=root, **user)
-    with (root / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [programs / "postgres", "-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1",
-             "-c", f"unix_socket_directories={root}", "-c", "fsync=off"],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=root, **user)
-    url = f"postgresql://pallet@127.0.0.1:{port}"
+class PostgresServer:
+    """A PostgreSQL server below ``root``; ``url`` lacks a database's name."""
 
-    def answers() -> bool:
-        assert process.poll() is None, (root / "log").read_text()[-2000:]
+    def __init__(self, root: Path) -> None:
+        """Make its data directory."""
+        programs = postgres_programs()
+        assert programs is not None
+        self.root, self.port = root, free_port()
+        self.url = f"postgresql://pallet@127.0.0.1:{self.port}"
+        self._program = programs / "postgres"
+        self._process: subprocess.Popen[bytes] | None = None
+        root.mkdir(parents=True, exist_ok=True)
+        self._user: dict[str, Any] = {}
+        if os.geteuid() == 0:  # it refuses to run as root
+            shutil.chown(root, "postgres", "postgres")
+            self._user = {"user": "postgres", "group": "postgres", "extra_groups": ()}
+            for parent in root.parents:
+                if not parent.stat().st_mode & 1:
+                    parent.chmod(parent.stat().st_mode | 0o011)
+        subprocess.run(
+            [programs / "initdb", "-D", root / "data", "-U", "pallet", "-A", "trust", "-N"],
+            check=True, capture_output=True, cwd=root, **self._user)  # fmt: skip
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        with (self.root / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._program, "-D", self.root / "data", "-p", str(self.port),
+                 "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.root}",
+                 "-c", "fsync=off"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.root, **self._user)  # fmt: skip
+        eventually(self._answers, what="PostgreSQL answers", timeout_s=30)
+
+    def _answers(self) -> bool:
+        import psycopg
+
+        assert self._process is not None
+        assert self._process.poll() is None, (self.root / "log").read_text()[-2000:]
         try:
-            psycopg.connect(f"{url}/postgres").close()
+            psycopg.connect(f"{self.url}/postgres").close()
         except psycopg.OperationalError:
             return False
         return True
 
+    def stop(self) -> None:
+        """End it, sessions or not, with everything committed kept; its children go too."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(20)
+            self._process = None
+
+    def remove(self) -> None:
+        """Stop and delete."""
+        self.stop()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def postgres(root: Path) -> Iterator[str]:
+    """A running server's URL without a database's name."""
+    server = PostgresServer(root)
     try:
-        eventually(answers, what="PostgreSQL answers", timeout_s=30)
-        yield url
+        server.start()
+        yield server.url
     finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(root, ignore_errors=True)
+        server.remove()
 
 
 def new_database(server: str) -> str:

@@ -56,6 +56,15 @@ class Capacity:
             return True
         return self._database.is_full(error)
 
+    def refusal(self, error: Exception) -> RegistryHttpError | None:
+        """What a client is told when ``error`` ended its request; None for any other failure."""
+        if self.is_full(error):
+            return full()
+        if self._database.is_away(error) or self._driver.is_away(error):
+            return RegistryHttpError("UNAVAILABLE", message="the registry's storage does not answer",
+                                     headers={"Retry-After": "5"})
+        return None
+
 
 def full() -> RegistryHttpError:
     """Make the refusal of a write for lack of room."""

@@ -54,7 +54,7 @@ def _import_repository(root: Path, tree: Path, name: str, metadata: MetadataStor
         with suppress(FileNotFoundError):
             size = (root / location).stat().st_size
             metadata.content.add_blob(
-                name, BlobRecord(digest=digest, size=size, location=location), "")
+                name, BlobRecord(digest=digest, size=size, location=location), None)
     pending: dict[Digest, ManifestRecord] = {}
     for digest in _digests(base / "_manifests"):
         with suppress(FileNotFoundError, RegistryHttpError):

@@ -9,13 +9,13 @@ Spec   distribution-spec v1.1 end-1 to end-14; Docker's ``_catalog``.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from pallet.registry.auth import TOKEN_PATH, Access
 from pallet.registry.blobs.driver import Redirect
-from pallet.registry.capacity import full
 from pallet.registry.codes import RegistryHttpError
 from pallet.registry.manifests import ManifestRoutes
 from pallet.registry.messages import (
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from pallet.registry.store import RegistryStore
     from pallet.registry.uploads import Upload
     from pallet.types import Digest
+
+logger = logging.getLogger(__name__)
 
 _PATH = re.compile(
     r"/v2/(?P<name>.+)/(?:(?P<kind>manifests|blobs|referrers)/(?P<ref>[^/]+)"
@@ -64,9 +66,11 @@ class Routes:
         except RegistryHttpError:
             raise
         except Exception as error:
-            if self._store.capacity.is_full(error):
-                raise full() from error
-            raise
+            refusal = self._store.capacity.refusal(error)
+            if refusal is None:
+                raise
+            logger.warning("%s %s: %s", request.method, request.path, error)
+            raise refusal from error
 
     def _handle(self, request: RegistryRequest) -> RegistryResponse:
         if request.path == TOKEN_PATH:

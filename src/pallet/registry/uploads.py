@@ -210,7 +210,9 @@ class Uploads:
             self.drop(record)
             raise RegistryHttpError("DIGEST_INVALID", {"digest": digest})
         wanted = BlobRecord(digest=digest, size=record.size, location=location)
-        found = self._metadata.content.add_blob(record.repository, wanted, record.id)
+        found = self._metadata.content.add_blob(record.repository, wanted, record)
+        if found is None:
+            raise RegistryHttpError("BLOB_UPLOAD_INVALID", "another request ends this upload")
         if found.location != location:
             self.drop(record)
         self._forget(record.id)

@@ -139,6 +139,10 @@ class BlobDriver(Protocol):
         """Bytes that may still be written; None when there is no such limit."""
         ...
 
+    def is_away(self, error: Exception) -> bool:
+        """Whether ``error`` says that the storage cannot be reached."""
+        ...
+
     def close(self) -> None:
         """Let go of connections."""
         ...

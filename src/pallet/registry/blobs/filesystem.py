@@ -13,8 +13,10 @@ Needs  a file system with atomic rename; replicas on several hosts need it share
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import secrets
 import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -86,8 +88,9 @@ class FileSystemDriver:
             whole = directory / state.pieces[0].key
             fd = self._open_piece(state.upload_id, state.pieces[0], os.O_RDWR)
         else:
-            whole = directory / "whole"
-            fd = os.open(whole, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            # A name of its own: two requests may be ending this upload, on two hosts.
+            whole = directory / f"whole-{secrets.token_hex(8)}"
+            fd = os.open(whole, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             if len(state.pieces) != 1:
                 for piece in state.pieces:
@@ -190,6 +193,10 @@ class FileSystemDriver:
         """See ``BlobDriver``."""
         status = os.statvfs(self._root)
         return status.f_bavail * status.f_frsize
+
+    def is_away(self, error: Exception) -> bool:
+        """See ``BlobDriver``."""
+        return isinstance(error, OSError) and error.errno in {errno.ESTALE, errno.EIO}
 
     def close(self) -> None:
         """See ``BlobDriver``."""

@@ -66,6 +66,7 @@ class S3Driver:
             raise InvalidParameterError(message)
         self._config = config
         self._error = botocore.exceptions.ClientError
+        self._unreachable = botocore.exceptions.BotoCoreError
         options = botocore.config.Config(
             signature_version="s3v4", max_pool_connections=64, retries={"max_attempts": 4},
             s3={"addressing_style": "path"} if config.endpoint else None,
@@ -257,6 +258,14 @@ class S3Driver:
     def free_bytes(self) -> int | None:
         """See ``BlobDriver``."""
         return None
+
+    def is_away(self, error: Exception) -> bool:
+        """See ``BlobDriver``."""
+        if isinstance(error, self._error):
+            response: dict[str, Any] = error.response
+            status: int = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            return status >= 500
+        return isinstance(error, self._unreachable)
 
     def close(self) -> None:
         """See ``BlobDriver``."""

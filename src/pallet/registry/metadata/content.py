@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pallet.registry.metadata.database import Database, Session
+    from pallet.registry.metadata.records import UploadRecord
     from pallet.types import Digest
 
 _MANIFEST = "digest, media_type, raw, subject, artifact_type, descriptor, pushed_at"
@@ -54,34 +55,46 @@ class ContentTables:
             db.execute("UPDATE links SET used_at = ? WHERE repository = ? AND digest = ?",
                        (now, repository, digest))
 
-    def add_blob(self, repository: str, record: BlobRecord, upload_id: str) -> BlobRecord:
+    def add_blob(
+        self, repository: str, record: BlobRecord, upload: UploadRecord | None
+    ) -> BlobRecord | None:
         """Publish what an upload brought and end the upload.
+
+        Args:
+            upload: with the epoch claimed for its end; None for content without a session.
 
         Returns:
             The record in force: where the content was there before, its location is another one;
-            then the upload stays on record, as one whose object is to be removed.
+            then the upload stays on record, as one whose object is to be removed. None when a newer
+            epoch has begun: then nothing was published, and the object is somebody else's to remove.
         """
         for attempt in range(_ATTEMPTS):
             try:
-                return self._add_blob(repository, record, upload_id)
+                return self._add_blob(repository, record, upload)
             except Exception as error:
                 # Collected between two statements: the next attempt brings it itself.
                 if attempt == _ATTEMPTS - 1 or not self._db.is_reference_error(error):
                     raise
         raise AssertionError
 
-    def _add_blob(self, repository: str, record: BlobRecord, upload_id: str) -> BlobRecord:
+    def _add_blob(
+        self, repository: str, record: BlobRecord, upload: UploadRecord | None
+    ) -> BlobRecord | None:
         now = self._db.now()
         with self._db.write() as db:
             _activate(db, repository, now)
+            if upload is not None and not db.execute(
+                    "UPDATE uploads SET touched_at = ? WHERE id = ? AND epoch = ? RETURNING id",
+                    (now, upload.id, upload.epoch)):
+                return None
             db.execute("INSERT INTO blobs (digest, size, location, created_at) VALUES (?, ?, ?, ?) "
                        "ON CONFLICT (digest) DO NOTHING",
                        (record.digest, record.size, record.location, now))
             _link(db, repository, record.digest, now)
             found = _blob(db, repository, record.digest)
             assert found is not None
-            if found.location == record.location:
-                db.execute("DELETE FROM uploads WHERE id = ?", (upload_id,))
+            if upload is not None and found.location == record.location:
+                db.execute("DELETE FROM uploads WHERE id = ?", (upload.id,))
             return found
 
     def mount_blob(self, repository: str, digest: Digest) -> bool:

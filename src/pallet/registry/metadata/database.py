@@ -71,6 +71,10 @@ class Database(Protocol):
         """Whether the database has no room."""
         ...
 
+    def is_away(self, error: Exception) -> bool:
+        """Whether the database cannot be reached or did not get around to it."""
+        ...
+
     def now(self) -> float:
         """Seconds since the epoch by the clock that all replicas share."""
         ...
@@ -166,6 +170,10 @@ class SqliteDatabase:
         """See ``Database``; a full disk also shows as an I/O error when the log cannot grow."""
         return isinstance(error, sqlite3.Error) and error.sqlite_errorname.startswith((
             "SQLITE_FULL", "SQLITE_IOERR"))
+
+    def is_away(self, error: Exception) -> bool:
+        """See ``Database``."""
+        return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
     def now(self) -> float:
         """See ``Database``."""
@@ -277,6 +285,10 @@ class PostgresDatabase:
     def is_full(self, error: Exception) -> bool:
         """See ``Database``."""
         return isinstance(error, self._psycopg.errors.DiskFull)
+
+    def is_away(self, error: Exception) -> bool:
+        """See ``Database``; a deadlock's victim is told to come again as well."""
+        return isinstance(error, UnavailableError | self._psycopg.OperationalError)
 
     def now(self) -> float:
         """See ``Database``."""
