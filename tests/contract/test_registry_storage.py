@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -14,7 +15,9 @@ from pallet.registry.blobs.driver import BlobDriver, UploadBrokenError, UploadSt
 from pallet.registry.blobs.filesystem import FileSystemDriver
 from pallet.registry.check import check
 from pallet.registry.codes import RegistryHttpError
+from pallet.registry.config import RetentionRule
 from pallet.registry.gc import collect
+from pallet.registry.manifests import record_of
 from pallet.registry.messages import FileRange, Stream
 from pallet.registry.metadata.content import MissingContentError
 from pallet.registry.store import RegistryStore, open_store
@@ -329,6 +332,58 @@ def test_deleted_blob_of_a_living_manifest_comes_back_with_a_push(store: Registr
         store.blob("a", blob)
     stores.push_blob(store, "a", b"layer")
     assert stores.content(store, "a", blob) == b"layer"
+
+
+def test_retention(config: RegistryConfig) -> None:
+    """Old tags go, then manifests that nothing holds; lists and subjects hold what is theirs."""
+    import msgspec
+    rules = (RetentionRule(tags=("v*",), keep_last=1, untagged_days=0.0),)
+    with contextlib.closing(open_store(msgspec.structs.replace(config, retention=rules))) as store:
+        blob = stores.push_blob(store, "a", b"config")
+        images = [stores.image([blob], annotations={"n": str(number)}) for number in range(4)]
+        for number, record in enumerate(images[:2]):
+            store.put_manifest("a", record, [f"v{number}"])
+        child, signature = images[2], stores.image(
+            [blob], subject={"mediaType": "x", "digest": images[1].digest, "size": 1})
+        store.put_manifest("a", child, [])
+        raw = json.dumps({"schemaVersion": 2, "manifests": [
+            {"mediaType": child.media_type, "digest": child.digest, "size": 1}]}).encode()
+        index = record_of(digests.of_bytes(raw), "application/vnd.oci.image.index.v1+json", raw, json.loads(raw))
+        store.put_manifest("a", index, ["list"])
+        store.put_manifest("a", signature, [])
+        before = {found.digest for found in store.metadata.garbage.manifests("a")}
+        would = collect(store, dry_run=True)
+        assert (would.tags, would.manifests) == (["a:v0"], [])
+        assert {found.digest for found in store.metadata.garbage.manifests("a")} == before
+        assert collect(store).tags == ["a:v0"]
+        collect(store)
+        left = {found.digest for found in store.metadata.garbage.manifests("a")}
+        assert left == {images[1].digest, child.digest, index.digest, signature.digest}
+        store.delete_manifest("a", index.digest)
+        store.delete_manifest("a", images[1].digest)
+        collect(store)
+        assert store.metadata.garbage.manifests("a") == []
+        collect(store)
+        assert store.repositories() == []
+
+
+def test_a_list_needs_its_children(store: RegistryStore) -> None:
+    missing = digests.of_bytes(b"never pushed")
+    raw = json.dumps({"schemaVersion": 2, "manifests": [{"mediaType": "x", "digest": missing, "size": 1}]}).encode()
+    index = record_of(digests.of_bytes(raw), "application/vnd.oci.image.index.v1+json", raw, json.loads(raw))
+    with pytest.raises(RegistryHttpError) as error:
+        store.put_manifest("a", index, ["v1"])
+    assert (error.value.code, error.value.detail) == ("MANIFEST_BLOB_UNKNOWN", {"digest": missing})
+
+
+def test_a_tag_set_again_is_not_removed(store: RegistryStore) -> None:
+    """Retention looked at it before the push; what it removes is what it looked at."""
+    record = stores.image([stores.push_blob(store, "a", b"config")])
+    store.put_manifest("a", record, ["v1"])
+    (seen,) = store.metadata.content.tags("a")
+    store.put_manifest("a", record, ["v1"])
+    assert not store.metadata.garbage.drop_tag("a", seen)
+    assert store.resolve("a", "v1") == record.digest
 
 
 def test_removal_and_reference_meet_at_every_order(store: RegistryStore) -> None:
