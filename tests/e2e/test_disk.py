@@ -109,6 +109,9 @@ def test_explore(daemon: Daemon, pallet: DockerCli, registry: Registry) -> None:
     assert "/data/gone" in text
     rows = daemon.api.call("GET", "/pallet/disk").json["Images"]
     assert {row["RepoTags"][0]: row["HiddenSize"] for row in rows} == {reference: 6000, "busybox:latest": 0}
+    base = json.loads(pallet.ok("image", "inspect", "busybox"))[0]["Size"]
+    facts = json.loads(pallet.ok("image", "inspect", reference))[0]["Pallet"]
+    assert facts == {"UniqueSize": 6730, "SharedSize": base, "HiddenSize": 6000, "Pinned": False}
     assert f"{reference}" in pallet.ok("system", "df", "-v").rpartition("Hidden by later layers")[2]
     pallet.ok("rmi", reference)
     daemon.stop()

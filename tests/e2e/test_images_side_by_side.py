@@ -117,11 +117,12 @@ def test_push_streams(pair: tuple[Daemon, Daemon], reference: str) -> None:
 
 
 def test_inspect(pair: tuple[Daemon, Daemon], reference: str) -> None:
-    """All but where the driver keeps the layers."""
+    """All but where the driver keeps the layers, and what Pallet adds under its own name."""
     ours, theirs = (daemon.api.get(f"{VERSION}/images/{reference}/json") for daemon in pair)
     for document in (ours, theirs):
         assert document.pop("GraphDriver")["Name"] == "overlay2"
         document.pop("Metadata")
+    assert set(ours.pop("Pallet")) == {"UniqueSize", "SharedSize", "Pinned"}
     assert ours == theirs
 
 

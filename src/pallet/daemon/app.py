@@ -187,6 +187,7 @@ class Daemon:
             images=self.images, budget=self._budget, explorer=self._explorer, events=self.events,
             integrity=Integrity(images=self.images, metadata=self.metadata, paths=self.data, workers=self.supervisor,
                                 fetcher=image_api.blobs, index=self.index, events=self.events))
+        image_api.facts = disk.facts
         self.backends = Backends(
             trees=self._trees(), containers=containers, execs=execs, images=image_api, system=system,
             networks=Networks(self.network, self.events),

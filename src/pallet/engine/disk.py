@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from pallet.aio import run_blocking
-from pallet.spec.own.disk import CheckMessage, ImageUse, StoreUsage
+from pallet.spec.own.disk import CheckMessage, ImageFacts, ImageUse, StoreUsage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -49,10 +49,20 @@ class Disk:
             layers_size=layers, blobs_size=blobs, budget=self._budget.limit_bytes,
             images=[self._use(image, sharing) for image in self._images.list()])
 
-    def _use(self, image: Image, sharing: dict[DiffID, int]) -> ImageUse:
+    def facts(self, image: Image) -> ImageFacts:
+        """Sizes of one image and whether it is pinned."""
+        unique = self._unique(image, self._images.layer_sharing())
+        hidden = self._explorer.hidden_bytes(image)
+        return ImageFacts(unique_size=unique, shared_size=image.size_bytes - unique,
+                          hidden_size=UNSET if hidden is None else hidden, pinned=image.pinned)
+
+    def _unique(self, image: Image, sharing: dict[DiffID, int]) -> int:
         snapshotter = self._images.snapshotter
-        unique = sum(snapshotter.layer_size(layer) for layer in image.diff_ids
-                     if sharing.get(layer, 0) == 1 and snapshotter.has_layer(layer))
+        return sum(snapshotter.layer_size(layer) for layer in image.diff_ids
+                   if sharing.get(layer, 0) == 1 and snapshotter.has_layer(layer))
+
+    def _use(self, image: Image, sharing: dict[DiffID, int]) -> ImageUse:
+        unique = self._unique(image, sharing)
         hidden = self._explorer.hidden_bytes(image)
         moment = datetime.datetime.fromtimestamp(self._budget.last_used(image), datetime.UTC)
         return ImageUse(

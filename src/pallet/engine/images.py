@@ -8,6 +8,7 @@ Spec   Engine API tag Image; ``api.backends.ImageBackend``.
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from pallet.engine.imagefilter import ImageFilter
 from pallet.engine.imagepush import push_request
 from pallet.engine.search import search
 from pallet.errors import NotFoundError
+from pallet.image import variants
 from pallet.spec import platform as platforms
 from pallet.spec import reference as references
 from pallet.spec.engine.auth import AuthResponse
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from pallet.spec.engine.search import SearchResult
     from pallet.spec.image import StoredManifest
     from pallet.spec.mounts import RootMount
+    from pallet.spec.own.disk import ImageFacts
     from pallet.spec.platform import Platform
     from pallet.spec.reference import Reference
     from pallet.storage.content import ContentStore
@@ -69,6 +72,8 @@ class Images:
         self._snapshotter = snapshotter
         self._images = images
         self._events = events
+        self.facts: Callable[[Image], ImageFacts] | None = None
+        """Adds what Docker does not tell to an inspect."""
         self._transfers = Transfers(
             config.registry, content=content, snapshotter=snapshotter, workers=supervisor,
             lease=images.lease)
@@ -123,10 +128,12 @@ class Images:
         if reference.digest is not None:
             reference = reference.repository().with_digest(reference.digest)
         before = self._images.find(reference)
+        had = [] if before is None else variants.once([before, *variants.members(
+            self._content, self._images.target(reference), self._images.list())])
         image = self._images.put(
             pulled.config_digest, manifest_digest=pulled.manifest.digest, reference=reference,
             target_digest=pulled.target.digest)
-        return image, before is None or before.id != image.id
+        return image, all(one.id != image.id for one in had)
 
     async def push(self, options: PushOptions, progress: Report) -> None:
         """Push one tag, or every tag of the repository when none is given."""
@@ -192,6 +199,8 @@ class Images:
         found: list[ImageSummary] = []
         for image in self._images.list():
             names = chosen.names(image)
+            if image.covered:
+                continue  # a platform of another line
             if names is None or not chosen.accepts(image):
                 continue
             if not options.all and image.is_dangling and self._images.children(image.id):
@@ -206,7 +215,8 @@ class Images:
     async def inspect(self, name: str, *, platform: str) -> ImageInspect:
         """Describe one image; with ``platform`` only if it is for that one."""
         image = self._resolve(name, platform)
-        return imageview.inspect(image, driver=self._snapshotter.name, mount=self._mount(image))
+        document = imageview.inspect(image, driver=self._snapshotter.name, mount=self._mount(image))
+        return msgspec.structs.replace(document, pallet=self.facts(image)) if self.facts else document
 
     async def history(self, name: str, *, platform: str) -> Sequence[ImageHistoryItem]:
         """List the image's steps, newest first."""
@@ -214,11 +224,10 @@ class Images:
 
     def _resolve(self, name: str, platform: str) -> Image:
         image = self._images.resolve(name)
-        if platform and not platforms.matches(platforms.parse(platform), image.config.platform):
-            message = (f"image with reference {name} was found but does not provide the specified "
-                       f"platform ({platforms.parse(platform)})")
-            raise NotFoundError(message)
-        return image
+        if not platform:
+            return image
+        found = variants.for_platform(self._images, name, platforms.parse(platform))
+        return dataclasses.replace(found, repo_tags=image.repo_tags, repo_digests=image.repo_digests)
 
     def _mount(self, image: Image) -> RootMount | None:
         try:
@@ -232,16 +241,21 @@ class Images:
         """Give an image a further reference."""
         image = self._images.resolve(name)
         reference = references.parse_repository_tag(repository, tag).with_default_tag()
-        await run_blocking(self._images.tag, image.id, reference)
+        await run_blocking(partial(self._images.tag, image.id, reference,
+                                   target=variants.target_of(self._images, name, image)))
         self._emit("tag", image.id, image, name=reference.familiar())
 
     async def remove(
-        self, name: str, *, force: bool, prune_parents: bool
+        self, name: str, *, force: bool, prune_parents: bool, only: Sequence[str] = ()
     ) -> Sequence[ImageDeleteItem]:
-        """Untag, and delete what nothing refers to any more."""
+        """Untag, and delete what nothing refers to any more; ``only`` names platforms."""
         image = self._images.resolve(name)
-        removals = await run_blocking(
-            partial(self._images.delete, name, force=force, prune=prune_parents))
+        if only:
+            work = partial(self._images.delete_platforms, name,
+                           [platforms.parse(text) for text in only], force=force)
+        else:
+            work = partial(self._images.delete, name, force=force, prune=prune_parents)
+        removals = await run_blocking(work)
         items: list[ImageDeleteItem] = []
         by_id = image.id.removeprefix("sha256:").startswith(name.removeprefix("sha256:"))
         named = not by_id and any(item.untagged in image.repo_tags for item in removals)

@@ -11,6 +11,7 @@ from pallet.spec.engine.config import ImageConfig
 from pallet.spec.engine.container import DriverData
 from pallet.spec.engine.oci import Descriptor
 from pallet.spec.engine.wire import Maybe
+from pallet.spec.own.disk import ImageFacts
 
 
 class ImageSummary(Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -62,6 +63,8 @@ class ImageInspect(Struct, frozen=True, kw_only=True, rename="pascal"):
     root_fs: ImageRootFS = field(name="RootFS")
     metadata: ImageMetadata = ImageMetadata()
     descriptor: Maybe[Descriptor] = UNSET
+    pallet: Maybe[ImageFacts] = UNSET
+    """What Docker does not tell."""
 
 
 class ImageHistoryItem(Struct, frozen=True, kw_only=True, rename="pascal"):

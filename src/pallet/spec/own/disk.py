@@ -10,6 +10,17 @@ from msgspec import UNSET, Struct
 from pallet.spec.engine.wire import Maybe
 
 
+class ImageFacts(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """One image's place on the disk, under ``Pallet`` in an inspect. Sizes in bytes."""
+
+    unique_size: int
+    """Of layers that no other image has: what removing it gives back, without its blobs."""
+    shared_size: int
+    hidden_size: Maybe[int] = UNSET
+    """Of files that later layers replace or delete; absent until the image was explored."""
+    pinned: bool
+
+
 class ImageUse(Struct, frozen=True, kw_only=True, rename="pascal"):
     """One image in the eyes of the budget. Sizes in bytes."""
 
