@@ -102,12 +102,20 @@ def push(session: Session, flags: Flags) -> int:
         progress.drain(messages)
         out(str(reference))
     else:
-        progress.show(messages, sys.stdout, _ignore)
+        notes: list[str] = []
+        progress.show(messages, sys.stdout, lambda aux: _note(aux, notes))
+        for note in notes:
+            out(note)
     return 0
 
 
-def _ignore(_aux: dict[str, Any]) -> None:
-    """Skip the digest record: the daemon prints the same in words."""
+def _note(aux: dict[str, Any], notes: list[str]) -> None:
+    """Keep what was pushed in place of an index; the digest record is in the daemon's words."""
+    if aux.get("manifestPushedInsteadOfIndex"):
+        notes.append(
+            "\n Info -> Not all multiplatform-content is present and only the available "
+            "single-platform image was pushed\n         "
+            f"{aux['originalIndex']['digest']} -> {aux['selectedManifest']['digest']}")
 
 
 def _platform_json(text: str) -> str | None:
