@@ -193,3 +193,18 @@ def test_pallet_commands(docker: DockerCli, engine: Daemon, made: list[str], tmp
     image_id = pallet.ok("commit", "-m", "m", "--pause=false", "cc", made[-1]).strip()
     assert inspect(engine, made[-1])["Id"] == image_id
     assert pallet.run("export", "-o", "/nowhere/x", "cc").code == 1
+
+
+def test_layers_kept_as_images(fresh_palletd: Callable[..., Daemon]) -> None:
+    """The EROFS driver: what is compared with is mounted from images."""
+    daemon = fresh_palletd("--storage-driver", "erofs")
+    not_on_dockerd(daemon, "the driver is Pallet's")
+    docker = daemon.cli()
+    for name, image in (("c1", "busybox"), ("c2", "again:1")):
+        docker.ok("run", "--name", name, "--network=none", "-v", "/vol", image, "sh", "-c",
+                  CHANGES if name == "c1" else "rm -r /new; echo >/x")
+        docker.ok("commit", name, "again:1")
+    assert docker.ok("diff", "c1").splitlines() == LISTED
+    assert docker.ok("diff", "c2").splitlines() == ["D /new", "A /x"]
+    assert {"x", "hl", "etc/passwd"} <= set(exported(daemon, "c2"))
+    assert docker.ok("run", "--rm", "--network=none", "again:1", "ls", "/hl", "/x").split() == ["/hl", "/x"]

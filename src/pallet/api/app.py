@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from pallet.api import status
 from pallet.api.routes import (
+    archive,
     containers,
     disk,
     execs,
@@ -71,6 +72,7 @@ class EngineApi:
             disk.DiskRoutes(backends.disk),
             containers.ContainerRoutes(backends.containers, self.prelude),
             trees.TreeRoutes(backends.trees),
+            archive.ArchiveRoutes(backends.container_archives),
             execs.ExecRoutes(backends.execs, self.prelude),
             images.ImageRoutes(backends.images, backends.archives, backends.imports),
             registries.RegistryRoutes(backends.registries),

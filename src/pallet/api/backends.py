@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from pallet.api.diskbackend import DiskBackend, PruneBackend
-    from pallet.api.treebackend import TreeBackend
+    from pallet.api.treebackend import ArchiveBackend, TreeBackend
     from pallet.spec.engine.auth import AuthConfig, AuthResponse
     from pallet.spec.engine.container import (
         ContainerCreateResponse,
@@ -463,3 +463,4 @@ class Backends:
     prunes: PruneBackend | None = None
     disk: DiskBackend | None = None
     trees: TreeBackend | None = None
+    container_archives: ArchiveBackend | None = None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pallet.aio import run_blocking
 from pallet.api.backends import Backends
 from pallet.engine import hostinfo
+from pallet.engine.archives import ContainerArchives
 from pallet.engine.attach import Attacher
 from pallet.engine.budget import DiskBudget
 from pallet.engine.commit import Commits
@@ -189,8 +190,8 @@ class Daemon:
                                 fetcher=image_api.blobs, index=self.index, events=self.events))
         image_api.facts = disk.facts
         self.backends = Backends(
-            trees=self._trees(), containers=containers, execs=execs, images=image_api, system=system,
-            networks=Networks(self.network, self.events),
+            trees=self._trees(), container_archives=self._archives(), containers=containers, execs=execs,
+            images=image_api, system=system, networks=Networks(self.network, self.events),
             volumes=self.volumes, registries=image_api,
             disk=disk,
             prunes=Pruner(index=self.index, remover=remover, images=self.images, image_api=image_api,
@@ -198,6 +199,11 @@ class Daemon:
             archives=ImageArchives(images=self.images, supervisor=self.supervisor, layers=image_api.layers,
                                    events=self.events),
             imports=ImageImports(images=self.images, supervisor=self.supervisor, events=self.events))
+
+    def _archives(self) -> ContainerArchives:
+        """Single files in and out of containers."""
+        return ContainerArchives(store=self.store, files=self.files, snapshotter=self.snapshotter,
+                                 supervisor=self.supervisor)
 
     def _trees(self) -> ContainerTrees:
         """Containers' files: export, changes, commits."""

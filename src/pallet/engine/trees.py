@@ -18,6 +18,8 @@ from pallet.layer.diffworker import DiffReply, DiffRequest
 from pallet.storage import stubs
 
 if TYPE_CHECKING:
+    import msgspec
+
     from pallet.engine.container import Container
     from pallet.engine.index import ContainerIndex
     from pallet.spec.engine.options import CommitOptions
@@ -28,20 +30,32 @@ _PIPE_BYTES = 1 << 20
 _PIECE_BYTES = 256 * 1024
 
 
+class Result(Protocol):
+    """A worker's reply."""
+
+    def result(self) -> object:
+        """Raise what went wrong."""
+        ...
+
+
 class WorkerStream:
     """What a worker writes, in pieces. An asynchronous iterator; ``aclose`` ends the worker.
 
     All pieces but the last have ``_PIECE_BYTES``, so that the same bytes come in the same pieces.
     """
 
-    def __init__(self, supervisor: Supervisor, kind: str, request: DiffRequest, pidfd: int = -1) -> None:
+    def __init__(
+        self, supervisor: Supervisor, kind: str, request: msgspec.Struct, pidfd: int = -1, *,
+        reply_type: type[Result] = DiffReply,
+    ) -> None:
         """Start the worker; ``pidfd`` is closed here."""
         self._fd, write_fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._fd, False)
         with contextlib.suppress(OSError):  # a user's share of pipes may be used up
             fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         fds = [write_fd] if pidfd < 0 else [write_fd, pidfd]
-        self._task = asyncio.get_running_loop().create_task(_run(supervisor, kind, request, fds))
+        self._task = asyncio.get_running_loop().create_task(
+            _run(supervisor, kind, request, fds, reply_type))
 
     def __aiter__(self) -> WorkerStream:
         return self
@@ -83,9 +97,11 @@ class WorkerStream:
             os.close(fd)
 
 
-async def _run(supervisor: Supervisor, kind: str, request: DiffRequest, fds: list[int]) -> DiffReply:
+async def _run(supervisor: Supervisor, kind: str, request: msgspec.Struct, fds: list[int],
+               reply_type: type[Result]) -> Result:
     try:
-        return await supervisor.run_worker(kind, request, fds, reply_type=DiffReply)
+        return await supervisor.run_worker(  # type: ignore[type-var]  # replies are documents
+            kind, request, fds, reply_type=reply_type)
     finally:
         # The worker is done: only now can the reader's end of file be the end of everything.
         for fd in fds:
@@ -101,6 +117,17 @@ async def readable(fd: int) -> None:
         await ready
     finally:
         loop.remove_reader(fd)
+
+
+async def writable(fd: int) -> None:
+    """Wait until a pipe takes more, or has lost its reader."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(fd, lambda: None if ready.done() else ready.set_result(None))
+    try:
+        await ready
+    finally:
+        loop.remove_writer(fd)
 
 
 class CommitMaker(Protocol):

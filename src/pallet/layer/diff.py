@@ -86,9 +86,29 @@ def write_layer(root_fd: int, out_fd: int, *, epoch_s: int | None = None, root_e
     return writer.run(root_fd, root_entry=root_entry)
 
 
-def write_tree(root_fd: int, out_fd: int) -> Written:
-    """Write everything below directory ``root_fd`` as a plain tar; see ``write_layer``."""
-    return _TreeWriter(out_fd, None, is_layer=False, has_lower=None).run(root_fd, root_entry=False)
+def write_tree(root_fd: int, out_fd: int, *, name: bytes | None = None) -> Written:
+    """Write everything below directory ``root_fd`` as a plain tar; see ``write_layer``.
+
+    Args:
+        name: of the directory itself, which then comes first; None leaves it out.
+    """
+    writer = _TreeWriter(out_fd, None, is_layer=False, has_lower=None)
+    return writer.run(root_fd, root_entry=name is not None, name=name or b"")
+
+
+def write_file(dir_fd: int, base: bytes, out_fd: int, *, name: bytes) -> Written:
+    """Write the one file ``base`` of a directory, called ``name``; a symlink as itself.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    os.fchdir(dir_fd)
+    sink = TarSink(out_fd, None)
+    status = os.lstat(base)
+    if not stat.S_ISSOCK(status.st_mode):
+        sink.node(base, name, status, read_xattrs(base, os.listxattr(base, follow_symlinks=False)))
+    sink.finish()
+    return Written(sink.entries, 0)
 
 
 class TarSink:
@@ -229,12 +249,14 @@ class _TreeWriter:
         self._has_lower = has_lower
         self._skipped = 0
 
-    def run(self, root_fd: int, *, root_entry: bool) -> Written:
+    def run(self, root_fd: int, *, root_entry: bool, name: bytes = b"") -> Written:
         sink = self._sink
         os.fchdir(root_fd)
+        prefix = name.rstrip(b"/") + b"/" if name else b""
         if root_entry:
-            sink.entry(tarheader.DIRECTORY, b"./", os.fstat(root_fd), xattrs=self._xattrs(b".")[0])
-        frames = [_frame(os.dup(root_fd), b"")]
+            sink.entry(tarheader.DIRECTORY, prefix or b"./", os.fstat(root_fd),
+                       xattrs=self._xattrs(b".")[0])
+        frames = [_frame(os.dup(root_fd), prefix)]
         try:
             while frames:
                 below = self._walk(frames[-1])

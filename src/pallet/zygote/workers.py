@@ -19,6 +19,7 @@ WORKERS: dict[str, tuple[str, str]] = {
     "layer.diff": ("pallet.layer.diffworker", "run_layer"),
     "layer.export": ("pallet.layer.diffworker", "run_tree"),
     "layer.changes": ("pallet.layer.diffworker", "run_changes"),
+    "container.archive": ("pallet.zygote.archive", "run"),
     "container.freeze": ("pallet.zygote.freeze", "run"),
     "layer.verify": ("pallet.layer.verify", "run_verify"),
     "layer.index": ("pallet.layer.index", "run_index"),
@@ -27,6 +28,6 @@ WORKERS: dict[str, tuple[str, str]] = {
 
 HEAVY = frozenset({
     "layer.apply", "layer.copyup", "layer.verify", "layer.index", "layer.explore", "layer.diff",
-    "layer.export", "layer.changes"})
+    "layer.export", "layer.changes", "container.archive"})
 """Kinds whose modules (decompression, hashing) the zygote itself does not import: a process of
 its own, forked when the first of them is asked for, does, and shims need not carry them."""

@@ -64,8 +64,6 @@ class ContainerRoutes:
             Route("POST", f"{one}/update", unimplemented("container update")),
             Route("POST", f"{one}/pause", unimplemented("pause")),
             Route("POST", f"{one}/unpause", unimplemented("unpause")),
-            *(Route(method, f"{one}/archive", unimplemented("copying from and to containers"))
-              for method in ("HEAD", "GET", "PUT")),
             Route("DELETE", one, self.remove),
         ]
 
