@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-pytest_plugins = ["tests.support.engines"]
+pytest_plugins = ["tests.support.engines", "tests.support.registrystore"]
 
 # Fixtures that keep a daemon through several tests check for leftovers themselves, when it ends.
 _DAEMON_FIXTURES = {"engine", "palletd", "fresh_palletd", "dockerd", "docker", "pallet_cli"}

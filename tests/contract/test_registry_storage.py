@@ -38,18 +38,6 @@ POSTGRES = pytest.param("postgresql", id="postgresql", marks=pytest.mark.needs("
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Config]:
-    with stores.object_store(tmp_path_factory.mktemp("s3")) as config:
-        yield config
-
-
-@pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with stores.postgres(tmp_path_factory.mktemp("pg")) as url:
-        yield url
-
-
 @pytest.fixture(params=[FILES, S3])
 def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobDriver]:
     made: BlobDriver

@@ -8,8 +8,10 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,11 +21,11 @@ from pallet.registry.store import open_store
 from pallet.spec import digest as digests
 from tests.support import registrystore as stores
 from tests.support.daemon import pallet_command
-from tests.support.registry import MANIFEST, free_port
+from tests.support.registry import MANIFEST, BuiltImage, build_image, free_port
+from tests.support.scratch import TreeTar
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from pallet.registry.config import S3Config
@@ -84,32 +86,20 @@ def written(path: Path, text: str) -> Path:
 # Replicas
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Config]:
-    with stores.object_store(tmp_path_factory.mktemp("s3")) as config:
-        yield config
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with stores.postgres(tmp_path_factory.mktemp("pg")) as url:
-        yield url
-
-
 @pytest.mark.needs("object_store", "postgresql")
 @pytest.mark.parametrize("redirect", [False, True])
-def test_a_push_survives_its_replica(tmp_path: Path, s3: S3Config, database: str, redirect: bool) -> None:
+def test_a_push_survives_its_replica(tmp_path: Path, s3_server: S3Config, postgres_server: str, redirect: bool) -> None:
     """A client's replica is killed while it takes in a chunk; the other one takes it from there."""
     config = written(tmp_path / "registry.toml", f"""
-        database = "{stores.new_database(database)}"
+        database = "{stores.new_database(postgres_server)}"
         [gc]
         grace_s = 0
         [storage.s3]
         bucket = "test"
         prefix = "{tmp_path.name}-{redirect}/"
-        endpoint = "{s3.endpoint}"
-        access_key = "{s3.access_key}"
-        secret_key = "{s3.secret_key}"
+        endpoint = "{s3_server.endpoint}"
+        access_key = "{s3_server.access_key}"
+        secret_key = "{s3_server.secret_key}"
         part_bytes = {5 * MIB}
         redirect = {str(redirect).lower()}
     """)
@@ -158,6 +148,96 @@ def test_a_push_survives_its_replica(tmp_path: Path, s3: S3Config, database: str
         for server in (one, two):
             if server.process.poll() is None:
                 server.stop()
+
+
+class Balancer:
+    """Passes connections on to the first server that takes them; ``kill_after`` bytes end the first."""
+
+    def __init__(self, servers: list[Server], kill_after: int) -> None:
+        self._servers, self._left = servers, kill_after
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client = self._listener.accept()[0]
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(client)
+            for server in self._servers:
+                with contextlib.suppress(OSError):
+                    backend = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+                    threading.Thread(target=self._copy, args=(backend, client), daemon=True).start()
+                    self._copy(client, backend, counted=server is self._servers[0])
+                    return
+
+    def _copy(self, source: socket.socket, target: socket.socket, *, counted: bool = False) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+                self._left -= len(data) if counted else 0
+                if counted and self._left < 0:
+                    self._servers[0].process.kill()
+            target.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.mark.needs("object_store", "postgresql", "skopeo")
+def test_skopeo_goes_on_at_the_other_replica(tmp_path: Path, s3_server: S3Config, postgres_server: str) -> None:
+    """A real client's push through a balancer; the replica it began on is killed within a layer."""
+    config = written(tmp_path / "registry.toml", f"""
+        database = "{stores.new_database(postgres_server)}"
+        [gc]
+        grace_s = 0
+        [storage.s3]
+        bucket = "test"
+        prefix = "{tmp_path.name}/"
+        endpoint = "{s3_server.endpoint}"
+        access_key = "{s3_server.access_key}"
+        secret_key = "{s3_server.secret_key}"
+    """)
+    layers = [TreeTar(), TreeTar()]
+    for number, layer in enumerate(layers):
+        layer.file(f"random{number}", os.urandom(12 * MIB))
+    built = build_image([layer.finish() for layer in layers])
+    layout = oci_layout(tmp_path / "image", built)
+    one, two = Server(config), Server(config)
+    balancer = Balancer([one, two], kill_after=8 * MIB)
+    try:
+        # skopeo itself tries only some failures again, this is none of them: its user does.
+        argv = ["skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout}:v1",
+                f"docker://127.0.0.1:{balancer.port}/a/b:v1"]
+        first = subprocess.run(argv, capture_output=True, text=True, timeout=100)
+        assert first.returncode == 1, "the replica it talked to was killed"
+        again = subprocess.run(argv, capture_output=True, text=True, timeout=100)
+        assert again.returncode == 0, again.stderr
+        assert one.process.wait(10) == -signal.SIGKILL
+        status, _, raw = two.request("GET", "/v2/a/b/manifests/v1")
+        assert (status, raw) == (200, built.manifest)
+        assert command("check", "--config", config) == (0, "The store is clean\n")
+    finally:
+        balancer.close()
+        two.stop()
+        if one.process.poll() is None:
+            one.stop()
+
+
+def oci_layout(root: Path, built: BuiltImage) -> Path:
+    """An OCI layout with one image, tagged v1."""
+    (root / "blobs/sha256").mkdir(parents=True)
+    for data in (*built.blobs.values(), built.manifest):
+        (root / "blobs/sha256" / digests.encoded(digests.of_bytes(data))).write_bytes(data)
+    (root / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (root / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [
+        {"mediaType": built.media_type, "digest": built.digest, "size": len(built.manifest),
+         "annotations": {"org.opencontainers.image.ref.name": "v1"}}]}))
+    return root
 
 
 # Kills

@@ -15,6 +15,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from pallet.registry.config import GcConfig, RegistryConfig, S3Config, StorageConfig
 from pallet.registry.manifests import record_of
 from pallet.spec import digest as digests
@@ -123,7 +125,7 @@ class PostgresServer:
             self._process = subprocess.Popen(
                 [self._program, "-D", self.root / "data", "-p", str(self.port),
                  "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.root}",
-                 "-c", "fsync=off"],
+                 "-c", "fsync=off", "-c", "autovacuum=off"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.root, **self._user)  # fmt: skip
         eventually(self._answers, what="PostgreSQL answers", timeout_s=30)
 
@@ -160,6 +162,20 @@ def postgres(root: Path) -> Iterator[str]:
         yield server.url
     finally:
         server.remove()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Config]:
+    """A bucket for the session's tests; each takes a prefix of its own."""
+    with object_store(tmp_path_factory.mktemp("s3")) as config:
+        yield config
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server for the session's tests; each makes a database of its own."""
+    with postgres(tmp_path_factory.mktemp("pg")) as url:
+        yield url
 
 
 def new_database(server: str) -> str:
