@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import tarfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.networkless import NetworklessDockerd
-from tests.support.registry import Registry, build_image
+from tests.support.registry import BuiltImage, Registry, build_image
+from tests.support.scratch import TreeTar
 from tests.support.transfers import layer_tar
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.needs("root", "overlay", "dockerd", "registry")
 
 VERSION = "/v1.41"
+INDEX = "application/vnd.oci.image.index.v1+json"
 IMAGE = build_image(
     [layer_tar({"a": b"a" * 200_000}), layer_tar({"b": b"bb"})], Cmd=["sh"], Env=["A=b"],
     Entrypoint=["/x"], Labels={"k": "v"}, ExposedPorts={"80/tcp": {}}, Volumes={"/v": {}},
@@ -139,6 +142,27 @@ def test_history_and_list(pair: tuple[Daemon, Daemon], reference: str) -> None:
         assert rows[0] == rows[1], wanted
 
 
+def test_distribution(pair: tuple[Daemon, Daemon], registry: Registry) -> None:
+    """An image, an index, by digest; what is refused."""
+    name = registry.push("side/dist", "1", IMAGE)
+    repository = name.removesuffix(":1")
+    entry = {"mediaType": IMAGE.media_type, "digest": IMAGE.digest, "size": len(IMAGE.manifest),
+             "platform": {"os": "linux", "architecture": "arm", "variant": "v7"}}
+    raw = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}).encode()
+    registry.push("side/dist", "all", BuiltImage(manifest=raw, blobs={}, media_type=INDEX))
+    for reference in (name, f"{repository}:all", f"{repository}@{IMAGE.digest}",
+                      f"{repository}:none", f"{registry.address}/side/none:1", "Bad",
+                      f"{repository}@sha256:{'0' * 64}"):
+        ours, theirs = (daemon.api.call("GET", f"{VERSION}/distribution/{reference}/json")
+                        for daemon in pair)
+        if theirs.status == 200:
+            # 20.10 does not look into the configuration of an OCI manifest.
+            platforms = theirs.json["Platforms"] or [{"architecture": "amd64", "os": "linux"}]
+            assert ours.json == {**theirs.json, "Platforms": platforms}, reference
+        else:
+            assert refusal(ours) == refusal(theirs), reference
+
+
 def test_tag_refusals(pair: tuple[Daemon, Daemon], reference: str) -> None:
     """Status and text."""
     for path in (f"/images/{reference}/tag?repo=Upper&tag=1", f"/images/{reference}/tag?repo=a&tag=b:c",
@@ -153,3 +177,30 @@ def refusal(reply: Reply) -> tuple[int, str]:
     if "must be lowercase" in reply.message:
         return 400, "invalid reference format: repository name must be lowercase"
     return 400 if reply.message.startswith("invalid ") else reply.status, reply.message
+
+
+def test_disk_usage_and_prune(pair: tuple[Daemon, Daemon], registry: Registry) -> None:
+    """Symlinks and hard links in sizes; what is shared; what a prune removes and wins."""
+    tree = TreeTar()
+    tree.file("a", "x" * 1000)
+    tree.symlink("link", "some/where")
+    link = tarfile.TarInfo("again")
+    link.type, link.linkname = tarfile.LNKTYPE, "a"
+    tree.add(link)
+    base = tree.finish()
+    images = [build_image([base, layer_tar({name: b"y" * 10 * size})], Labels={"prune": "yes"})
+              for name, size in (("one", 1), ("two", 2))]
+    names = [registry.push(f"side/df{number}", "1", image) for number, image in enumerate(images)]
+    found = []
+    for daemon in pair:
+        for name in names:
+            stream(daemon, "POST", f"/images/create?fromImage={name}")
+        rows = daemon.api.get(f"{VERSION}/system/df")["Images"]
+        sizes = sorted((row["RepoTags"][0], row["Size"], row["SharedSize"], row["Containers"])
+                       for row in rows if set(row["RepoTags"] or ()) & set(names))
+        chosen = '/images/prune?filters={"dangling":["false"],"label":["prune=yes"]}'
+        reply = daemon.api.call("POST", VERSION + chosen).json
+        removed = sorted(json.dumps(item) for item in reply["ImagesDeleted"])
+        found.append((sizes, removed, reply["SpaceReclaimed"]))
+    ours, theirs = found
+    assert ours == theirs

@@ -212,6 +212,7 @@ class _Applier:
         except FileExistsError:
             self.tree.remove(path)
             self.tree.make_symlink(path, entry.link)
+        self.size_bytes += len(entry.link)
         self._target.dress(path, entry)
 
     def _device(self, path: bytes, entry: Entry) -> None:

@@ -35,7 +35,7 @@ class IndexEntry(msgspec.Struct, frozen=True, array_like=True):
     """Without a leading slash; b"" is the root."""
     kind: str
     size: int = 0
-    """Bytes of a regular file; 0 for everything else."""
+    """Bytes of a regular file, or of a symlink's target; 0 for everything else."""
     mode: int = 0
     uid: int = 0
     gid: int = 0
@@ -106,7 +106,7 @@ def _entry(entry: tarheader.Entry) -> IndexEntry | None:
     if name.startswith(whiteout.PREFIX):
         hidden = name[len(whiteout.PREFIX):]
         return IndexEntry(parent + b"/" + hidden if parent else hidden, DELETED)
-    size = entry.real_size if entry.type == tarheader.REGULAR else 0
+    size = {tarheader.REGULAR: entry.real_size, tarheader.SYMLINK: len(entry.link)}.get(entry.type, 0)
     return IndexEntry(path, _KINDS.get(entry.type, "other"), size, entry.mode, entry.uid, entry.gid, entry.link)
 
 

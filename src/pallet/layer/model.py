@@ -27,7 +27,7 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
 
     diff_id: DiffID
     size_bytes: int
-    """Sum of the sizes of its regular files: what Docker calls the layer's size."""
+    """Sum of the sizes of its regular files and symlinks: what Docker calls the layer's size."""
     stream_bytes: int
     """Length of the uncompressed tar."""
     source_bytes: int

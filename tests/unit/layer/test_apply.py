@@ -58,7 +58,7 @@ def test_files_directories_and_links(tmp_path: Path, form: str) -> None:
     assert (root / "etc/again").stat().st_ino == (root / "etc/passwd").stat().st_ino
     assert os.lstat(root / "etc/alias").st_mtime == EPOCH
     assert applied.diff_id == f"sha256:{hashlib.sha256(archive).hexdigest()}"
-    assert (applied.size_bytes, applied.entries) == (4, 5)
+    assert (applied.size_bytes, applied.entries) == (10, 5)
     assert applied.implied_dirs == [b""]
 
 

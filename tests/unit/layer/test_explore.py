@@ -44,7 +44,7 @@ def test_index_cleans_names_and_reads_whiteouts() -> None:
     found = read(layers.build(file("./a//b", 3), file("d/.wh.gone"), file("o/.wh..wh..opq"), file(".wh..wh.plnk/1"),
                               layers.symlink("s", "a"), layers.hardlink("h", "a/b")))
     assert [(entry.path, entry.kind, entry.size) for entry in found] == [
-        (b"a/b", "file", 3), (b"d/gone", "deleted", 0), (b"o", "opaque", 0), (b"s", "symlink", 0),
+        (b"a/b", "file", 3), (b"d/gone", "deleted", 0), (b"o", "opaque", 0), (b"s", "symlink", 1),
         (b"h", "hardlink", 0)]
 
 
