@@ -254,7 +254,9 @@ class FakeImages:
         self.calls.append(("list", options))
         return [ImageSummary(created=1, id="sha256:0", size=5)]
 
-    async def inspect(self, name: str, *, platform: str) -> ImageInspect:
+    async def inspect(
+        self, name: str, *, platform: str, manifests: bool = False
+    ) -> ImageInspect:
         if name not in ("busybox", "library/busybox"):
             msg = f"No such image: {name}:latest"
             raise errors.NotFoundError(msg)
@@ -280,14 +282,15 @@ class FakeArchives:
         self.received = 0
         self.gate: asyncio.Event | None = None
 
-    async def load(self, source: AsyncIterator[bytes], *, quiet: bool, progress: Any) -> None:
+    async def load(self, source: AsyncIterator[bytes], *, quiet: bool, platforms: Any,
+                   progress: Any) -> None:
         if self.gate:
             await self.gate.wait()
         async for chunk in source:
             self.received += len(chunk)
         progress(ProgressMessage(stream=f"Loaded {self.received}\n"))
 
-    async def save(self, names: Any) -> Feed:
+    async def save(self, names: Any, *, platforms: Any) -> Feed:
         return Feed(b"tar:", ",".join(names).encode())
 
     async def import_tree(self, source: AsyncIterator[bytes], *, progress: Any,

@@ -251,8 +251,10 @@ class ImageBackend(Protocol):
         """List images, newest first."""
         ...
 
-    async def inspect(self, name: str, *, platform: str) -> ImageInspect:
-        """Describe one image.
+    async def inspect(
+        self, name: str, *, platform: str, manifests: bool = False
+    ) -> ImageInspect:
+        """Describe one image; ``manifests`` with those of its index.
 
         Raises:
             NotFoundError: "No such image: x:latest".
@@ -268,9 +270,9 @@ class ImageBackend(Protocol):
         ...
 
     async def remove(
-        self, name: str, *, force: bool, prune_parents: bool
+        self, name: str, *, force: bool, prune_parents: bool, only: Sequence[str] = ()
     ) -> Sequence[ImageDeleteItem]:
-        """Untag, and delete what nothing refers to any more."""
+        """Untag, and delete what nothing refers to any more; ``only`` these platforms of it."""
         ...
 
 

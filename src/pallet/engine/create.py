@@ -13,8 +13,10 @@ import msgspec
 from pallet.engine import links, logconfig, merge, names, resources, security
 from pallet.engine.container import Container
 from pallet.errors import InvalidParameterError
+from pallet.image import variants
 from pallet.network.model import Endpoint
 from pallet.network.view import check_request
+from pallet.spec import platform as platforms
 from pallet.spec.engine.container import ContainerCreateResponse
 from pallet.spec.engine.wire import given
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from pallet.engine.index import ContainerIndex
     from pallet.engine.mountplan import MountPlanner
     from pallet.engine.store import ContainerStore
+    from pallet.image.model import Image
     from pallet.image.store import ImageStore
     from pallet.spec.engine.config import ContainerConfig
     from pallet.spec.engine.host_config import HostConfig
@@ -74,7 +77,7 @@ class Creator:
         if not reference:
             msg = "no image specified: invalid reference format"
             raise InvalidParameterError(msg)
-        image = self._images.resolve(reference)
+        image = self._image(reference, options.platform)
         self._defaults.check_platform(image, options.platform, reference)
         container_id = names.new_id()
         # What the client asked for is checked before the image's defaults blur whose wish it was.
@@ -118,6 +121,13 @@ class Creator:
     def _undo(self, container_id: str) -> None:
         self._snapshotter.remove(container_id)
         self._files.remove(container_id)
+
+    def _image(self, reference: str, platform: str) -> Image:
+        """The image of a name, for a platform where one is asked for and here."""
+        image = self._images.resolve(reference)
+        if not platform:
+            return image
+        return variants.choose(platforms.parse(platform), variants.of_name(self._images, reference)) or image
 
     def _host_defaults(self, host: HostConfig) -> HostConfig:
         """Fill in what the daemon decides, as inspect shows it."""

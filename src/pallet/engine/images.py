@@ -18,6 +18,7 @@ from pallet.aio import run_blocking
 from pallet.engine import imageview
 from pallet.engine.imagefilter import ImageFilter
 from pallet.engine.imagepush import push_request
+from pallet.engine.manifestview import summaries
 from pallet.engine.search import search
 from pallet.errors import NotFoundError
 from pallet.image import variants
@@ -207,15 +208,24 @@ class Images:
                 continue
             shared = sum(self._snapshotter.layer_size(layer) for layer in image.diff_ids
                          if sharing.get(layer, 0) > 1) if options.shared_size else -1
-            found.append(imageview.summary(
+            row = imageview.summary(
                 image, tags=names[0], digests=names[1], shared_bytes=shared,
-                containers=len(self._images.users(image.id))))
+                containers=len(self._images.users(image.id)))
+            if options.manifests:
+                row = msgspec.structs.replace(
+                    row, manifests=await run_blocking(summaries, self._images, image))
+            found.append(row)
         return found
 
-    async def inspect(self, name: str, *, platform: str) -> ImageInspect:
-        """Describe one image; with ``platform`` only if it is for that one."""
+    async def inspect(
+        self, name: str, *, platform: str, manifests: bool = False
+    ) -> ImageInspect:
+        """Describe one image; with ``platform`` the one that is for it."""
         image = self._resolve(name, platform)
         document = imageview.inspect(image, driver=self._snapshotter.name, mount=self._mount(image))
+        if manifests:
+            document = msgspec.structs.replace(
+                document, manifests=await run_blocking(summaries, self._images, image))
         return msgspec.structs.replace(document, pallet=self.facts(image)) if self.facts else document
 
     async def history(self, name: str, *, platform: str) -> Sequence[ImageHistoryItem]:

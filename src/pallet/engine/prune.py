@@ -77,7 +77,8 @@ class Pruner:
         with self._image_gate.enter():
             before = self._layer_sizes()
             chosen = [image for image in self._images.list()
-                      if not (image.is_dangling and not image.repo_digests
+                      if not image.covered
+                      and not (image.is_dangling and not image.repo_digests
                               and self._images.children(image.id))
                       and (until is None or image.created_at <= until)
                       and labels_match(filters, _labels(image))]

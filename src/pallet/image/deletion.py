@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pallet.image import names
+from pallet.image import names, variants
 from pallet.image.model import ImageConflictError, Removal
 from pallet.spec import digest as digests
+from pallet.spec import platform as platforms
 from pallet.spec.reference import parse_normalized
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from pallet.image.model import Image
     from pallet.image.store import ImageStore
+    from pallet.spec.platform import Platform
     from pallet.spec.reference import Reference
     from pallet.types import DiffID
 
@@ -35,6 +37,64 @@ def delete(store: ImageStore, ref_or_id: str, *, force: bool,
         ImageNotFoundError, InvalidParameterError, ImageConflictError: see ``ImageStore.delete``.
     """
     image = store.resolve(ref_or_id)
+    covered = _covered_by(store, image)
+    removals, freed = _delete_named(store, image, ref_or_id, force=force, prune=prune)
+    for other in covered:
+        # Other platforms go with the last name of their index; what is in use stays, nameless.
+        if not _still_named(store, other):
+            _delete_image(store, other, removals, freed, force=False, prune=False, quiet=True)
+    return removals, freed
+
+
+def _covered_by(store: ImageStore, image: Image) -> list[Image]:
+    """Other platforms that this image's names stand for."""
+    everything = [item for item in store.list() if item.covered]
+    found: list[Image] = []
+    if everything:
+        for reference in store.references(image.id):
+            found += variants.members(store.content, store.target(reference), everything)
+    return variants.once(found)
+
+
+def _still_named(store: ImageStore, image: Image) -> bool:
+    now = store.get(image.id)
+    return now.covered or bool(store.references(now.id))
+
+
+def delete_platforms(store: ImageStore, name: str, wanted: Sequence[Platform], *,
+                     force: bool) -> tuple[list[Removal], list[Image]]:
+    """Carry out the removal of single platforms of an index; see ``ImageStore.delete_platforms``."""
+    removals: list[Removal] = []
+    freed: list[Image] = []
+    for platform in wanted:
+        image = store.resolve(name)
+        here = variants.of_name(store, name)
+        chosen = variants.choose(platform, here)
+        if chosen is None or not platforms.matches(platform, chosen.config.platform):
+            raise variants.not_provided(name, platform)
+        if len(here) == 1:
+            more, gone = delete(store, name, force=force, prune=True)
+            removals += more
+            freed += gone
+            continue
+        _check(store, chosen, hard=True, stopped=not force, referenced=False)
+        if chosen.id == image.id:
+            target = variants.target_of(store, name, image)
+            rest = [item for item in here if item.id != image.id]
+            assert target is not None, "several platforms have an index"
+            heir = variants.choose(platforms.host(), rest) or rest[0]
+            store.repoint(image.id, heir.id, target)
+        chosen = store.get(chosen.id)
+        if store.references(chosen.id):
+            continue  # another name has this image by itself
+        store.drop(chosen.id)
+        freed.append(chosen)
+        removals.append(Removal(deleted=chosen.id, image_id=chosen.id))
+    return removals, freed
+
+
+def _delete_named(store: ImageStore, image: Image, ref_or_id: str, *, force: bool,
+                  prune: bool) -> tuple[list[Removal], list[Image]]:
     removals: list[Removal] = []
     references = list(store.references(image.id))
     by_name = not _is_id_prefix(image, ref_or_id)

@@ -63,10 +63,13 @@ class Image:
     last_used_at: float = 0.0
     pinned: bool = False
 
+    covered: bool = False
+    """It has no name of its own, but is one platform of an index that has (``image.variants``)."""
+
     @property
     def is_dangling(self) -> bool:
-        """True when no tag names it."""
-        return not self.repo_tags
+        """True when no tag names it, nor an index it belongs to."""
+        return not self.repo_tags and not self.covered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

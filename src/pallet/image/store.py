@@ -9,6 +9,7 @@ Spec   Engine API tag Image; image-spec config.md#layer-chainid. Rules and words
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import threading
@@ -17,12 +18,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pallet.errors import DataLossError, InvalidParameterError, NotFoundError
-from pallet.image import deletion
+from pallet.image import deletion, variants
 from pallet.image.model import Image, ImageConflictError, ImageNotFoundError, ImageRecord
 from pallet.image.moments import now, unix_seconds
 from pallet.image.names import NameTable
 from pallet.spec import digest as digests
 from pallet.spec import image as images
+from pallet.spec import platform as platforms
 from pallet.spec.reference import parse_normalized
 from pallet.storage import gc
 from pallet.storage.leases import Lease
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from pallet.image.model import ImageUser, Removal
     from pallet.spec.image import Descriptor, ImageConfigFile, Manifest
+    from pallet.spec.platform import Platform
     from pallet.spec.reference import Reference
     from pallet.storage.content import ContentStore
     from pallet.storage.metadata import Metadata
@@ -69,6 +72,7 @@ class ImageStore:
         self._names = NameTable(metadata)
         for image_id, raw in metadata.images():
             self._load(image_id, _record_decoder.decode(raw))
+        self._cover()
 
     def _load(self, image_id: ImageId, record: ImageRecord) -> None:
         try:
@@ -253,14 +257,25 @@ class ImageStore:
                 last_used_at=before.last_used_at if before else 0.0,
                 pinned=before.pinned if before else False)
             self._metadata.put_image(image_id, _encoder.encode(record))
+            self._images[image_id] = self._build(image_id, record)
             changed = {image_id}
             if reference is not None:
-                changed |= self._point(reference.with_digest(target), image_id, target)
+                changed |= self._add(reference.with_digest(target), image_id, target)
                 if reference.tag is not None:
-                    changed |= self._point(reference.without_digest(), image_id, target)
-            self._images[image_id] = self._build(image_id, record)
+                    changed |= self._add(reference.without_digest(), image_id, target)
             self._refresh(changed)
             return self._images[image_id]
+
+    def _add(self, reference: Reference, image_id: ImageId, target: Digest) -> set[ImageId]:
+        """Point a name at an image, or add a platform to the index that it stands for.
+
+        Of several platforms it then runs the one that this host prefers.
+        """
+        before = self._images.get(self._names.image(reference) or image_id)
+        if before is not None and self._names.target(reference) == target:
+            suited = variants.choose(platforms.host(), [before, self._images[image_id]])
+            image_id = suited.id if suited is not None else image_id
+        return self._point(reference, image_id, target)
 
     def _point(self, reference: Reference, image_id: ImageId, target: Digest | None) -> set[ImageId]:
         before = self._names.image(reference)
@@ -273,9 +288,31 @@ class ImageStore:
             image = self._images.get(image_id)
             if image is not None:
                 self._images[image_id] = self._build(image_id, _record_of(image))
+        self._cover()
 
-    def tag(self, image_id: ImageId, reference: Reference) -> None:
+    def _cover(self) -> None:
+        """Tell the nameless images that belong to an index with a name from those that do not."""
+        named = {digest for target in self._names.digests()
+                 for digest in variants.manifests_of(self.content, target)}
+        for image in list(self._images.values()):
+            covered = not image.repo_tags and not image.repo_digests and any(
+                digest in named for digest in image.manifests)
+            if covered != image.covered:
+                self._images[image.id] = dataclasses.replace(image, covered=covered)
+
+    def repoint(self, before: ImageId, after: ImageId, target: Digest) -> None:
+        """Let the names of an index run another of its platforms."""
+        with self._lock, self._metadata.transaction():
+            for reference in self._names.of(before):
+                if self._names.target(reference) == target:
+                    self._point(reference, after, target)
+            self._refresh({before, after})
+
+    def tag(self, image_id: ImageId, reference: Reference, *, target: Digest | None = None) -> None:
         """Point a tag (``latest`` when none is given) at an image.
+
+        Args:
+            target: the index whose other platforms the tag stands for as well.
 
         Raises:
             ImageNotFoundError: no such image.
@@ -288,7 +325,7 @@ class ImageStore:
             image = self.get(image_id)
             record = msgspec.structs.replace(_record_of(image), last_tagged_at=now())
             self._metadata.put_image(image_id, _encoder.encode(record))
-            changed = self._point(reference.with_default_tag(), image_id, None)
+            changed = self._point(reference.with_default_tag(), image_id, target)
             self._images[image_id] = self._build(image_id, record)
             self._refresh(changed)
 
@@ -329,6 +366,19 @@ class ImageStore:
             removals, freed = deletion.delete(self, ref_or_id, force=force, prune=prune)
             return [*removals, *self.free(freed)] if freed else removals
 
+    def delete_platforms(self, name: str, wanted: Sequence[Platform], *,
+                         force: bool = False) -> Sequence[Removal]:
+        """Delete platforms of a name; with the last one the name goes too.
+
+        Raises:
+            ImageNotFoundError, InvalidParameterError: as ``resolve``.
+            NotFoundError: a platform is not here.
+            ImageConflictError: in Docker's words.
+        """
+        with self._lock:
+            removals, freed = deletion.delete_platforms(self, name, wanted, force=force)
+            return [*removals, *self.free(freed)] if freed else removals
+
     def pin(self, image_id: ImageId, *, pinned: bool) -> None:
         """Protect an image from ``evict``, or stop that.
 
@@ -367,7 +417,12 @@ class ImageStore:
     def drop(self, image_id: ImageId) -> None:
         """Remove the record of a nameless image. Only ``deletion`` calls it, under the lock."""
         self._metadata.delete_image(image_id)
-        self._images.pop(image_id, None)
+        image = self._images.pop(image_id, None)
+        if image is not None and image.covered:
+            # Its index stays and would keep it.
+            kept = {digest for other in self._images.values() for digest in other.manifests}
+            for digest in set(image.manifests) - kept:
+                gc.release(self.content, self._metadata, digest)
 
     def free(self, gone: Iterable[Image]) -> Sequence[Removal]:
         """Collect, and name the layers (by ChainID, base last) that went with ``gone``."""

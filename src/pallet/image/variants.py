@@ -14,13 +14,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pallet.errors import NotFoundError, PalletError
+from pallet.spec import digest as digests
 from pallet.spec import image as spec
 from pallet.spec import platform as platforms
+from pallet.spec.reference import parse_normalized
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pallet.image.model import Image
+    from pallet.image.store import ImageStore
     from pallet.spec.platform import Platform
     from pallet.storage.content import ContentStore
     from pallet.types import Digest
@@ -30,19 +33,27 @@ _MAX_DEPTH = 3
 
 def manifests_of(content: ContentStore, target: Digest | None, depth: int = 0) -> Sequence[Digest]:
     """Image manifests below an index, in its order; nothing for any other blob."""
-    if target is None or depth > _MAX_DEPTH or not content.has(target):
+    if target is None or depth > _MAX_DEPTH:
+        return ()
+    try:
+        entries = _entries(content, target)
+    except NotFoundError:
         return ()
     found: list[Digest] = []
-    for digest, is_index in _entries(content, target):
+    for digest, is_index in entries:
         found += manifests_of(content, digest, depth + 1) if is_index else (digest,)
     return found
 
 
 @lru_cache(maxsize=4096)
 def _entries(content: ContentStore, digest: Digest) -> tuple[tuple[Digest, bool], ...]:
-    """``(digest, whether it is an index)`` of each entry; content never changes."""
+    """``(digest, whether it is an index)`` of each entry; content never changes.
+
+    Raises:
+        NotFoundError: it is not here (which is not remembered).
+    """
+    raw = content.read(digest)
     try:
-        raw = content.read(digest)
         if spec.sniff_media_type(raw) not in spec.INDEX_TYPES:
             return ()
         return tuple((entry.digest, entry.media_type in spec.INDEX_TYPES)
@@ -70,6 +81,38 @@ def choose(wanted: Platform, images: Sequence[Image]) -> Image | None:
     """The image that suits a platform best."""
     order = platforms.choose(wanted, [image.config.platform for image in images])
     return images[order[0]] if order else None
+
+
+def target_of(store: ImageStore, name: str, image: Image) -> Digest | None:
+    """Index that ``name`` stands for; None for an id or a name of a single image."""
+    if image.id.startswith(name) or digests.encoded(image.id).startswith(name):
+        return None
+    target = store.target(parse_normalized(name))
+    return target if manifests_of(store.content, target) else None
+
+
+def of_name(store: ImageStore, name: str) -> list[Image]:
+    """Every image that a name stands for, the one that it runs first.
+
+    Raises:
+        ImageNotFoundError, InvalidParameterError: as ``ImageStore.resolve``.
+    """
+    image = store.resolve(name)
+    target = target_of(store, name, image)
+    return once([image, *(members(store.content, target, store.list()) if target else ())])
+
+
+def for_platform(store: ImageStore, name: str, wanted: Platform) -> Image:
+    """The image of a name for a platform.
+
+    Raises:
+        ImageNotFoundError, InvalidParameterError: as ``ImageStore.resolve``.
+        NotFoundError: it is here for other platforms only.
+    """
+    found = choose(wanted, of_name(store, name))
+    if found is None:
+        raise not_provided(name, wanted)
+    return found
 
 
 def not_provided(name: str, wanted: Platform) -> NotFoundError:

@@ -63,6 +63,14 @@ def unreachable(content: ContentStore, snapshotter: Snapshotter, metadata: Metad
     return garbage, [diff_id for diff_id in candidates if diff_id not in kept]
 
 
+def release(content: ContentStore, metadata: Metadata, digest: Digest) -> None:
+    """Remove one blob although something still points to it, unless it is leased."""
+    with metadata.lock:
+        gone = None if _leased(metadata, "blob", digest) else content.detach(digest)
+    if gone is not None:
+        gone.unlink()
+
+
 def _leased(metadata: Metadata, kind: str, key: str) -> bool:
     """Look again under the lock: a pull may have begun to rely on it since the lists were made."""
     return any((kind, key) in held for held in metadata.leases().values())

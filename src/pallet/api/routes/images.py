@@ -67,8 +67,9 @@ class ImageRoutes:
             wanted = filters.Filters({**wanted.values, "reference": (query.get("filter"),)})
         wanted.validate(_LIST_KEYS)
         shared = query.flag("shared-size") and request.version >= (1, 42)
+        manifests = query.flag("manifests") and request.version >= (1, 47)
         found = await self._backend.list(ImageListOptions(
-            all=query.flag("all"), shared_size=shared, filters=wanted))
+            all=query.flag("all"), shared_size=shared, manifests=manifests, filters=wanted))
         return json_reply([version.image_summary(request.version, item) for item in found])
 
     async def create(self, request: Request) -> Reply:
@@ -104,10 +105,12 @@ class ImageRoutes:
         """``GET /images/{name}/json`` (ImageInspect): 200; 404."""
         query = request.query
         platform = query.get("platform") if request.version >= (1, 49) else ""
-        if platform and query.flag("manifests"):
+        manifests = query.flag("manifests") and request.version >= (1, 48)
+        if platform and manifests:
             msg = "conflicting options: manifests and platform options cannot both be set"
             raise InvalidParameterError(msg)
-        found = await self._backend.inspect(request.params["name"], platform=_platform(platform))
+        found = await self._backend.inspect(request.params["name"], platform=_platform(platform),
+                                            manifests=manifests)
         return json_reply(version.image(request.version, found))
 
     async def history(self, request: Request) -> Reply:
@@ -131,7 +134,8 @@ class ImageRoutes:
             msg = "image name cannot be blank"
             raise InvalidParameterError(msg)
         return json_reply(await self._backend.remove(
-            name, force=query.flag("force"), prune_parents=not query.flag("noprune")))
+            name, force=query.flag("force"), prune_parents=not query.flag("noprune"),
+            only=_platforms(request, "platforms", (1, 50))))
 
     async def push(self, request: Request) -> Reply:
         """``POST /images/{name}/push`` (ImagePush): 200 and progress; 404."""

@@ -9,9 +9,49 @@ from msgspec import UNSET, Struct, field
 
 from pallet.spec.engine.config import ImageConfig
 from pallet.spec.engine.container import DriverData
-from pallet.spec.engine.oci import Descriptor
+from pallet.spec.engine.oci import Descriptor, DescriptorPlatform
 from pallet.spec.engine.wire import Maybe
 from pallet.spec.own.disk import ImageFacts
+
+
+class ManifestSize(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Bytes: of the blobs that are here, and with what they unpack to."""
+
+    total: int = 0
+    content: int = 0
+
+
+class UnpackedSize(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Bytes of the unpacked layers."""
+
+    unpacked: int = 0
+
+
+class ImageManifestData(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """What is known of a manifest that is an image's."""
+
+    platform: DescriptorPlatform
+    containers: list[str] = []
+    size: UnpackedSize = UnpackedSize()
+
+
+class AttestationData(Struct, frozen=True, kw_only=True):
+    """Which manifest an attestation is about."""
+
+    for_: str = field(name="For")
+
+
+class ImageManifestSummary(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """One manifest of an image's index."""
+
+    id: str = field(name="ID")
+    descriptor: Descriptor
+    available: bool
+    size: ManifestSize
+    kind: str
+    """image, attestation or unknown."""
+    image_data: ImageManifestData | None = None
+    attestation_data: AttestationData | None = None
 
 
 class ImageSummary(Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -23,6 +63,7 @@ class ImageSummary(Struct, frozen=True, kw_only=True, rename="pascal"):
     labels: dict[str, str] | None = None
     parent_id: str = ""
     descriptor: Maybe[Descriptor] = UNSET
+    manifests: Maybe[list[ImageManifestSummary]] = UNSET
     repo_digests: list[str] = []
     repo_tags: list[str] = []
     shared_size: int = -1
@@ -63,6 +104,7 @@ class ImageInspect(Struct, frozen=True, kw_only=True, rename="pascal"):
     root_fs: ImageRootFS = field(name="RootFS")
     metadata: ImageMetadata = ImageMetadata()
     descriptor: Maybe[Descriptor] = UNSET
+    manifests: Maybe[list[ImageManifestSummary]] = UNSET
     pallet: Maybe[ImageFacts] = UNSET
     """What Docker does not tell."""
 

@@ -206,6 +206,7 @@ class ImageListOptions:
 
     all: bool = False
     shared_size: bool = False
+    manifests: bool = False
     filters: Filters = NO_FILTERS
 
 
