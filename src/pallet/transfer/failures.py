@@ -18,6 +18,7 @@ import msgspec
 import urllib3.exceptions as u3
 
 from pallet.errors import (
+    ForbiddenError,
     NotFoundError,
     PalletError,
     SystemFailureError,
@@ -46,6 +47,7 @@ _DEFAULT_MESSAGES = {
 _FINAL_CODES = frozenset({
     "UNAUTHORIZED", "UNSUPPORTED", "DENIED", "TOOMANYREQUESTS", "NAME_UNKNOWN", "MANIFEST_UNKNOWN",
     "MANIFEST_INVALID", "NAME_INVALID", "BLOB_UNKNOWN"})
+_STATUSES = {"UNAUTHORIZED": 401, "DENIED": 403, "NAME_UNKNOWN": 404, "MANIFEST_UNKNOWN": 404}
 _MAX_QUOTED = 1024
 
 
@@ -220,6 +222,16 @@ def for_pull(error: RegistryError, reference: Reference) -> PalletError:
 def for_push(error: RegistryError) -> PalletError:
     """Word and classify a failure of a push as Docker's daemon does."""
     return SystemFailureError(str(error))
+
+
+def for_inspect(error: RegistryError) -> PalletError:
+    """Classify a failure of a look at a remote image: the registry's own words and status."""
+    if isinstance(error, RefusedError) and not error.request_url:
+        status = _STATUSES.get(error.code, error.status)
+        kind = {401: UnauthorizedError, 403: ForbiddenError, 404: NotFoundError}.get(status)
+        if kind is not None:
+            return kind(str(error))
+    return SystemFailureError(_with_request(error))
 
 
 def for_login(error: RegistryError) -> PalletError:

@@ -96,13 +96,13 @@ class Registries:
                 remote = await self._threads.run(partial(_look, client, reference))
             except RegistryError as error:
                 if failures.is_final(error):
-                    raise failures.for_pull(error, reference) from error
+                    raise failures.for_inspect(error) from error
                 failure = error
                 continue
             self._resolver.answered(endpoint)
             return remote
         assert failure is not None
-        raise failures.for_pull(failure, reference) from failure
+        raise failures.for_inspect(failure) from failure
 
     async def _endpoints(self, domain: str) -> list[Endpoint]:
         return await self._threads.run(partial(self._resolver.endpoints, domain, push=True))
