@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.daemon import pallet_command
 from tests.support.engines import not_on_dockerd
 from tests.support.layers import Member, build, directory, hardlink, symlink
 
@@ -45,6 +46,12 @@ def container(request: pytest.FixtureRequest, docker: DockerCli) -> str:
     return "box"
 
 
+@pytest.fixture(params=["docker", "pallet"])
+def copier(request: pytest.FixtureRequest, engine: Daemon, docker: DockerCli) -> DockerCli:
+    """The command line that copies."""
+    return docker if request.param == "docker" else engine.cli(pallet_command())
+
+
 def listing(engine: Daemon, name: str, path: str) -> dict[str, tarfile.TarInfo]:
     reply = engine.api.call("GET", f"/containers/{name}/archive?path={path}")
     assert reply.status == 200, reply.body
@@ -63,32 +70,46 @@ def put(engine: Daemon, name: str, path: str, *members: Member, query: str = "")
                            {"Content-Type": "application/x-tar"})
 
 
-def test_there_and_back(docker: DockerCli, source: Path, container: str, tmp_path: Path) -> None:
-    docker.ok("cp", f"{source}/one", f"{container}:/vol/one")
-    docker.ok("cp", f"{source}/d", f"{container}:/")
-    docker.ok("cp", f"{source}/d/.", f"{container}:/x")
-    docker.ok("cp", f"{source}/one", f"{container}:/d")
+def test_there_and_back(copier: DockerCli, source: Path, container: str, tmp_path: Path) -> None:
+    copier.ok("cp", f"{source}/one", f"{container}:/vol/one")
+    copier.ok("cp", f"{source}/d", f"{container}:/")
+    copier.ok("cp", f"{source}/d/.", f"{container}:/x")
+    copier.ok("cp", f"{source}/one", f"{container}:/d")
     back = tmp_path / "back"
     back.mkdir()
     for name in ("/vol/one", "/d", "/x"):
-        docker.ok("cp", f"{container}:{name}", str(back))
+        copier.ok("cp", f"{container}:{name}", str(back))
     found = sorted(os.path.relpath(os.path.join(base, name), back)
                    for base, names, files in os.walk(back) for name in names + files)
     assert found == ["d", "d/f", "d/l", "d/one", "d/sub", "d/sub/g", "one", "x", "x/f", "x/l", "x/sub",
                      "x/sub/g"]
     assert ((back / "one").read_text(), os.readlink(back / "x/l")) == ("one", "f")
+    copier.ok("cp", f"{container}:/d/f", str(back / "renamed"))
+    copier.ok("cp", f"{container}:/d/.", str(back / "made"))
+    assert ((back / "renamed").read_text(), (back / "made/sub/g").read_text()) == ("f", "g")
+    copier.ok("cp", "-L", f"{container}:/d/l", str(back / "followed"))
+    assert (back / "followed").read_text() == "f"
 
 
-def test_what_docker_refuses(docker: DockerCli, source: Path, container: str) -> None:
+def test_what_docker_refuses(copier: DockerCli, source: Path, container: str) -> None:
     for arguments, text in (
         ((f"{source}/one", f"{container}:/none/"), "no such directory"),
         ((f"{source}/one", f"{container}:/none/x"), f"Could not find the file /none in container {container}"),
         ((f"{source}/d", f"{container}:/etc/passwd"), "cannot copy directory"),
         ((f"{container}:/none", "-"), f"Could not find the file /none in container {container}"),
     ):
-        result = docker.run("cp", *arguments)
+        result = copier.run("cp", *arguments)
         assert result.code == 1
         assert text in result.err
+
+
+def test_streams(copier: DockerCli, engine: Daemon, docker: DockerCli) -> None:
+    docker.ok("create", "--name", "box", "--network=none", "busybox", "true")
+    copier.ok("cp", "-", "box:/tmp", stdin=build(Member("streamed", b"x")))
+    assert "tmp/streamed" in listing(engine, "box", "/tmp")
+    assert "tmp/streamed" in copier.run("cp", "box:/tmp", "-").out
+    result = copier.run("cp", "-", "box:/etc/passwd", stdin=build(Member("x", b"")))
+    assert (result.code, 'destination "box:/etc/passwd" must be a directory' in result.err) == (1, True)
 
 
 def test_links_stay_inside(docker: DockerCli, engine: Daemon, container: str) -> None:

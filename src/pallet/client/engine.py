@@ -120,14 +120,14 @@ class Engine:
 
     def upload(
         self, path: str, query: Mapping[str, object], chunks: Iterable[bytes],
-        headers: Iterable[tuple[str, str]] = (),
+        headers: Iterable[tuple[str, str]] = (), *, method: str = "POST",
     ) -> Reply:
-        """POST a chunked ``application/x-tar`` body and return the reply, body unread."""
+        """Send a chunked ``application/x-tar`` body and return the reply, body unread."""
         connection = self.connect()
         connection.send_stream(
-            "POST", self.target(path, query),
+            method, self.target(path, query),
             [*self._headers, *headers, ("Content-Type", "application/x-tar")], chunks)
-        return self.checked(connection.receive("POST"))
+        return self.checked(connection.receive(method))
 
     def hijack(
         self, path: str, query: Mapping[str, object] | None = None, *, body: object = None

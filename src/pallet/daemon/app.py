@@ -192,8 +192,7 @@ class Daemon:
         self.backends = Backends(
             trees=self._trees(), container_archives=self._archives(), containers=containers, execs=execs,
             images=image_api, system=system, networks=Networks(self.network, self.events),
-            volumes=self.volumes, registries=image_api,
-            disk=disk,
+            volumes=self.volumes, registries=image_api, disk=disk,
             prunes=Pruner(index=self.index, remover=remover, images=self.images, image_api=image_api,
                           snapshotter=self.snapshotter, events=self.events),
             archives=ImageArchives(images=self.images, supervisor=self.supervisor, layers=image_api.layers,

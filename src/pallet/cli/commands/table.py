@@ -55,6 +55,8 @@ ENTRIES: dict[str, Entry] = {
                        "List port mappings or a specific mapping for the container"),
     "container commit": ("trees", "commit", "[OPTIONS] CONTAINER [REPOSITORY[:TAG]]", (1, 2),
                          "Create a new image from a container's changes"),
+    "container cp": ("cp", "cp", "[OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-", (2, 2),
+                     "Copy files/folders between a container and the local filesystem"),
     "container diff": ("trees", "diff", "CONTAINER", (1, 1),
                        "Inspect changes to files or directories on a container's filesystem"),
     "container export": ("trees", "export", "[OPTIONS] CONTAINER", (1, 1),
@@ -135,7 +137,8 @@ ENTRIES: dict[str, Entry] = {
 SHORTCUTS: dict[str, str] = {
     **{name: f"container {name}" for name in (
         "run", "create", "start", "stop", "restart", "kill", "rm", "pause", "unpause", "wait",
-        "rename", "logs", "attach", "exec", "port", "top", "commit", "diff", "export")},
+        "rename", "logs", "attach", "exec", "port", "top", "commit", "cp", "diff",
+        "export")},
     **{name: f"image {name}" for name in ("pull", "push", "tag", "history", "import", "save", "load")},
     "ps": "container ls", "container list": "container ls", "container ps": "container ls",
     "container remove": "container rm",
@@ -160,7 +163,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
                          "search", "version", "info", "doctor")),
     ("Management Commands", (
         "container", "context", "image", "manifest", "network", "registry", "system", "volume")),
-    ("Commands", ("attach", "commit", "create", "diff", "events", "export", "history", "import",
+    ("Commands", ("attach", "commit", "cp", "create", "diff", "events", "export", "history", "import",
                   "inspect", "kill", "load", "logs", "pause", "port", "rename", "restart", "rm", "rmi", "save",
                   "start", "stop", "tag", "top",
                   "unpause", "wait")),

@@ -1,0 +1,1 @@
+"""Local files as tars and back, for ``pallet cp``."""
