@@ -154,6 +154,14 @@ def test_discard(driver: BlobDriver) -> None:
     assert list(driver.uploads()) == []
 
 
+def test_chunks_after_a_discard_are_refused(driver: BlobDriver) -> None:
+    """The session was dropped under a request: it is told, and leaves nothing that counts."""
+    state = driver.append(UploadState(upload_id=ID), [b"x" * (6 * MIB)], writer="aaaa")
+    driver.discard(ID)
+    with pytest.raises(UploadBrokenError):
+        driver.finish(driver.append(state, [b"y" * (6 * MIB)], writer="bbbb"), digests.of_bytes(b"z"))
+
+
 @pytest.mark.needs("object_store")
 def test_redirect(s3_server: S3Config) -> None:
     """The presigned URL gives the content, and the range, without credentials."""

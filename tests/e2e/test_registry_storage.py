@@ -220,6 +220,13 @@ def test_skopeo_goes_on_at_the_other_replica(tmp_path: Path, s3_server: S3Config
         assert one.process.wait(10) == -signal.SIGKILL
         status, _, raw = two.request("GET", "/v2/a/b/manifests/v1")
         assert (status, raw) == (200, built.manifest)
+        # Back again; layers come from the object store itself, by redirects.
+        back = subprocess.run(["skopeo", "copy", "--src-tls-verify=false",
+                               f"docker://127.0.0.1:{two.port}/a/b:v1", f"dir:{tmp_path / 'back'}"],
+                              capture_output=True, text=True, timeout=100)
+        assert back.returncode == 0, back.stderr
+        for digest, data in built.blobs.items():
+            assert (tmp_path / "back" / digests.encoded(digest)).read_bytes() == data
         assert command("check", "--config", config) == (0, "The store is clean\n")
     finally:
         balancer.close()

@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 MAX_PUSH_S = 86400.0
 _TURN_S = 3600.0
+_PATIENCE_S = 5.0
 _TASK = "gc"
 
 
@@ -139,7 +140,7 @@ class Collector:
                     len(done.tags), len(done.manifests), done.blobs, done.freed_bytes, done.uploads)
 
     def stop(self) -> None:
-        """End after the running collection."""
+        """End after the running collection, or in the middle of a long one: it may end anywhere."""
         self._stopped.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_PATIENCE_S)

@@ -171,6 +171,8 @@ class Uploads:
 
         try:
             stored = self._driver.append(_state(record), chunks(), writer=self._process)
+        except (UploadBrokenError, FileNotFoundError) as error:  # dropped meanwhile
+            raise RegistryHttpError("BLOB_UPLOAD_INVALID", str(error)) from error
         except BaseException:
             if state is not None and size == record.size:
                 self._remember(record.id, size, state)

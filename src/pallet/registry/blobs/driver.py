@@ -86,6 +86,9 @@ class BlobDriver(Protocol):
         Args:
             state: as recorded.
             writer: this process and session; it alone continues the segments it began.
+
+        Raises:
+            UploadBrokenError: what was recorded is gone; so may FileNotFoundError.
         """
         ...
 

@@ -103,8 +103,13 @@ class S3Driver:
         if number > MAX_PARTS:
             message = "too many parts: raise storage.s3.part_bytes"
             raise UploadBrokenError(message)
-        reply = self._s3.upload_part(Bucket=self._config.bucket, Key=key, UploadId=token,
-                                     PartNumber=number, Body=data)
+        try:
+            reply = self._s3.upload_part(Bucket=self._config.bucket, Key=key, UploadId=token,
+                                         PartNumber=number, Body=data)
+        except self._error as error:
+            if _code(error) in _BROKEN:
+                raise UploadBrokenError(str(error)) from error
+            raise
         return Piece(key=str(number), size=len(data), etag=reply["ETag"])
 
     def _put_tail(self, upload_id: str, data: bytes, number: int, writer: str) -> Piece:
