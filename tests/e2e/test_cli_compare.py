@@ -28,6 +28,22 @@ tag a
 pull
 port
 port a b c
+commit
+commit a b c
+commit a BAD!
+commit --bogus a
+diff
+diff a b
+export
+export -o /nowhere/x a
+export -o /tmp a
+export -o /dev/null a
+cp
+cp a
+cp a b
+cp a: b
+cp a:b c:d
+cp a:/x /nowhere/y/z
 logs
 exec nope
 image rm

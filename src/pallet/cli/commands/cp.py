@@ -38,9 +38,9 @@ _CANNOT = "cannot copy directory"
 def cp(session: Session, flags: Flags) -> int:
     """``pallet cp``: Docker's rules of what lands where."""
     (source, source_path), (target, target_path) = map(_split, flags.args)
-    if not flags.args[0] or not source_path:
+    if not flags.args[0]:
         raise CommandError("source can not be empty")
-    if not flags.args[1] or not target_path:
+    if not flags.args[1]:
         raise CommandError("destination can not be empty")
     if source and target:
         raise CommandError("copying between containers is not supported")

@@ -55,7 +55,8 @@ ENTRIES: dict[str, Entry] = {
                        "List port mappings or a specific mapping for the container"),
     "container commit": ("trees", "commit", "[OPTIONS] CONTAINER [REPOSITORY[:TAG]]", (1, 2),
                          "Create a new image from a container's changes"),
-    "container cp": ("cp", "cp", "[OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-", (2, 2),
+    "container cp": ("cp", "cp", "[OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n\tpallet cp "
+                     "[OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH", (2, 2),
                      "Copy files/folders between a container and the local filesystem"),
     "container diff": ("trees", "diff", "CONTAINER", (1, 1),
                        "Inspect changes to files or directories on a container's filesystem"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 
 from pallet.cli.errors import CommandError
@@ -24,6 +25,10 @@ COMMIT_FLAGS: Table = (
 DIFF_FLAGS: Table = ()
 EXPORT_FLAGS: Table = (("output", "o", "string", "Write to a file, instead of STDOUT"),)
 _KINDS = ("C", "A", "D")
+_NOT_FILES = {
+    stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link directly",
+    stat.S_IFIFO: "named pipe (FIFO)", stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "character device file", stat.S_IFBLK: "block device file"}
 
 
 def commit(session: Session, flags: Flags) -> int:
@@ -84,16 +89,19 @@ def check_output(path: str) -> None:
     """Refuse a file that cannot be one, before the daemon is asked.
 
     Raises:
-        CommandError: its directory is not there, or it is a directory or device.
+        CommandError: its directory is not there, or it is something else than a file.
     """
-    parent = os.path.dirname(path)
-    if parent and not os.path.isdir(parent):
-        raise CommandError(f'invalid output path: directory "{parent}" does not exist')
-    if os.path.isdir(path):
-        raise CommandError(
-            f'invalid output path: "{path}" must be a regular file')
-    if os.path.exists(path) and not os.path.isfile(path) and os.path.realpath(path) != os.devnull:
-        raise CommandError("got a device")
+    parent = os.path.dirname(path) or "."
+    if not os.path.isdir(parent):
+        raise CommandError(f"failed to export container: invalid output path: stat {parent}: "
+                           "no such file or directory")
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    kind = _NOT_FILES.get(stat.S_IFMT(mode))
+    if kind:
+        raise CommandError(f"failed to export container: cannot write to a {kind}")
 
 
 def save_as(path: str, reply: Reply) -> None:
@@ -102,21 +110,18 @@ def save_as(path: str, reply: Reply) -> None:
     Raises:
         CommandError: it cannot be written.
     """
-    if os.path.exists(path) and not os.path.isfile(path):
-        fd, made = os.open(path, os.O_WRONLY | os.O_CLOEXEC), ""
-    else:
-        made = f"{os.path.dirname(path) or '.'}/.tmp-{os.path.basename(path)}-{os.getpid()}"
-        try:
-            fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise CommandError(f"open {path}: {os.strerror(error.errno or 0).lower()}") from None
+    part = f"{os.path.dirname(path) or '.'}/.tmp-{os.path.basename(path)}-{os.getpid()}"
+    try:
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CommandError("failed to export container: "
+                           f"open {path}: {os.strerror(error.errno or 0).lower()}") from None
     try:
         for chunk in reply.chunks():
             write_all(fd, chunk)
-        if made:
-            os.rename(made, path)
-            made = ""
+        os.rename(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
     finally:
         os.close(fd)
-        if made:
-            os.unlink(made)
