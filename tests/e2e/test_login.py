@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pallet.registry.auth import TokenAccess, Users, hash_password
 from tests.support.daemon import pallet_command
 from tests.support.dockercli import DockerCli, docker_binaries
+from tests.support.faultyregistry import FaultyRegistry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,3 +120,24 @@ def test_file(pair: list[DockerCli], auth_registry: Registry) -> None:
         "zz": [1, 2.5, {"a": "<b>"}], "auths": {auth_registry.address: {"auth": USER}}}
     assert stat.S_IMODE(real.stat().st_mode) == 0o600
     assert (pallet.config / "config.json").is_symlink()
+
+
+def test_identity_token(pair: list[DockerCli], tmp_path: Path) -> None:
+    """A token server's refresh token is kept in place of the password, and good for a push."""
+    users = Users({"user": hash_password("secret")})
+    with FaultyRegistry(tmp_path / "registry", access=TokenAccess(users)) as server:
+        for cli, other in zip(pair, reversed(pair), strict=True):
+            cli.run("login", "-u", "user", "--password-stdin", server.authority, stdin="secret",
+                    check=True)
+            entry = state(cli)["config.json"]["auths"][server.authority]
+            assert entry["identitytoken"]
+            assert base64.b64decode(entry["auth"]) == b"user:"
+            target = f"{server.authority}/private/image:1"
+            cli.run("tag", "busybox", target, check=True)
+            try:
+                assert other.run("push", target).code == 1
+                cli.run("push", target, check=True)
+                cli.run("manifest", "inspect", "--insecure", target, check=True)
+            finally:
+                cli.run("rmi", target)
+            cli.run("logout", server.authority, check=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import random
+import threading
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ from tests.support.cuttingproxy import CuttingProxy
 from tests.support.faultyregistry import Fault, FaultyRegistry
 from tests.support.registry import BuiltImage, DebianRegistry, build_image, digest
 from tests.support.transfers import Site, layer_tar, site, upload
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -236,6 +239,29 @@ async def test_made_here_is_compressed(tmp_path: Path, registry: FaultyRegistry)
     async with pusher(tmp_path / "fresh") as two:
         await two.pull(f"{registry.authority}/packed:1")
         assert two.here.file(digest(TOP), "etc/top") == b"top" * 1000
+
+
+async def test_cancelled(tmp_path: Path, registry: FaultyRegistry) -> None:
+    """A client that leaves while a layer is compressed and sent: nothing stays behind."""
+    go_on = threading.Event()
+    with FaultyRegistry(tmp_path / "other") as other:
+        upload(other.authority, "plain", "1", PLAIN)
+        async with pusher(tmp_path / "data") as one:
+            await one.pull(f"{other.authority}/plain:1")
+            image = one.images.resolve(f"{other.authority}/plain:1")
+            one.tag(image.id, f"{registry.authority}/x:1")
+            for found in one.images.references(image.id):
+                if found.digest is not None:
+                    one.images.untag(found)
+            registry.faults.append(Fault("PATCH", times=9, wait=go_on))
+            pushing = asyncio.create_task(one.push(f"{registry.authority}/x:1"))
+            await asyncio.to_thread(eventually, lambda: any(
+                line.startswith("PATCH") for line in registry.requests))
+            pushing.cancel()
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await pushing
+        assert list((tmp_path / "data").rglob("ingest/*")) == []
 
 
 def index_of(*images: tuple[str, BuiltImage]) -> BuiltImage:
