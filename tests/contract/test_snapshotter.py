@@ -315,6 +315,34 @@ def test_removed_layers_and_snapshots_are_deleted(snapshots: Snapshotter, paths:
     assert [os.listdir(path) for path in (paths.trash, paths.active, paths.layers)] == [[], [], []]
 
 
+def test_a_discarded_layer_comes_back_under_its_number(
+    snapshots: Snapshotter, paths: DataPaths, tmp_path: Path
+) -> None:
+    """Containers go by the number: one made before finds the tree that is committed after."""
+    below = add_layer(snapshots, Member("old", b"1"))
+    snapshots.prepare("c1", [below])
+    before = sorted(os.listdir(paths.layers))
+    snapshots.discard_layer(below)
+    assert not snapshots.has_layer(below)
+    assert os.listdir(paths.layers) == []
+    with pytest.raises(LayerNotFoundError):
+        snapshots.discard_layer(below)
+    assert add_layer(snapshots, Member("old", b"1")) == below
+    assert sorted(os.listdir(paths.layers)) == before
+    assert mounted(snapshots.root_mount("c1"), lambda root: (root / "old").read_bytes(), tmp_path / "m") == b"1"
+
+
+def test_strays(snapshots: Snapshotter, paths: DataPaths) -> None:
+    """Directories without a record are told and dropped; layers are not."""
+    layer = add_layer(snapshots, Member("a"))
+    assert snapshots.strays() == []
+    (paths.layers / "777").mkdir()
+    assert snapshots.strays() == ["l/777"]
+    assert snapshots.strays(remove=True) == ["l/777"]
+    assert snapshots.strays() == []
+    assert snapshots.has_layer(layer)
+
+
 def test_state_survives_the_daemon(
     snapshots: Snapshotter, paths: DataPaths, metadata: Metadata, tmp_path: Path
 ) -> None:

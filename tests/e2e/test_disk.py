@@ -223,6 +223,7 @@ def test_budget(fresh_palletd: Callable[..., Daemon]) -> None:
     docker, pallet = daemon.cli(), daemon.cli(pallet_command())
     fill(docker, "pinned:1")
     assert pallet.ok("image", "pin", "pinned:1") == "pinned:1"
+    assert pallet.ok("images", "--format", "{{.Repository}} {{.Pinned}}") == "pinned true"
     fill(docker, "held:1")
     docker.ok("create", "--name", "holder", "held:1", "cmd")
     fill(docker, "old:1")

@@ -286,7 +286,8 @@ class StoreCheck:
         self._checked += found.entries
         if not found.count:
             return ""
-        return f"is damaged in {found.count} places: {'; '.join(found.differences[:3])}"
+        places = "one place" if found.count == 1 else f"{found.count} places"
+        return f"is damaged in {places}: {'; '.join(found.differences[:3])}"
 
     async def _unpack(self, target: str, image: Image, index: int, blob: Digest) -> Applied:
         try:

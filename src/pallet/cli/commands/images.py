@@ -47,8 +47,12 @@ def ls(session: Session, flags: Flags) -> int:
         "all": flags["all"], "digests": digests,
         "filters": wire.encode_text(api_filters(filters)) if filters else None})
     found.sort(key=lambda image: image["Created"], reverse=True)
+    pins = ".Pinned" in layout
+    if pins:
+        pinned = {image["Id"] for image in session.engine.json("GET", "/pallet/disk")["Images"] if image["Pinned"]}
+        found = [{**image, "_pinned": image["Id"] in pinned} for image in found]
     rows = image_rows(found, digests=digests or ".Digest" in layout)
-    sys.stdout.write(render(image_view(truncate=not flags["no-trunc"]), rows, layout))
+    sys.stdout.write(render(image_view(truncate=not flags["no-trunc"], pins=pins), rows, layout))
     return 0
 
 

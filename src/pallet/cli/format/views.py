@@ -174,8 +174,8 @@ def _maybe_size(value: int | None) -> str:
     return "N/A" if value is None or value < 0 else human_size(value)
 
 
-def image_view(*, truncate: bool) -> View:
-    """Return the fields of ``images`` for records of ``image_rows``."""
+def image_view(*, truncate: bool, pins: bool = False) -> View:
+    """Return the fields of ``images`` for records of ``image_rows``; with ``pins`` Pallet's own too."""
     def unique(image: Record) -> str:
         shared = image.get("SharedSize", -1)
         return "N/A" if shared < 0 else human_size(image["Size"] - shared)
@@ -192,6 +192,7 @@ def image_view(*, truncate: bool) -> View:
         "VirtualSize": ("SIZE", lambda i: human_size(i["Size"])),
         "SharedSize": ("SHARED SIZE", lambda i: _maybe_size(i.get("SharedSize"))),
         "UniqueSize": ("UNIQUE SIZE", unique),
+        **({"Pinned": ("PINNED", lambda i: str(i["_pinned"]).lower())} if pins else {}),
     })
 
 
