@@ -247,7 +247,10 @@ def test_hard_links_into_lower_layers_bring_the_file_up(tmp_path: Path) -> None:
         assert os.readlink(root / "t") == "f"
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
+def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pallet.layer.erofstarget._MOST_ENTRIES", 2)
+    with pytest.raises(LimitError, match="more than the 2 entries"):
+        image(build(Member("a"), Member("b"), Member("c")), tmp_path / "image")
     for archive, kind in ((build(Member("../x")), BreakoutError),
                           (build(Member("a", b"x" * 4000))[:2000], ArchiveError)):
         with pytest.raises(kind):

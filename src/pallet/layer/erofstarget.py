@@ -2,8 +2,8 @@
 
 Owns   the way from a layer's tar to an image file. ``erofs`` knows the format, ``apply`` what the
        entries mean.
-Runs   in a zygote child; blocking, no threads. About 600 bytes of memory an entry.
-Needs  nothing: no file is made but the image, so that neither CAP_MKNOD nor CAP_CHOWN is needed.
+Runs   in a zygote child; blocking, no threads. About 700 bytes of memory an entry.
+Needs  nothing: no file is made but the image, so neither CAP_MKNOD nor CAP_CHOWN is needed.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ _MIN_CHUNK_BITS = 3
 _MAX_FILE_BYTES = 1 << 44
 """As ext4: 16 TiB."""
 _COPY_BYTES = 1 << 20
+_MOST_ENTRIES = 2_000_000
+"""All of them are in memory at once, where a directory's are on the disk: 1.4 GB."""
 
 
 def write_image(source_fd: int, image_fd: int, *, compression: str = "auto",
@@ -46,6 +48,7 @@ def write_image(source_fd: int, image_fd: int, *, compression: str = "auto",
     Arguments and errors are those of ``apply.apply``. On an error the file holds rubbish.
     """
     limits = limits or Limits()
+    limits = Limits(max_bytes=limits.max_bytes, max_entries=min(limits.max_entries, _MOST_ENTRIES))
     source = Source(source_fd, progress_fd)
     pieces = _kept(chunks(source, compression), image_fd)
     stream = ByteStream(pieces, byte_limit(limits, image_fd))
