@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import idle_figures, list_figures, pull_figures, push_figures, start_figures
+from bench import archive_figures, idle_figures, list_figures, pull_figures, push_figures, start_figures
 from bench.engines import engines
 from bench.model import Figure, machine, table, versions
 from tests.support import isolation
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.support.daemon import Daemon
 
 MARK_BEGIN, MARK_END = "<!-- measured -->", "<!-- /measured -->"
-GROUPS = ("api", "command", "cli", "idle", "start", "pull", "push", "list")
+GROUPS = ("api", "command", "cli", "idle", "start", "pull", "push", "archive", "list")
 
 
 def measure(options: argparse.Namespace) -> list[Figure]:
@@ -54,6 +54,8 @@ def measure(options: argparse.Namespace) -> list[Figure]:
         again: dict[str, Daemon] = made
         group("pull", lambda: pull_figures.pulls(again, 1 if quick else 3, 0.1 if quick else 1.0))
         group("push", lambda: push_figures.pushes(again, 1 if quick else 3, 0.1 if quick else 1.0))
+        group("archive", lambda: archive_figures.archives(
+            again, 1 if quick else 3, 0.1 if quick else 1.0))
         group("list", lambda: list_figures.lists(
             again, 5 if quick else 20, 100 if quick else list_figures.IMAGES))
     return figures

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 import h11
 
+from pallet.http.chunked import ChunkedBody, ChunkError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -77,16 +79,21 @@ class RequestReader:
     def __init__(self) -> None:
         self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._input_ended = False
+        self._chunked: ChunkedBody | None = None
 
     def feed(self, data: bytes) -> None:
         """Take bytes as they came from the client."""
-        self._parser.receive_data(data)
+        if self._chunked is not None:
+            self._chunked.feed(data)
+        else:
+            self._parser.receive_data(data)
 
     def feed_eof(self) -> None:
         """Note that the client will send no more."""
         if not self._input_ended:
             self._input_ended = True
-            self._parser.receive_data(b"")
+            if self._chunked is None:
+                self._parser.receive_data(b"")
 
     def next_event(self) -> ReaderEvent:
         """Return the next event; a ``bytes`` event is a piece of the body.
@@ -94,6 +101,8 @@ class RequestReader:
         Raises:
             BadRequestError: malformed input, or the client hung up inside a request.
         """
+        if self._chunked is not None:
+            return self._next_of_chunked(self._chunked)
         try:
             event = self._parser.next_event()
         except h11.RemoteProtocolError as error:
@@ -110,8 +119,24 @@ class RequestReader:
             return END_OF_INPUT
         return END_OF_REQUEST  # PAUSED: complete, and bytes of something else follow
 
+    def _next_of_chunked(self, body: ChunkedBody) -> ReaderEvent:
+        try:
+            data = body.take()
+        except ChunkError as error:
+            raise BadRequestError(str(error)) from error
+        if data:
+            return data
+        if body.ended:
+            return END_OF_REQUEST
+        if self._input_ended:
+            msg = "peer closed connection without sending complete message body"
+            raise BadRequestError(msg)
+        return NEED_DATA
+
     def _head(self, event: h11.Request) -> RequestHead:
         http_1_0 = event.http_version < b"1.1"
+        if any(name == b"transfer-encoding" for name, _ in event.headers):  # chunked: h11 takes no other
+            self._chunked = ChunkedBody(self._parser.trailing_data[0])
         return RequestHead(
             event.method.decode("latin-1"),
             event.target,
@@ -124,11 +149,12 @@ class RequestReader:
     @property
     def trailing(self) -> bytes:
         """Bytes received that are not part of the present request."""
-        return self._parser.trailing_data[0]
+        return self._chunked.rest if self._chunked is not None else self._parser.trailing_data[0]
 
     def restart(self) -> bool:
         """Begin the next request with what is left over; return whether anything is."""
         rest = self.trailing
+        self._chunked = None
         self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         if rest:
             self._parser.receive_data(rest)
