@@ -87,8 +87,7 @@ def written(path: Path, text: str) -> Path:
 
 
 @pytest.mark.needs("object_store", "postgresql")
-@pytest.mark.parametrize("redirect", [False, True])
-def test_a_push_survives_its_replica(tmp_path: Path, s3_server: S3Config, postgres_server: str, redirect: bool) -> None:
+def test_a_push_survives_its_replica(tmp_path: Path, s3_server: S3Config, postgres_server: str) -> None:
     """A client's replica is killed while it takes in a chunk; the other one takes it from there."""
     config = written(tmp_path / "registry.toml", f"""
         database = "{stores.new_database(postgres_server)}"
@@ -96,12 +95,12 @@ def test_a_push_survives_its_replica(tmp_path: Path, s3_server: S3Config, postgr
         grace_s = 0
         [storage.s3]
         bucket = "test"
-        prefix = "{tmp_path.name}-{redirect}/"
+        prefix = "{tmp_path.name}/"
         endpoint = "{s3_server.endpoint}"
         access_key = "{s3_server.access_key}"
         secret_key = "{s3_server.secret_key}"
         part_bytes = {5 * MIB}
-        redirect = {str(redirect).lower()}
+        redirect = false
     """)
     one, two = Server(config), Server(config)
     try:
@@ -131,12 +130,8 @@ def test_a_push_survives_its_replica(tmp_path: Path, s3_server: S3Config, postgr
         assert two.request("PUT", f"{location}?digest={digest}")[0] == 201
         record = stores.image([digest])
         assert two.request("PUT", "/v2/a/manifests/v1", record.raw, Content_Type=MANIFEST)[0] == 201
-        status, headers, got = two.request("GET", f"/v2/a/blobs/{digest}")
-        if redirect:
-            assert status == 307
-            import urllib3
-            with urllib3.PoolManager() as pool:
-                got = pool.request("GET", headers["location"]).data
+        status, _, got = two.request("GET", f"/v2/a/blobs/{digest}")
+        assert status == 200
         assert got == whole
         assert two.request("HEAD", f"/v2/a/blobs/{digest}")[1]["content-length"] == str(len(whole))
         assert command("check", "--config", config) == (0, "The store is clean\n")
@@ -446,5 +441,9 @@ def test_a_restarted_database(tmp_path: Path) -> None:
         status, _, body = server.request("GET", f"/v2/a/blobs/{digest}")
         assert (status, json.loads(body)["errors"][0]["code"]) == (503, "UNAVAILABLE")
         pg.start()
-        assert server.request("GET", f"/v2/a/blobs/{digest}")[2] == b"data"
+
+        def found() -> bool:
+            return server.request("GET", f"/v2/a/blobs/{digest}")[2] == b"data"
+
+        eventually(found, what="the registry goes on")
         server.push("a", b"more")

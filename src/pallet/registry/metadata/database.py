@@ -31,6 +31,8 @@ Row = tuple[Any, ...]
 _BUSY_S = 30.0
 _KEPT_CONNECTIONS = 8
 _POSTGRES_CONNECTIONS = 16
+_TRUSTED_S = 1.0
+"""A connection that lay idle for longer is asked whether it lives."""
 
 
 class Session(Protocol):
@@ -222,7 +224,7 @@ class PostgresDatabase:
             raise SystemFailureError(message) from error
         self._psycopg = psycopg
         self.url = url
-        self._idle: queue.LifoQueue[psycopg.Connection[Row]] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[tuple[float, psycopg.Connection[Row]]] = queue.LifoQueue()
         self._slots = threading.BoundedSemaphore(_POSTGRES_CONNECTIONS)
         with self.read() as session:
             clock = session.execute("SELECT EXTRACT(EPOCH FROM clock_timestamp())::float8")[0][0]
@@ -240,8 +242,8 @@ class PostgresDatabase:
     def _transaction(self, *, durable: bool) -> Iterator[Session]:
         with self._slots:
             try:
-                connection = self._idle.get_nowait()
-                if connection.closed or not self._answers(connection):
+                since, connection = self._idle.get_nowait()
+                if time.monotonic() - since > _TRUSTED_S and not self._answers(connection):
                     connection = self._connect()
             except queue.Empty:
                 connection = self._connect()
@@ -254,7 +256,7 @@ class PostgresDatabase:
                 if connection.closed or connection.broken:
                     connection.close()
                 else:
-                    self._idle.put(connection)
+                    self._idle.put((time.monotonic(), connection))
 
     def _answers(self, connection: psycopg.Connection[Row]) -> bool:
         """Whether a connection that lay idle still lives (the server was restarted?)."""
@@ -297,4 +299,4 @@ class PostgresDatabase:
     def close(self) -> None:
         """See ``Database``."""
         while not self._idle.empty():
-            self._idle.get_nowait().close()
+            self._idle.get_nowait()[1].close()
