@@ -343,6 +343,14 @@ def test_check_finds_and_repairs(tmp_path: Path) -> None:
         assert stores.content(store, "a", bad) == b"layer"
 
 
+@pytest.mark.parametrize("verb", ["gc", "check"])
+def test_a_wrong_root_is_refused(tmp_path: Path, verb: str) -> None:
+    code, text = command(verb, "--root", tmp_path / "typo")
+    assert code != 0
+    assert f"there is no registry at {tmp_path / 'typo'}" in text
+    assert not (tmp_path / "typo").exists()
+
+
 def test_older_layout(tmp_path: Path) -> None:
     """What the version before the database kept as files is served as before."""
     root, name = tmp_path / "store", "deep/er/name"

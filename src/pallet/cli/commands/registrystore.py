@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from pallet.cli.errors import CommandError
 from pallet.cli.session import out
 
 TYPE_CHECKING = False
@@ -43,6 +44,14 @@ def settings(flags: Flags) -> RegistryConfig:
     return config
 
 
+def _existing(config: RegistryConfig) -> RegistryConfig:
+    """Refuse to make a store where a path was mistyped."""
+    if config.storage.s3 is None and not (Path(config.storage.root) / "blobs").is_dir():
+        message = f"there is no registry at {config.storage.root}"
+        raise CommandError(message)
+    return config
+
+
 def gc(session: Session, flags: Flags) -> int:
     """``pallet registry gc``: what went, one a line, and a sum."""
     from msgspec.structs import replace
@@ -51,7 +60,7 @@ def gc(session: Session, flags: Flags) -> int:
     from pallet.registry.gc import collect
     from pallet.registry.store import open_store
 
-    config = settings(flags)
+    config = _existing(settings(flags))
     if flags["grace"]:
         try:
             grace_s = float(flags["grace"])
@@ -77,7 +86,7 @@ def check(session: Session, flags: Flags) -> int:
     from pallet.registry.store import open_store
 
     left = found = 0
-    with contextlib.closing(open_store(settings(flags))) as store:
+    with contextlib.closing(open_store(_existing(settings(flags)))) as store:
         for problem in check_store(store, repair=flags["repair"], quick=flags["quick"]):
             found += 1
             left += not problem.repaired
