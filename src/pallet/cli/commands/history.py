@@ -22,11 +22,19 @@ HISTORY_FLAGS: Table = (
 )
 
 
+def _platform(text: str) -> str | None:
+    if not text:
+        return None
+    from pallet.cli.commands.images import platform_json
+
+    return platform_json(text)
+
+
 def history(session: Session, flags: Flags) -> int:
     """``pallet history``: newest layer first."""
     name = flags.args[0]
     layers = session.engine.json("GET", f"/images/{quote(name, '/:@')}/history",
-                                 {"platform": flags["platform"] or None})
+                                 {"platform": _platform(flags["platform"])})
     layout = layout_for(flags["format"], HISTORY_TABLE, quiet=flags["quiet"])
     view = history_view(truncate=not flags["no-trunc"], human=flags["human"])
     sys.stdout.write(render(view, layers, layout))

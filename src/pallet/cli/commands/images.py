@@ -61,7 +61,12 @@ def tag(session: Session, flags: Flags) -> int:
     from pallet.cli.references import parse_reference, repository_and_tag
 
     source, target = flags.args
-    parse_reference(target)
+    for text in (source, target):
+        try:
+            parse_reference(text)
+        except CommandError as error:
+            raise CommandError(f'Error parsing reference: "{text}" is not a valid repository/tag: '
+                               f"{error}") from None
     repo, name = repository_and_tag(target)
     session.engine.text("POST", f"/images/{quote(source, '/:@')}/tag",
                         {"repo": repo, "tag": name or None})
@@ -93,7 +98,18 @@ def rm(session: Session, flags: Flags) -> int:
 
 
 def platform_json(text: str) -> str:
-    """Return the JSON of a platform such as ``linux/arm64/v8``."""
+    """Return the JSON of a platform such as ``linux/arm64/v8``.
+
+    Raises:
+        CommandError: it is none.
+    """
+    from pallet.errors import InvalidParameterError
+    from pallet.spec import platform as platforms
+
+    try:
+        platforms.parse(text)
+    except InvalidParameterError as error:
+        raise CommandError(f"invalid platform: {error}") from None
     system, _, rest = text.partition("/")
     architecture, _, variant = rest.partition("/")
     document = {"os": system, "architecture": architecture, "variant": variant}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SEARCH_FLAGS: Table = (
     ("filter", "f", "filter", "Filter output based on conditions provided"),
     ("format", "", "string", "Pretty-print search using a Go template"),
-    ("limit", "", "int", "Max number of search results", "0"),
+    ("limit", "", "int", "Max number of search results"),
     ("no-trunc", "", "bool", "Don't truncate output"),
 )
 _TABLE = "{{.Name}}\t{{.Description}}\t{{.StarCount}}\t{{.IsOfficial}}"
@@ -28,14 +28,14 @@ _TABLE = "{{.Name}}\t{{.Description}}\t{{.StarCount}}\t{{.IsOfficial}}"
 
 def search(session: Session, flags: Flags) -> int:
     """``pallet search``: in the index's order."""
-    term, filters = flags.args[0], flags["filter"]
+    term, filters, limit = flags.args[0], flags["filter"], flags["limit"] or 0
     if "is-automated" in filters:
         warn('WARNING: the "is-automated" filter is deprecated, and searching for '
              '"is-automated=true" will not yield any results in future.')
     header = registry_auth_header(session.config_dir, session.env, _index_key(term))
     found = session.engine.json(
         "GET", "/images/search",
-        {"term": term, "limit": flags["limit"] if flags["limit"] > 0 else None,
+        {"term": term, "limit": limit if limit > 0 else None,
          "filters": wire.encode_text(api_filters(filters)) if filters else None},
         headers=(("X-Registry-Auth", header),))
     view = _view(truncate=not flags["no-trunc"], as_json="json" in flags["format"])

@@ -216,7 +216,7 @@ def history_view(*, truncate: bool, human: bool) -> View:
     return View("*formatter.historyContext", {
         "ID": ("IMAGE", identity),
         "CreatedAt": ("CREATED AT", created_at),
-        "CreatedSince": ("CREATED", created_since),
+        "CreatedSince": ("CREATED" if human else "CREATED AT", created_since),
         "CreatedBy": ("CREATED BY", created_by),
         "Size": ("SIZE", lambda h: human_size(h["Size"], 3) if human else str(h["Size"])),
         "Comment": ("COMMENT", lambda h: h.get("Comment", "")),
