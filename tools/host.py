@@ -35,6 +35,7 @@ TEST = (
     ("nftables", "nft", "an independent view of the firewall tables"),
     ("iptables", "iptables", "dockerd's own networking"),
     ("skopeo", "skopeo", "an independent registry client"),
+    ("podman", "podman", "archives of images as it writes and reads them"),
     ("docker-registry", "docker-registry", "an independent registry"),
     ("postgresql", "file:/usr/share/postgresql-common", "the registry's metadata for replicas"),
     ("iproute2", "ip", "an independent view of links and addresses"),

