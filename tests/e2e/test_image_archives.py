@@ -6,8 +6,10 @@ import gzip
 import hashlib
 import io
 import json
+import socket
 import stat
 import subprocess
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 
 from tests.support.layers import COMPRESSORS, Member, build, directory, hardlink, symlink
 from tests.support.networkless import NetworklessDockerd
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -310,3 +313,28 @@ def test_dockerd_reads_ours(docker: DockerCli, clean: str, tmp_path: Path) -> No
     docker.ok("rmi", f"{clean}:1")
     assert load(docker, theirs.read_bytes()) == f"Loaded image: {clean}:1"
     assert inspect(docker, f"{clean}:1")["Id"] == image_id
+
+
+def test_client_that_goes_away_leaves_nothing(docker: DockerCli, engine: Daemon) -> None:
+    before = files_below(engine)
+    archive = docker_archive("h:1", build(Member("big", bytes(3_000_000))))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(engine.socket))
+        client.sendall(b"POST /images/load HTTP/1.1\r\nHost: d\r\nContent-Type: application/x-tar\r\n"
+                       b"Content-Length: %d\r\n\r\n" % len(archive) + archive[:2_000_000])
+        eventually(lambda: files_below(engine) != before, what="the layer arrives")
+    eventually(lambda: files_below(engine) == before, what="nothing is left")
+
+
+def test_pallet_command_line(engine: Daemon, docker: DockerCli, clean: str, tmp_path: Path) -> None:
+    pallet = engine.cli([str(Path(sys.executable).with_name("pallet"))])
+    source, target = tmp_path / "in.tar", tmp_path / "out.tar"
+    source.write_bytes(oci_archive(f"{clean}:1", A))
+    assert pallet.ok("load", "-i", str(source)) == f"Loaded image: {clean}:1"
+    pallet.ok("save", "-o", str(target), f"{clean}:1")
+    assert "index.json" in members(target)
+    assert pallet.ok("image", "load", "-q", stdin=target.read_bytes()) == f"Loaded image: {clean}:1"
+    bad = pallet.run("save", "-o", str(tmp_path / "no" / "x.tar"), f"{clean}:1")
+    assert "does not exist" in bad.err
+    assert "no such file or directory" in pallet.run("load", "-i", str(tmp_path / "no")).err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.tar", "out.tar"]
