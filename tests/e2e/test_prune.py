@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -132,3 +133,24 @@ def test_pallet_prunes_as_docker(daemon: Daemon) -> None:
         theirs = docker.run(*words, stdin="n\n")
         ours = pallet.run(*words, stdin="n\n")
         assert (ours.code, ours.out, ours.err) == (theirs.code, theirs.out, theirs.err), words
+
+
+def without_ages(text: str) -> list[str]:
+    """Words of a table, but for the ages that tick on between two calls."""
+    return re.sub(r"(Less than a second|About a minute|\d+ (second|minute)s?) ago", "AGE", text).split()
+
+
+def test_pallet_df_is_dockers(daemon: Daemon) -> None:
+    """The same tables and formats; Pallet's own section comes last, and only from Pallet's daemon."""
+    docker, pallet = daemon.cli(), daemon.cli(pallet_command())
+    docker.ok("import", "-", "some:1", stdin=tar_of(a="x" * 1000))
+    docker.ok("run", "--name", "done", "-v", "named:/data", "busybox", "sh", "-c", "echo 1 > /x; echo 12345 > /data/x")
+    for words in ((), ("--format", "json"), ("--format", "{{.Type}} {{.Size}} {{.Reclaimable}}"),
+                  ("--format", "table {{.Type}}\\t{{.TotalCount}}")):
+        theirs, ours = docker.run("system", "df", *words), pallet.run("system", "df", *words)
+        assert (ours.code, ours.out, ours.err) == (theirs.code, theirs.out, theirs.err), words
+    theirs, ours = docker.ok("system", "df", "-v"), pallet.ok("system", "df", "-v")
+    same, _, own = ours.partition("\n\nHidden by later layers:")
+    assert without_ages(same) == without_ages(theirs)
+    assert "busybox:latest" in own
+    assert "blobs" in own.splitlines()[-1]

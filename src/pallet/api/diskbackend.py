@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from pallet.spec.engine.filters import Filters
+    from pallet.spec.engine.options import Stream
     from pallet.spec.engine.prune import ContainerPruneResponse, ImagePruneResponse
     from pallet.spec.own.disk import CheckMessage, StoreUsage
 
@@ -53,7 +54,7 @@ class DiskBackend(Protocol):
         """
         ...
 
-    async def explore(self, name: str, *, entries: bool) -> AsyncIterator[bytes]:
+    async def explore(self, name: str, *, entries: bool) -> Stream[bytes]:
         """Open the JSON document ``spec.own.explore.Exploration`` of an image.
 
         Args:

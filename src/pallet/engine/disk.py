@@ -15,7 +15,7 @@ from pallet.aio import run_blocking
 from pallet.spec.own.disk import CheckMessage, ImageFacts, ImageUse, StoreUsage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from pallet.engine.budget import DiskBudget
     from pallet.engine.events import EventSink
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pallet.engine.integrity import Integrity
     from pallet.image.model import Image
     from pallet.image.store import ImageStore
+    from pallet.spec.engine.options import Stream
     from pallet.types import DiffID
 
 
@@ -77,7 +78,7 @@ class Disk:
         await run_blocking(self._images.pin, image.id, pinned=pinned)
         self._events.emit("image", "pin" if pinned else "unpin", image.id, {"name": name})
 
-    async def explore(self, name: str, *, entries: bool) -> AsyncIterator[bytes]:
+    async def explore(self, name: str, *, entries: bool) -> Stream[bytes]:
         """See ``DiskBackend.explore``."""
         return await self._explorer.explore(self._images.resolve(name), entries=entries)
 

@@ -19,7 +19,7 @@ from pallet.spec import digest as digests
 from pallet.spec.own.explore import Exploration, LayerFacts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
     from io import BufferedRandom
     from pathlib import Path
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pallet.image.model import Image
     from pallet.image.store import ImageStore
     from pallet.paths import DataPaths
+    from pallet.spec.engine.options import Stream
     from pallet.types import DiffID, Digest
 
 _CHUNK_BYTES = 1 << 16
@@ -47,7 +48,7 @@ class Explorer:
             return 0
         return self._hidden.get(image.id)
 
-    async def explore(self, image: Image, *, entries: bool) -> AsyncIterator[bytes]:
+    async def explore(self, image: Image, *, entries: bool) -> Stream[bytes]:
         """Return the JSON of an ``Exploration`` in chunks.
 
         Raises:
@@ -126,7 +127,7 @@ class Explorer:
                 os.unlink(self._directory / name)
 
 
-async def _read(out: BufferedRandom) -> AsyncIterator[bytes]:
+async def _read(out: BufferedRandom) -> AsyncGenerator[bytes, None]:
     try:
         out.seek(0)
         while chunk := await run_blocking(partial(out.read, _CHUNK_BYTES)):

@@ -111,7 +111,7 @@ class DiskRoutes:
         request.abandonable = True
         chunks = await self._backend.explore(
             request.params["name"], entries=request.query.flag("entries", default=True))
-        return StreamResponse(chunks, content_type=JSON)
+        return StreamResponse(aiter(chunks), close=chunks.aclose, content_type=JSON)
 
     async def check(self, request: Request) -> Reply:
         """``POST /pallet/check``: 200 and one JSON a line; 409 one is running. Query: ``repair``.

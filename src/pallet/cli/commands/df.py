@@ -6,7 +6,7 @@ import sys
 
 from pallet.cli.errors import CommandError
 from pallet.cli.format.table import View, layout_for, render
-from pallet.cli.format.units import human_size
+from pallet.cli.format.units import ago, human_size
 from pallet.cli.format.views import (
     container_view,
     image_rows,
@@ -149,9 +149,20 @@ def _verbose(usage: Record) -> int:
         "ID": ("CACHE ID", lambda c: c["ID"][:12]),
         "CacheType": ("CACHE TYPE", lambda c: c["Type"]),
         "Size": ("SIZE", lambda c: human_size(c["Size"])),
+        "CreatedSince": ("CREATED", lambda c: _since(c.get("CreatedAt"))),
+        "LastUsedSince": ("LAST USED", lambda c: _since(c.get("LastUsedAt"))),
         "UsageCount": ("USAGE", lambda c: str(c["UsageCount"])),
         "Shared": ("SHARED", lambda c: "true" if c["Shared"] else "false"),
     })
-    sys.stdout.write(render(view, cache, "table {{.ID}}\t{{.CacheType}}\t{{.Size}}\t"
-                                         "{{.UsageCount}}\t{{.Shared}}"))
+    sys.stdout.write(render(view, cache, "table {{.ID}}\t{{.CacheType}}\t{{.Size}}\t{{.CreatedSince}}\t"
+                                         "{{.LastUsedSince}}\t{{.UsageCount}}\t{{.Shared}}"))
     return 0
+
+
+def _since(moment: str | None) -> str:
+    """Return "3 minutes ago" for an RFC 3339 time; empty for none."""
+    from datetime import datetime
+
+    if not moment:
+        return ""
+    return ago(datetime.fromisoformat(moment[:19] + "+00:00").timestamp())
