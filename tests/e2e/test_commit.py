@@ -208,3 +208,19 @@ def test_layers_kept_as_images(fresh_palletd: Callable[..., Daemon]) -> None:
     assert docker.ok("diff", "c2").splitlines() == ["D /new", "A /x"]
     assert {"x", "hl", "etc/passwd"} <= set(exported(daemon, "c2"))
     assert docker.ok("run", "--rm", "--network=none", "again:1", "ls", "/hl", "/x").split() == ["/hl", "/x"]
+
+
+def test_a_container_removed_meanwhile_is_no_archive(fresh_palletd: Callable[..., Daemon]) -> None:
+    daemon = fresh_palletd()
+    not_on_dockerd(daemon, "it keeps the files until the export ends")
+    docker = daemon.cli()
+    docker.ok("run", "--name", "cc", "--network=none", "busybox", "sh", "-c",
+              "head -c 30000000 /dev/zero >/a; touch /b /z")
+    export = docker.start("export", "-o", str(daemon.top / "never.tar"), "cc")
+    commit = docker.start("commit", "cc")
+    docker.run("rm", "cc")
+    export.communicate()
+    commit.communicate()
+    if (daemon.top / "never.tar").exists():
+        with tarfile.open(daemon.top / "never.tar") as tar:
+            assert {"a", "b", "z", "etc/passwd"} <= set(tar.getnames()), "whole or not at all"

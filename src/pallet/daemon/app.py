@@ -208,8 +208,8 @@ class Daemon:
         """Containers' files: export, changes, commits."""
         trees = ContainerTrees(index=self.index, snapshotter=self.snapshotter, supervisor=self.supervisor)
         trees.commits = Commits(
-            config=self.config, store=self.store, images=self.images, snapshotter=self.snapshotter,
-            supervisor=self.supervisor, trees=trees, events=self.events)
+            config=self.config, store=self.store, images=self.images, supervisor=self.supervisor, trees=trees,
+            events=self.events)
         return trees
 
     def _image_users(self, image_id: str) -> Iterable[ImageUser]:

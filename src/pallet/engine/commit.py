@@ -13,7 +13,7 @@ from pallet.engine.imageconfig import container_config, run_config
 from pallet.engine.oci import cgroups_path
 from pallet.engine.status import Status
 from pallet.engine.trees import check_readable, readable
-from pallet.errors import ConflictError, SystemFailureError
+from pallet.errors import SystemFailureError
 from pallet.image.changes import apply_changes
 from pallet.image.committer import CommitPlan, Committer
 from pallet.spec import reference as references
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pallet.image.store import ImageStore
     from pallet.spec.engine.options import CommitOptions
     from pallet.spec.image import RunConfig
-    from pallet.storage.snapshot import Snapshotter
     from pallet.supervisor.client import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -41,13 +40,12 @@ class Commits:
     """Makes images of containers."""
 
     def __init__(
-        self, *, config: Config, store: ContainerStore, images: ImageStore, snapshotter: Snapshotter,
-        supervisor: Supervisor, trees: ContainerTrees, events: EventSink,
+        self, *, config: Config, store: ContainerStore, images: ImageStore, supervisor: Supervisor,
+        trees: ContainerTrees, events: EventSink,
     ) -> None:
         self._config = config
         self._store = store
         self._images = images
-        self._snapshotter = snapshotter
         self._supervisor = supervisor
         self._trees = trees
         self._events = events
@@ -63,7 +61,7 @@ class Commits:
         try:
             async with self._paused(container) if paused else contextlib.nullcontext():
                 stream = self._trees.layer(container, options.epoch_s)
-                image = await self._committer.run(self._whole(container, stream), plan)
+                image = await self._committer.run(stream, plan)
                 self._announce(container, image, plan)
         finally:
             if stream is not None:
@@ -83,19 +81,6 @@ class Commits:
             created_by=" ".join(own.cmd or ()), author=options.author, comment=options.comment,
             container_id=container.id if options.epoch_s is None else "", epoch_s=options.epoch_s,
             reference=reference)
-
-    async def _whole(self, container: Container, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Pass the layer on; a container removed meanwhile is no image.
-
-        Raises:
-            ConflictError: it was removed.
-        """
-        async for piece in stream:
-            yield piece
-        if not self._snapshotter.has(container.id):
-            check_readable(container, "commit")
-            msg = f"You cannot commit container {container.id} which is being removed"
-            raise ConflictError(msg)
 
     def _announce(self, container: Container, image: Image, plan: CommitPlan) -> None:
         name = ""
@@ -118,10 +103,10 @@ class Commits:
                                 driver=self._config.cgroup_driver)
         worker = asyncio.get_running_loop().create_task(self._supervisor.run_worker(
             "container.freeze", request, [hold_read, state_write], reply_type=FreezeReply))
+        state = asyncio.get_running_loop().create_task(_first_read(state_read))
         try:
-            state = asyncio.get_running_loop().create_task(_first_read(state_read))
             await asyncio.wait({worker, state}, return_when=asyncio.FIRST_COMPLETED)
-            problem = "" if state.done() and state.result() == b"f" else await _problem(state, worker)
+            problem = _problem(state, worker)
             if problem:
                 msg = f"Cannot pause container {container.id}: {problem}"
                 raise SystemFailureError(msg)
@@ -129,9 +114,12 @@ class Commits:
             yield
         finally:
             os.close(hold_write)
-            await asyncio.shield(asyncio.wait({worker}))
-            for fd in (hold_read, state_read, state_write):
-                os.close(fd)
+            state.cancel()
+            try:
+                await asyncio.shield(asyncio.wait({worker, state}))
+            finally:
+                for fd in (hold_read, state_read, state_write):
+                    os.close(fd)
         self._store.emit(container, "unpause")
 
 
@@ -141,11 +129,11 @@ async def _first_read(fd: int) -> bytes:
     return os.read(fd, 4096)
 
 
-async def _problem(state: asyncio.Task[bytes], worker: asyncio.Task[FreezeReply]) -> str:
-    """Why the freeze did not come about."""
+def _problem(state: asyncio.Task[bytes], worker: asyncio.Task[FreezeReply]) -> str:
+    """Why the freeze did not come about; "" if it did."""
     if state.done():
-        return state.result().decode(errors="replace") or "the freezer gave up"
-    state.cancel()
+        told = state.result()
+        return "" if told == b"f" else told.decode(errors="replace") or "the freezer gave up"
     error = worker.exception()
     return str(error) if error is not None else "the freezer gave up"
 

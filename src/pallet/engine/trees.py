@@ -18,6 +18,8 @@ from pallet.layer.diffworker import DiffReply, DiffRequest
 from pallet.storage import stubs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import msgspec
 
     from pallet.engine.container import Container
@@ -46,9 +48,14 @@ class WorkerStream:
 
     def __init__(
         self, supervisor: Supervisor, kind: str, request: msgspec.Struct, pidfd: int = -1, *,
-        reply_type: type[Result] = DiffReply,
+        reply_type: type[Result] = DiffReply, at_end: Callable[[], None] | None = None,
     ) -> None:
-        """Start the worker; ``pidfd`` is closed here."""
+        """Start the worker; ``pidfd`` is closed here.
+
+        Args:
+            at_end: called once everything has come; what it raises ends the stream.
+        """
+        self._at_end = at_end
         self._fd, write_fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._fd, False)
         with contextlib.suppress(OSError):  # a user's share of pipes may be used up
@@ -76,6 +83,8 @@ class WorkerStream:
                 continue
             if not data:
                 (await self._task).result()  # raises what went wrong
+                if self._at_end is not None:
+                    self._at_end()
                 self._close()
             parts.append(data)
             missing -= len(data)
@@ -161,7 +170,7 @@ class ContainerTrees:
         container = self._index.get(name_or_id)
         check_readable(container, "export")
         pidfd = container.shim.pidfd() if container.shim is not None else -1
-        return self._open("layer.export", container, pidfd=pidfd)
+        return self._open("layer.export", container, pidfd=pidfd, verb="export")
 
     async def commit(self, options: CommitOptions) -> str:
         """See ``TreeBackend.commit``."""
@@ -169,16 +178,22 @@ class ContainerTrees:
 
     def layer(self, container: Container, epoch_s: int | None) -> WorkerStream:
         """Return what the container adds to its image, as a layer's tar."""
-        return self._open("layer.diff", container, epoch_s=epoch_s)
+        return self._open("layer.diff", container, epoch_s=epoch_s, verb="commit")
 
     def _open(self, kind: str, container: Container, *, epoch_s: int | None = None,
-              pidfd: int = -1) -> WorkerStream:
+              pidfd: int = -1, verb: str = "read") -> WorkerStream:
+        def whole() -> None:
+            if not self._snapshotter.has(container.id):
+                msg = f"You cannot {verb} container {container.id} which is being removed"
+                raise ConflictError(msg)
+
         root = stubs.under(self._snapshotter.root_mount(container.id))
         plain = not root.lower
         return WorkerStream(self._supervisor, kind, DiffRequest(
             root=root, epoch_s=epoch_s, running=pidfd >= 0,
             base=self._snapshotter.root_mount_of_layers(container.layers) if plain else None,
-            stubs=[*stubs.DIRECTORIES, *stubs.FILES, *stubs.LINKS] if plain else []), pidfd)
+            stubs=[*stubs.DIRECTORIES, *stubs.FILES, *stubs.LINKS] if plain else []), pidfd,
+            at_end=whole)
 
 
 def check_readable(container: Container, verb: str) -> None:
