@@ -115,18 +115,23 @@ class Pieces:
     def read(self, size: int = _BATCH_BYTES) -> bytes:
         """Return at most ``size`` bytes, b"" at the end.
 
+        Who asks for a batch or more gets pieces as they came, uncopied and perhaps a little longer.
+
         Raises:
             CancelledRequestError: the writer gave up.
         """
         if not self._current:
-            self._current = memoryview(self._next())
+            piece = self._next()
+            if size >= _BATCH_BYTES:
+                return piece
+            self._current = memoryview(piece)
         data = bytes(self._current[:size])
         self._current = self._current[size:]
         return data
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
         """``read`` into ``buffer``."""
-        data = self.read(len(buffer))
+        data = self.read(min(len(buffer), _BATCH_BYTES - 1))
         memoryview(buffer)[:len(data)] = data
         return len(data)
 
