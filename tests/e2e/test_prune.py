@@ -149,6 +149,8 @@ def test_pallet_df_is_dockers(daemon: Daemon) -> None:
                   ("--format", "table {{.Type}}\\t{{.TotalCount}}")):
         theirs, ours = docker.run("system", "df", *words), pallet.run("system", "df", *words)
         assert (ours.code, ours.out, ours.err) == (theirs.code, theirs.out, theirs.err), words
+    theirs, ours = (cli.ok("system", "df", "-v", "--format", "json") for cli in (docker, pallet))
+    assert without_ages(ours) == without_ages(theirs)
     theirs, ours = docker.ok("system", "df", "-v"), pallet.ok("system", "df", "-v")
     same, _, own = ours.partition("\n\nHidden by later layers:")
     assert without_ages(same) == without_ages(theirs)

@@ -17,6 +17,7 @@ from pallet.cli.session import out
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from pallet.cli.flags import Flags, Table
@@ -47,12 +48,26 @@ _VIEW = View("*formatter.diskUsageContext", {
 })
 
 
+_CACHE_VIEW = View("*formatter.buildCacheContext", {
+    "ID": ("CACHE ID", lambda c: c["ID"][:12]),
+    "CacheType": ("CACHE TYPE", lambda c: c["Type"]),
+    "Size": ("SIZE", lambda c: human_size(c["Size"])),
+    "CreatedSince": ("CREATED", lambda c: _since(c.get("CreatedAt"))),
+    "LastUsedSince": ("LAST USED", lambda c: _since(c.get("LastUsedAt"))),
+    "UsageCount": ("USAGE", lambda c: str(c["UsageCount"])),
+    "Shared": ("SHARED", lambda c: "true" if c["Shared"] else "false"),
+})
+
+
 def df(session: Session, flags: Flags) -> int:
     """``pallet system df``."""
     usage = session.engine.json("GET", "/system/df")
     if flags["verbose"]:
         if flags["format"] and flags["format"] != "json":
             raise CommandError("the verbose and the format options conflict")
+        if flags["format"]:
+            out(_verbose_json(usage))
+            return 0
         _verbose(usage)
         return _hidden(session, usage)
     sys.stdout.write(render(_VIEW, summary(usage), layout_for(flags["format"], _TABLE)))
@@ -97,6 +112,18 @@ def _row(
 ) -> Record:
     return {"Type": kind, "TotalCount": len(items), "Active": active, "Size": size,
             "Reclaimable": free, "Percent": percent or kind == "Images"}
+
+
+def _verbose_json(usage: Record) -> str:
+    """Return every list as one JSON object, whole ids and all."""
+    lists: list[tuple[str, View, Sequence[Record]]] = [
+        ("Images", image_view(truncate=False),
+         [{**row, "_digest": ""} for row in image_rows(usage.get("Images") or (), digests=False)]),
+        ("Containers", container_view(truncate=False), _without_image(usage)),
+        ("Volumes", volume_view(), usage.get("Volumes") or ()),
+        ("BuildCache", _CACHE_VIEW, usage.get("BuildCache") or ())]
+    parts = [f'"{name}":[{",".join(render(view, rows, "json").splitlines())}]' for name, view, rows in lists]
+    return "{" + ",".join(parts) + "}"
 
 
 def _hidden(session: Session, usage: Record) -> int:
@@ -145,16 +172,7 @@ def _verbose(usage: Record) -> int:
                             "table {{.Name}}\t{{.Links}}\t{{.Size}}"))
     cache = usage.get("BuildCache") or ()
     out(f"\nBuild cache usage: {human_size(sum(item['Size'] for item in cache))}\n")
-    view = View("*formatter.buildCacheContext", {
-        "ID": ("CACHE ID", lambda c: c["ID"][:12]),
-        "CacheType": ("CACHE TYPE", lambda c: c["Type"]),
-        "Size": ("SIZE", lambda c: human_size(c["Size"])),
-        "CreatedSince": ("CREATED", lambda c: _since(c.get("CreatedAt"))),
-        "LastUsedSince": ("LAST USED", lambda c: _since(c.get("LastUsedAt"))),
-        "UsageCount": ("USAGE", lambda c: str(c["UsageCount"])),
-        "Shared": ("SHARED", lambda c: "true" if c["Shared"] else "false"),
-    })
-    sys.stdout.write(render(view, cache, "table {{.ID}}\t{{.CacheType}}\t{{.Size}}\t{{.CreatedSince}}\t"
+    sys.stdout.write(render(_CACHE_VIEW, cache, "table {{.ID}}\t{{.CacheType}}\t{{.Size}}\t{{.CreatedSince}}\t"
                                          "{{.LastUsedSince}}\t{{.UsageCount}}\t{{.Shared}}"))
     return 0
 
