@@ -256,12 +256,13 @@ AccessControl = OpenAccess | BasicAccess | TokenAccess
 
 
 def _covers(claims: Mapping[str, object], access: Access) -> bool:
-    if not access.name:
+    if not access.actions:
         return True
+    wanted = ("repository", access.name) if access.name else ("registry", "catalog")
     granted: set[str] = set()
     entries = claims.get("access")
     for entry in entries if isinstance(entries, list) else []:
-        if entry.get("type") == "repository" and entry.get("name") == access.name:
+        if (entry.get("type"), entry.get("name")) == wanted:
             granted.update(entry.get("actions", ()))
     return "*" in granted or access.actions <= granted
 

@@ -84,6 +84,18 @@ def test_anonymous_tokens() -> None:
     assert refused(opened, token(opened, "repository:a/b:pull,push"), PUSH)
 
 
+def test_catalog_needs_its_own_scope() -> None:
+    """auth-03, docker-catalog: no token but one for ``registry:catalog:*`` lists repositories."""
+    access, catalog = TokenAccess(USERS, anonymous_pull=True), Access(actions=frozenset({"*"}))
+    joe = basic("joe", "secret")
+    assert 'scope="registry:catalog:*"' in refused(access, "", catalog)
+    access.authorize(token(access, "registry:catalog:*", joe), catalog, "http://r")
+    for other in (token(access, "registry:catalog:*"), token(access, "repository:a/b:pull", joe),
+                  token(access, "")):
+        assert 'error="insufficient_scope"' in refused(access, other, catalog)
+        access.authorize(other, Access(), "http://r")
+
+
 def test_expired_and_refresh_tokens() -> None:
     """An old token is invalid; a refresh token buys a new one but is none itself."""
     access = TokenAccess(USERS, lifetime_s=-1)
