@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pallet.registry.messages import FileRange, RegistryResponse
+from pallet.registry.messages import FileRange, RegistryResponse, Stream
 from pallet.registry.server import Handler, RegistryServer
 
 if TYPE_CHECKING:
@@ -118,9 +119,12 @@ class FaultyRegistry(RegistryServer):
         self.stop()
 
 
-def _whole(body: bytes | FileRange) -> bytes:
+def _whole(body: bytes | FileRange | Stream) -> bytes:
     if isinstance(body, bytes):
         return body
+    if isinstance(body, Stream):
+        with contextlib.closing(body):
+            return b"".join(body.chunks)
     with body.path.open("rb") as file:
         file.seek(body.offset)
         return file.read(body.length)

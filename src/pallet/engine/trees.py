@@ -109,8 +109,7 @@ class WorkerStream:
 async def _run(supervisor: Supervisor, kind: str, request: msgspec.Struct, fds: list[int],
                reply_type: type[Result]) -> Result:
     try:
-        return await supervisor.run_worker(  # type: ignore[type-var]  # replies are documents
-            kind, request, fds, reply_type=reply_type)
+        return await supervisor.run_worker(kind, request, fds, reply_type=reply_type)
     finally:
         # The worker is done: only now can the reader's end of file be the end of everything.
         for fd in fds:

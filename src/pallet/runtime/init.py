@@ -29,6 +29,7 @@ from pallet.spec.runtime import Mount
 
 if TYPE_CHECKING:
     from pallet.runtime.cgroup import Cgroup
+    from pallet.runtime.process import Command
     from pallet.runtime.rootfs import Prepared
     from pallet.runtime.sync import InitSide
     from pallet.spec.mounts import RootMount
@@ -69,21 +70,38 @@ def run(plan: InitPlan, sync: InitSide) -> None:
     Raises:
         StartFailureError: a step failed.
     """
+    execute(plan, prepare(plan, sync), sync)
+
+
+def prepare(plan: InitPlan, sync: InitSide) -> Command:
+    """Set up; return what is left to execute once ``InitSide.executing`` was said.
+
+    Raises:
+        StartFailureError: a step failed.
+    """
     process.restore_signals()
     os.setsid()
     os.umask(0)
-    run_prepared(plan, sync)
-
-
-def run_prepared(plan: InitPlan, sync: InitSide) -> None:
-    """As ``run``, for a process that has default signals, its own session and umask 0 already."""
     enter_namespaces(plan)
     prepared = prepare_mounts(plan)
     root_fd = mount_root(plan)
-    set_up(plan, sync, prepared, root_fd)
+    return set_up(plan, sync, prepared, root_fd)
 
 
-def set_up(plan: InitPlan, sync: InitSide, prepared: list[Prepared], root_fd: int) -> None:
+def execute(plan: InitPlan, command: Command, sync: InitSide) -> None:
+    """Execute the program, or serve as its init."""
+
+    def run_program() -> None:
+        sync.executing()
+        process.execute(command)
+
+    if plan.init == "":
+        kernel.set_name("pallet-init")
+        reaper.run_under_init(run_program, sync.close)
+    run_program()
+
+
+def set_up(plan: InitPlan, sync: InitSide, prepared: list[Prepared], root_fd: int) -> Command:
     """The part after the namespaces and the root are there."""
     spec = plan.spec
     mount_ns_fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
@@ -101,7 +119,7 @@ def set_up(plan: InitPlan, sync: InitSide, prepared: list[Prepared], root_fd: in
     sysctl.apply(spec.linux.sysctl)
     rootfs.protect(spec)
     process.connect_stdio(stdio)
-    _become(plan, stdio, sync)
+    return _become(plan, stdio)
 
 
 def enter_namespaces(plan: InitPlan) -> None:
@@ -207,24 +225,13 @@ def _open_terminal(plan: InitPlan, sync: InitSide) -> process.Stdio:
     return process.Stdio(terminal_fd=terminal_fd)
 
 
-def _become(plan: InitPlan, stdio: process.Stdio, sync: InitSide) -> None:
-    wanted = plan.spec.process
-    command = process.Plan(process=wanted, user=plan.user, group_add=plan.group_add,
-                           filter=plan.filter, filter_flags=plan.filter_flags, make_cwd=True)
-
-    def execute(program: str, argv: list[str], environment: dict[bytes, bytes]) -> None:
-        sync.executing()
-        if plan.init:
-            process.execute(_INIT_PATH, [_INIT_PATH, "--", *argv], environment)
-        else:
-            process.execute(program, argv, environment)
-
-    def execute_under_init(program: str, argv: list[str], environment: dict[bytes, bytes],
-                           ) -> None:
-        kernel.set_name("pallet-init")
-        reaper.run_under_init(lambda: execute(program, argv, environment), sync.close)
-
-    process.become(command, stdio, run=execute_under_init if plan.init == "" else execute)
+def _become(plan: InitPlan, stdio: process.Stdio) -> Command:
+    command = process.become(
+        process.Plan(process=plan.spec.process, user=plan.user, group_add=plan.group_add,
+                     filter=plan.filter, filter_flags=plan.filter_flags, make_cwd=True), stdio)
+    if plan.init:
+        return command._replace(program=_INIT_PATH, argv=[_INIT_PATH, "--", *command.argv])
+    return command
 
 
 # --- an exec's process ---------------------------------------------------------------------------
@@ -271,9 +278,6 @@ def run_exec(plan: ExecPlan, sync: InitSide) -> None:
         os.close(master_fd)
         stdio = process.Stdio(terminal_fd=terminal_fd)
     process.connect_stdio(stdio)
-
-    def execute(program: str, argv: list[str], environment: dict[bytes, bytes]) -> None:
-        sync.executing()
-        process.execute(program, argv, environment)
-
-    process.become(plan.command, stdio, run=execute)
+    command = process.become(plan.command, stdio)
+    sync.executing()
+    process.execute(command)

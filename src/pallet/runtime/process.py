@@ -12,7 +12,7 @@ import errno
 import os
 import signal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pallet.errors import SyscallError
 from pallet.linux import caps, pty, rlimits, seccomp
@@ -21,7 +21,7 @@ from pallet.runtime import search, user
 from pallet.runtime.failure import StartFailureError, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from pallet.spec.runtime import Process
 
@@ -61,12 +61,20 @@ class Plan:
     """Make a missing working directory, as a container's start does and an exec does not."""
 
 
+class Command(NamedTuple):
+    """What execve(2) takes."""
+
+    program: str
+    argv: list[str]
+    environment: dict[bytes, bytes]
+
+
 def restore_signals() -> None:
     """Give a program the signal state it expects; Python and the daemon have changed it."""
-    signal.set_wakeup_fd(-1)
     for number in _CHANGED_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        # Not through ``signal``, whose table of handlers may be this process's parent's as well.
+        kernel.reset_signal(number)
+    kernel.set_signal_mask(0)
 
 
 def connect_stdio(stdio: Stdio) -> None:
@@ -84,9 +92,8 @@ def connect_stdio(stdio: Stdio) -> None:
         os.dup2(source, target)
 
 
-def become(plan: Plan, stdio: Stdio, *, run: Callable[[str, list[str], dict[bytes, bytes]], None],
-           ) -> None:
-    """Take on the plan's identity and limits, then call ``run(program, argv, environment)``.
+def become(plan: Plan, stdio: Stdio) -> Command:
+    """Take on the plan's identity and limits; return what is left to execute.
 
     Precondition: ``restore_signals`` and ``connect_stdio`` were called.
 
@@ -110,20 +117,23 @@ def become(plan: Plan, stdio: Stdio, *, run: Callable[[str, list[str], dict[byte
     if identity.uid and not os.access(program, os.X_OK):
         message = f'exec: "{process.args[0]}": permission denied'
         raise StartFailureError(message, call="execve", code=errno.EACCES, path=program)
-    run(program, process.args, environment)
+    return Command(program, process.args, environment)
 
 
-def execute(program: str, argv: list[str], environment: dict[bytes, bytes]) -> None:
-    """Replace this process; where that fails say so on stderr and exit, as runc's init does.
-
-    The container counts as started then: its output and exit status tell.
-    """
+def execute(command: Command) -> None:
+    """Replace this process; where that fails say so on stderr and exit, as runc's init does."""
     try:
-        os.execve(program, argv, environment)  # noqa: S606 - the container's own program
-    except OSError as error:
-        text = f"exec {program}: {reason(error)}\n"
-    except ValueError as error:
-        text = f"exec {program}: {error}\n"
+        os.execve(*command)  # noqa: S606 - the container's own program
+    except (OSError, ValueError) as error:
+        exec_failed(command.program, error)
+
+
+def exec_failed(program: str, error: OSError | ValueError) -> None:
+    """Say so on stderr and exit.
+
+    The container counts as started by now: its output and exit status tell.
+    """
+    text = f"exec {program}: {reason(error) if isinstance(error, OSError) else error}\n"
     with contextlib.suppress(OSError):
         os.write(2, os.fsencode(text))
     os._exit(_EXEC_FAILED)

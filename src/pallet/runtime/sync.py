@@ -5,7 +5,6 @@ Runs   in both.
 
 | step | from | message | meaning |
 |---|---|---|---|
-| 0 | shim | the start request + descriptors | only to an init that was forked ahead |
 | 0 | init | ``U`` | only with a new user namespace: write my id maps; answered by ``M`` |
 | 0 | init | ``P`` + pid | the init was born in that namespace under this pid of the host's |
 | 1 | init | ``N`` + mount namespace | namespaces exist; only from a container's init |
@@ -31,7 +30,7 @@ from pallet.linux import packets
 from pallet.runtime.failure import StartFailureError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 _MESSAGE_BYTES = 60 * 1024
 
@@ -55,16 +54,6 @@ class InitSide:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-
-    def wait_plan(self) -> tuple[bytes, list[int]]:
-        """Step 0, in an init forked ahead. A shim that is gone ends this process."""
-        try:
-            received = packets.receive(self._sock)
-        except ConnectionError:
-            received = None
-        if received is None:
-            os._exit(0)
-        return received
 
     def request_maps(self) -> None:
         """Step 0. A shim that is gone ends this process."""
@@ -130,10 +119,6 @@ class ShimSide:
     def fileno(self) -> int:
         """For polling."""
         return self._sock.fileno()
-
-    def send_plan(self, document: bytes, fds: Sequence[int]) -> None:
-        """Step 0."""
-        packets.send(self._sock, document, fds)
 
     def serve_mapping(self, write_maps: Callable[[], None]) -> int:
         """Step 0: have the maps written; return the init's pid.

@@ -65,4 +65,4 @@ def _run_init(plan: InitPlan, sync: InitSide, prepared: list[Prepared]) -> None:
     os.close(target_fd)
     os.close(tree_fd)
     root_fd = os.open(plan.mount_point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    init.set_up(plan, sync, prepared, root_fd)
+    init.execute(plan, init.set_up(plan, sync, prepared, root_fd), sync)

@@ -13,13 +13,13 @@ import itertools
 import logging
 import os
 import signal
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pallet.zygote import channel, messages
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Sequence
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ class Shim:
     def __init__(
         self, *, shim_id: str, pid: int, shim_pid: int, started_at_ns: int, shim_dir: str,
         pidfd: int, control: socket.socket, on_close: Callable[[Shim], None],
+        on_idle: Callable[[socket.socket], None] = socket.socket.close,
         streams: Sequence[int] = (),
     ) -> None:
         self.id = shim_id
@@ -72,6 +73,7 @@ class Shim:
         self._pidfd = pidfd
         self._control = control
         self._on_close = on_close
+        self._on_idle = on_idle
         self.streams: dict[int, asyncio.Future[AttachResult]] = {
             stream_id: self._loop.create_future() for stream_id in streams}
         self._open_streams = dict(self.streams)
@@ -173,7 +175,7 @@ class Shim:
             logger.debug("shim %s: control connection is closed", self.id)
 
     def _on_readable(self) -> None:
-        while True:
+        while self._control.fileno() >= 0:
             try:
                 received = channel.receive(self._control)
             except BlockingIOError:
@@ -195,6 +197,8 @@ class Shim:
                 finished_at_ns=event.finished_at_ns, error=event.error))
         elif isinstance(event, messages.TornDown):
             self._resolve_gone()
+        elif isinstance(event, messages.Idle):
+            self._hand_back()
         elif isinstance(event, messages.AttachEnded):
             if (attached := self._attached.pop(event.stream_id, None)) and not attached.done():
                 attached.set_result(None)
@@ -229,6 +233,13 @@ class Shim:
         if self.exited.done():
             self._resolve_gone()
         self._on_close(self)
+
+    def _hand_back(self) -> None:
+        """The process behind this handle is done with its container and free for another."""
+        self._loop.remove_reader(self._control.fileno())
+        self._end_streams()
+        self._on_close(self)
+        self._on_idle(socket.socket(fileno=self._control.detach()))
 
     def _end_streams(self) -> None:
         for attached in self._attached.values():

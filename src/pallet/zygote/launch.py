@@ -6,19 +6,21 @@ Runs   in a shim.
 
 from __future__ import annotations
 
+import functools
+import math
 import os
+import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from pallet.linux import cgroupfs, idmap, namespaces, procfs
+from pallet.linux import cgroupfs, idmap, namespaces, procfs, vfork
 from pallet.linux import process as kernel
 from pallet.runtime import cgroup, init, process, sync, usernamespace
 from pallet.runtime.failure import StartFailureError
 from pallet.zygote import messages, rehearsal
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from pallet.runtime.cgroup import Cgroup
     from pallet.runtime.sync import FailureReport, InitSide, ShimSide
@@ -61,6 +63,8 @@ class Launched:
     """It is also made here, rather than by a runtime program."""
     private_pids: bool
     """Everything the process leaves behind dies with it."""
+    borrowed: bool = False
+    """It ran in the shim's memory until its exec, and the shim is as it was before."""
     resources: LinuxResources | None = None
     on_end: Callable[[], None] | None = None
     """What else there is to undo once the process has ended."""
@@ -89,120 +93,133 @@ def open_cgroup(path: str, driver: str) -> Cgroup | None:
 
 
 def _run_child(body: Callable[[InitSide], None], theirs: InitSide) -> None:
-    """Run a child to its exec; never returns.
-
-    It will be seen from inside the container before its exec, when its /proc/<pid>/exe is still
-    the host's interpreter, writable for the container's root if that could open it.
-    """
+    """Run a forked child to its exec; never returns."""
     try:
-        kernel.set_undumpable()
+        _prepare_child()
         body(theirs)
     except BaseException as error:  # noqa: BLE001 - a forked child has nobody above it
         theirs.fail(error)
     os._exit(1)
 
 
-@dataclass(slots=True, kw_only=True)
-class SpareInit:
-    """An init that was forked ahead, in a new pid namespace, and waits for its request."""
-
-    pid: int
-    start_time: int
-    ours: ShimSide
-    child_fds: tuple[int, int, int]
-    """The process's ends of three pipes, which the init has already."""
-    hub_fds: tuple[int, int, int]
-
-    def send(self, document: bytes, netns_fds: Sequence[int]) -> None:
-        """Pass the request on."""
-        self.ours.send_plan(document, netns_fds)
-
-    def discard(self) -> None:
-        """Have it end, and make this process ready to fork another one."""
-        self.ours.close()
-        for fd in (*self.child_fds, *self.hub_fds):
-            os.close(fd)
-        leave_pid_namespace()
-
-
-def spare_init(waiting: socket.socket) -> SpareInit | None:
-    """Fork an init ahead; None on a host where an init is born in its cgroup instead.
-
-    Args:
-        waiting: the spare shim's own connection, closed in the init.
-    """
-    if cgroupfs.detect().mode == "v2":
-        return None
-    ours, theirs = sync.pair()
-    pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
-    child_fds = (pipes[0][0], pipes[1][1], pipes[2][1])
-    namespaces.unshare(namespaces.CLONE_NEWPID)
-    pid = os.fork()
-    if not pid:
-        waiting.close()
-        ours.close()
-        _run_child(lambda side: _follow_plan(side, child_fds), theirs)
-    theirs.close()
-    return SpareInit(pid=pid, start_time=procfs.start_time(pid), ours=ours, child_fds=child_fds,
-                     hub_fds=(pipes[0][1], pipes[1][0], pipes[2][0]))
-
-
-def _follow_plan(theirs: InitSide, stdio: tuple[int, int, int]) -> None:
-    kernel.set_name("pallet-init")
-    process.restore_signals()
-    os.setsid()
-    os.umask(0)
-    rehearsal.of_init()
-    document, fds = theirs.wait_plan()
-    request = messages.request_decoder.decode(document)
-    assert isinstance(request, messages.StartContainer)
-    if request.spec.process.terminal:
-        stdio = (-1, -1, -1)
-    elif not request.stdio.open_stdin:
-        stdio = (-1, *stdio[1:])
-    plan = _plan(request, fds[0] if fds else -1, stdio, _cgroup_of(request))
-    init.run_prepared(plan, theirs)
-
-
-def _cgroup_of(request: messages.StartContainer) -> Cgroup | None:
-    return open_cgroup(request.spec.linux.cgroups_path, request.cgroup_driver)
-
-
 def _plan(request: messages.StartContainer, netns_fd: int, stdio: tuple[int, int, int],
-          cgroup_handle: Cgroup | None) -> init.InitPlan:
+          ) -> init.InitPlan:
     return init.InitPlan(
         spec=request.spec, root=request.root, user=request.user, group_add=request.group_add,
         stdio=process.Stdio(stdin_fd=stdio[0], stdout_fd=stdio[1], stderr_fd=stdio[2]),
         filter=read_filter(request.seccomp_path), filter_flags=request.seccomp_flags,
-        init=request.init, netns_fd=netns_fd, mount_point=request.shim_dir, cgroup=cgroup_handle,
+        init=request.init, netns_fd=netns_fd, mount_point=request.shim_dir,
+        cgroup=open_cgroup(request.spec.linux.cgroups_path, request.cgroup_driver),
         mapped=any(n.type == "user" and not n.path for n in request.spec.linux.namespaces))
 
 
 def container(request: messages.StartContainer, hub: Hub, netns_fd: int,
-              spare: SpareInit | None) -> Launched:
-    """Fork a container's init, or go on with the spare one, which has its request.
+              born: Callable[[Launched], None]) -> Launched:
+    """Make a container's init.
 
     Args:
         netns_fd: closed here.
+        born: called once the process exists and waits to be let go on; it calls ``sync.go``.
     """
-    spec = request.spec
-    cgroup_handle = _cgroup_of(request)
-    born_inside = False
-    if spare is not None:
-        pid, started, ours, child_fds = spare.pid, spare.start_time, spare.ours, spare.child_fds
-        hub.adopt_pipes(spare.hub_fds)
-    else:
-        child_fds = (-1, -1, -1) if spec.process.terminal else hub.make_pipes()
-        born_inside = cgroup_handle is not None and cgroup_handle.bears_children
-        pid, ours = _fork_init(request, _plan(request, netns_fd, child_fds, cgroup_handle))
-        started = procfs.start_time(pid)
+    child_fds = (-1, -1, -1) if request.spec.process.terminal else hub.make_pipes()
+    plan = _plan(request, netns_fd, child_fds)
+    launched = _borrow(request, plan, born) if _may_borrow(request, plan) \
+        else _fork(request, plan, born)
     for fd in (netns_fd, *child_fds):
         if fd >= 0:
             os.close(fd)
+    return launched
+
+
+def _launched(request: messages.StartContainer, plan: init.InitPlan, pid: int, side: ShimSide,
+              ) -> Launched:
+    handle = plan.cgroup
     return Launched(
-        pid=pid, start_time=started, sync=ours, cgroup=cgroup_handle, owns_cgroup=True,
-        makes_cgroup=not born_inside, resources=spec.linux.resources,
-        private_pids=any(n.type == "pid" and not n.path for n in spec.linux.namespaces))
+        pid=pid, start_time=procfs.start_time(pid), sync=side, cgroup=handle, owns_cgroup=True,
+        makes_cgroup=handle is None or not handle.bears_children,
+        resources=request.spec.linux.resources, private_pids=_has_own_pids(request))
+
+
+def _has_own_pids(request: messages.StartContainer) -> bool:
+    return any(n.type == "pid" and not n.path for n in request.spec.linux.namespaces)
+
+
+def _may_borrow(request: messages.StartContainer, plan: init.InitPlan) -> bool:
+    """Tell whether the init may run in this shim's memory until its exec.
+
+    Not where it stays Python or forks itself, where it is born in its cgroup, and where processes
+    of another container could trace it: they would see the host's secrets in that memory.
+    """
+    return (vfork.usable and plan.init != "" and not plan.mapped and _has_own_pids(request)
+            and not (plan.cgroup is not None and plan.cgroup.bears_children))
+
+
+def _borrow(request: messages.StartContainer, plan: init.InitPlan,
+            born: Callable[[Launched], None]) -> Launched:
+    """Run the init up to its exec in a child that shares this process's memory meanwhile."""
+    ours, theirs = sync.pair()
+    launched: list[Launched] = []
+
+    commands: list[process.Command] = []
+
+    def prepare() -> process.Command:
+        _prepare_child()
+        launched.append(_launched(request, plan, _child().pid, ours))
+        born(launched[0])
+        command = init.prepare(plan, theirs)
+        theirs.executing()
+        commands.append(command)
+        return command
+
+    def failed(error: BaseException) -> None:
+        if commands and isinstance(error, OSError | ValueError):
+            process.exec_failed(commands[0].program, error)
+        theirs.fail(error)
+
+    # This process waits for the child to execute; a child that hangs takes it down.
+    signal.alarm(math.ceil(request.start_timeout_s))
+    try:
+        pid = _child().run(prepare, failed, flags=vfork.CLONE_NEWPID)
+    finally:
+        signal.alarm(0)
+    theirs.close()
+    if not launched:
+        launched.append(_launched(request, plan, pid, ours))
+    launched[0].borrowed = True
+    return launched[0]
+
+
+def _prepare_child() -> None:
+    # It will be seen from inside the container before its exec, when its /proc/<pid>/exe is still
+    # the host's interpreter, writable for the container's root if that could open it.
+    kernel.set_undumpable()
+    kernel.set_name("pallet-init")
+
+
+@functools.cache
+def _child() -> vfork.Child:
+    return vfork.Child()
+
+
+def rehearse() -> None:
+    """Walk through an init's steps in a shim that waits for its request."""
+    if not vfork.usable or cgroupfs.detect().mode == "v2":
+        return
+
+    def walk() -> process.Command:
+        rehearsal.of_init()
+        os._exit(0)
+
+    pid = _child().run(walk, lambda _error: None)
+    os.waitpid(pid, 0)
+
+
+def _fork(request: messages.StartContainer, plan: init.InitPlan,
+          born: Callable[[Launched], None]) -> Launched:
+    pid, ours = _fork_init(request, plan)
+    launched = _launched(request, plan, pid, ours)
+    born(launched)
+    return launched
 
 
 def _fork_init(request: messages.StartContainer, plan: init.InitPlan) -> tuple[int, ShimSide]:

@@ -10,7 +10,7 @@ Runs   in the daemon, the zygote and its children.
 | daemon | spare shim | ``StartContainer`` or ``StartExec`` | those the request lists |
 | shim | daemon | ``Started`` or ``Failure`` | pidfd of the init process |
 | daemon | shim | one ``Control`` | the client's socket, for ``Attach`` |
-| shim | daemon | ``Attached``, ``AttachEnded``, ``Exited``, ``TornDown`` | none |
+| shim | daemon | ``Attached``, ``AttachEnded``, ``Exited``, ``TornDown``, ``Idle`` | none |
 | worker | daemon | ``WorkerDone`` (fds as the worker says) or ``Failure`` | |
 
 A request's first descriptor is one end of a fresh SOCK_SEQPACKET pair: the child answers there, and
@@ -264,11 +264,16 @@ class TornDown(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """After ``Exited``: cgroup and mounts are gone, too. The shim may still owe clients output."""
 
 
+class Idle(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """After ``TornDown``: the shim is as good as new and waits for another start on this connection."""
+
+
 class WorkerDone(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """A worker's function returned; its reply follows the JSON."""
 
 
-Event = Started | Failure | Hello | Attached | AttachEnded | Exited | TornDown | WorkerDone
+Event = (Started | Failure | Hello | Attached | AttachEnded | Exited | TornDown | Idle
+         | WorkerDone)
 
 
 class ShimState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -286,22 +291,6 @@ class ShimState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cgroup_driver: str = "cgroupfs"
     kill_cgroup: bool = False
     """The cgroup is the container's own (not an exec's): everything in it dies with the shim."""
-
-
-SPARE_INIT = b"I"
-"""Follows a request to a spare shim whose spare init suits it; with ``SPARE_INIT_NETNS`` the first
-descriptor is the init's. So the init has its request before the shim has read it."""
-SPARE_INIT_NETNS = b"N"
-
-
-def spare_hint(request: StartContainer | StartExec) -> bytes:
-    """What to send behind ``request`` to a spare shim; b"" where its init must be another."""
-    if isinstance(request, StartExec) or request.runtime is not None:
-        return b""
-    kinds = {entry.type: entry for entry in request.spec.linux.namespaces}
-    if "pid" not in kinds or kinds["pid"].path or "user" in kinds:
-        return b""
-    return SPARE_INIT_NETNS if request.has_netns else SPARE_INIT
 
 
 encoder = msgspec.json.Encoder()

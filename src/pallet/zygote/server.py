@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pallet.linux import caps, cgroupfs, namespaces
 from pallet.linux import process as kernel
-from pallet.zygote import channel, failures, messages, shim
+from pallet.zygote import channel, failures, messages, shim, spare
 from pallet.zygote.workers import HEAVY, WORKERS
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Zygote:
 
     def _be_spare(self, fds: list[int]) -> None:
         self._title.set("pallet-shim")
-        shim.wait_as_spare(socket.socket(fileno=fds[0]))
+        spare.wait(socket.socket(fileno=fds[0]))
 
     def _be_worker(self, request: messages.RunWorker, payload: bytes, fds: list[int]) -> None:
         os.setsid()

@@ -21,14 +21,14 @@ import msgspec
 from pallet.linux import process as kernel
 from pallet.linux import procfs
 from pallet.runtime.failure import StartFailureError
-from pallet.zygote import channel, failures, foreign, launch, messages, ports, rehearsal
+from pallet.zygote import channel, failures, foreign, launch, messages, ports
 from pallet.zygote.poller import READ, WRITE, Poller
 from pallet.zygote.stdio import Hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pallet.zygote.launch import Launched, SpareInit
+    from pallet.zygote.launch import Launched
 
 _DRAIN_S = 2.0
 """How long output of processes that outlive the main one is waited for, as dockerd does."""
@@ -37,6 +37,7 @@ _FAULTS_MAX = 100
 """Unexpected errors a shim writes to ``error.log`` before it gives up."""
 
 Request = messages.StartContainer | messages.StartExec
+_request_decoder = msgspec.json.Decoder(Request)
 
 
 class Shim:
@@ -61,6 +62,7 @@ class Shim:
         self._started_at_ns = 0
         self._status: int | None = None
         self._faults = 0
+        self._reusable = False
         self._answered = False
         self._early_ends: list[tuple[int, Literal["eof", "detached"]]] = []
         self._pid = os.getpid()
@@ -69,16 +71,15 @@ class Shim:
 
     # -- start ------------------------------------------------------------------------------------
 
-    def run(self, request: Request, fds: list[int], spare: SpareInit | None) -> None:
+    def run(self, request: Request, fds: list[int]) -> None:
         """Start the process and serve it to its end.
 
         Args:
             fds: as the request lists them.
-            spare: an init forked ahead that has the request already.
         """
         try:
-            self._launch(request, fds, spare)
-            del request, fds, spare
+            self._launch(request, fds)
+            del request, fds
             self._await_start()
         except Exception as error:  # noqa: BLE001 - every failure is answered as data
             self._fail(error)
@@ -87,8 +88,28 @@ class Shim:
         self._tear_down()
         while not self.hub.idle or self._backlog:
             self._turn()
+        self._reusable = self._launched is not None and self._launched.borrowed
 
-    def _launch(self, request: Request, fds: list[int], spare: SpareInit | None) -> None:
+    def release(self) -> bool:
+        """Let go of all but the daemon's connection, once ``run`` is over.
+
+        Returns:
+            True when this process is as it was before ``run`` and may serve another request.
+        """
+        if not self._reusable or self._connections != [self._reply]:
+            return False
+        signal.set_wakeup_fd(-1)
+        for fd in (self._pidfd, *self._wakeup_fds):
+            os.close(fd)
+        os.chdir("/")
+        self._reply.setblocking(True)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+            return False
+        # What is left open belongs to somebody: rather a new process than a leak.
+        return len(os.listdir("/proc/self/fd")) == len((0, 1, 2, "the connection", "the listing"))
+
+    def _launch(self, request: Request, fds: list[int]) -> None:
         self._id = request.id
         self._is_container = isinstance(request, messages.StartContainer)
         os.chdir(request.shim_dir)
@@ -102,11 +123,14 @@ class Shim:
         listener_fds, attach_fds = fds[: len(listeners)], fds[len(listeners):]
         self.hub = Hub(self.poller, request.stdio, terminal=terminal, fork=self.fork_helper,
                        on_stream_end=self._on_stream_end)
-        launched = _start(request, self.hub, netns_fd, spare)
-        self._launched = launched
-        self._write_state(request, launched)
-        launched.prepare_cgroup()
-        launched.sync.go()
+
+        def born(launched: Launched) -> None:
+            self._launched = launched
+            self._write_state(request, launched)
+            launched.prepare_cgroup()
+            launched.sync.go()
+
+        launched = _start(request, self.hub, netns_fd, born)
         # The process is on its way; what follows is done beside it.
         for fd, attach in zip(attach_fds, request.stdio.attach, strict=True):
             self._add_client(fd, attach, self._reply)
@@ -119,7 +143,7 @@ class Shim:
         self.poller.call_later(request.start_timeout_s, self._on_start_timeout)
 
     def _watch_children(self) -> None:
-        read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wakeup_fds = read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         self.poller.watch(read_fd, READ, lambda _events: self._on_child(read_fd))
@@ -444,12 +468,16 @@ class Shim:
             os._exit(0)
 
 
-def _start(request: Request, hub: Hub, netns_fd: int, spare: SpareInit | None) -> Launched:
+def _start(request: Request, hub: Hub, netns_fd: int, born: Callable[[Launched], None],
+           ) -> Launched:
     if request.runtime is not None:
-        return foreign.launch(request, request.runtime, hub, netns_fd)
-    if isinstance(request, messages.StartContainer):
-        return launch.container(request, hub, netns_fd, spare)
-    return launch.run_exec(request, hub)
+        launched = foreign.launch(request, request.runtime, hub, netns_fd)
+    elif isinstance(request, messages.StartContainer):
+        return launch.container(request, hub, netns_fd, born)
+    else:
+        launched = launch.run_exec(request, hub)
+    born(launched)
+    return launched
 
 
 def _killed_text(launched: Launched) -> str:
@@ -495,30 +523,14 @@ def serve(document: bytes, fds: list[int]) -> None:
         fds: the daemon's reply socket, then the request's descriptors.
     """
     shim = Shim(socket.socket(fileno=fds.pop(0)))
-    shim.run(_decode(document), fds, None)
+    shim.run(decode(document), fds)
 
 
-def _decode(document: bytes) -> Request:
-    request = messages.request_decoder.decode(document)
-    assert isinstance(request, messages.StartContainer | messages.StartExec)
+def decode(document: bytes) -> Request:
+    """Decode a start request.
+
+    Raises:
+        msgspec.MsgspecError: it is none.
+    """
+    request: Request = _request_decoder.decode(document)
     return request
-
-
-def wait_as_spare(sock: socket.socket) -> None:
-    """Be a shim that was forked ahead: wait for a request on ``sock`` and serve it."""
-    become_shim()
-    spare = launch.spare_init(sock)
-    shim = Shim(sock)
-    rehearsal.of_shim()
-    received = channel.receive(sock)
-    if received is None:
-        return
-    document, hint = channel.split(received[0])
-    fds = received[1]
-    if spare is not None:
-        if hint:
-            spare.send(document, fds[:1] if hint == messages.SPARE_INIT_NETNS else ())
-        else:
-            spare.discard()
-            spare = None
-    shim.run(_decode(document), fds, spare)

@@ -68,20 +68,6 @@ class Hub:
             self._add_outlet(fd, name)
         return child_stdin, child_stdout, child_stderr
 
-    def adopt_pipes(self, fds: tuple[int, int, int]) -> None:
-        """Take over this side's ends of pipes that were made ahead; close what is not wanted."""
-        stdin_fd, out_fd, err_fd = fds
-        if self._stdio.open_stdin and not self._terminal:
-            self._stdin_fd = stdin_fd
-            os.set_blocking(stdin_fd, False)
-        else:
-            os.close(stdin_fd)
-        for fd, name in ((out_fd, "stdout"), (err_fd, "stderr")):
-            if self._terminal:
-                os.close(fd)
-            else:
-                self._add_outlet(fd, name)
-
     def set_terminal(self, master_fd: int) -> None:
         """Serve a terminal instead of pipes; all its output is stdout."""
         self._add_outlet(master_fd, "stdout")

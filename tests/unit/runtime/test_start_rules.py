@@ -92,20 +92,6 @@ def _request(*kinds: oci.Namespace, **extra: object) -> messages.StartContainer:
     return messages.StartContainer(id="x", spec=spec, shim_dir="/", **extra)  # type: ignore[arg-type]
 
 
-def test_which_requests_a_spare_init_suits() -> None:
-    pid = oci.Namespace(type="pid")
-    assert messages.spare_hint(_request(pid)) == messages.SPARE_INIT
-    assert messages.spare_hint(_request(pid, has_netns=True)) == messages.SPARE_INIT_NETNS
-    assert messages.spare_hint(_request()) == b""
-    assert messages.spare_hint(_request(oci.Namespace(type="pid", path="/proc/1/ns/pid"))) == b""
-    assert messages.spare_hint(_request(pid, oci.Namespace(type="user"))) == b""
-    assert messages.spare_hint(
-        _request(pid, runtime=messages.ForeignRuntime(path="/r"))) == b""
-    assert messages.spare_hint(messages.StartExec(
-        id="x", container_id="y", container_pid=1, container_dir="/", process=oci.Process(),
-        shim_dir="/")) == b""
-
-
 def test_tag_is_written_first() -> None:
     """The zygote tells starts from the rest by it, without decoding."""
     assert messages.encoder.encode(_request()).startswith(b'{"type":"StartContainer"')
