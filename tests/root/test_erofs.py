@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pallet.errors import PalletError
@@ -210,6 +210,7 @@ _MEMBER = st.one_of(
 @settings(max_examples=150, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_MEMBER, max_size=12))
+@example([Member("a/a/a"), hardlink("a", "a/a/a")])
 def test_any_archive_gives_the_same_tree_or_the_same_error(
     tmp_path_factory: pytest.TempPathFactory, members: list[Member]
 ) -> None:

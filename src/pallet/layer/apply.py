@@ -238,6 +238,10 @@ class _Applier:
             return
         if target is None or target in tree.whiteouts or not tree.exists(target):
             target = self._copy_up(path, entry.link)
+        if target.startswith(path + b"/"):
+            # Would take the place of a directory that its own target is in.
+            message = f"link {_show(target)} {_show(path)}: no such file or directory"
+            raise InvalidParameterError(message)
         if target in tree.directories:
             message = f"link {_show(target)} {_show(path)}: operation not permitted"
             raise InvalidParameterError(message)
