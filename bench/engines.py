@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,12 +30,16 @@ def engines(wanted: set[str]) -> Iterator[dict[str, Daemon]]:
         if "dockerd" in wanted and not lacking("dockerd"):
             made["dockerd"] = Dockerd()
         for daemon in made.values():
+            # Memory, as /run is wherever these daemons are at home; not so on every test machine.
+            daemon.exec_root = Path(tempfile.mkdtemp(prefix="t-run-", dir="/dev/shm"))
             daemon.start()
             load_images(daemon)
         yield made
     finally:
         for daemon in reversed(made.values()):
             daemon.remove()
+            if daemon.exec_root.parent != daemon.top:
+                shutil.rmtree(daemon.exec_root, ignore_errors=True)
 
 
 def command_line(name: str) -> list[str]:
