@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pallet.storage.erofs import supported
 from tests.support.faultyregistry import FaultyRegistry
 from tests.support.layers import Member, build, directory
 from tests.support.probes import which
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.support.daemon import Daemon
 
-pytestmark = pytest.mark.needs("root", "overlay", "docker_cli", "busybox")
+pytestmark = pytest.mark.needs("root", "overlay", "docker_cli", "busybox", "erofs")
 
 TOP = build(directory("srv"), Member("srv/.wh.index.html"), Member("srv/new", b"from the top\n"),
             directory("data"), Member("data/seed", b"seed\n", uid=7), Member("etc/.wh.notexec"))
@@ -38,10 +37,8 @@ def reference(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def make(fresh_palletd: Callable[..., Daemon], tmp_path: Path) -> Callable[..., Daemon]:
+def make(fresh_palletd: Callable[..., Daemon]) -> Callable[..., Daemon]:
     """``fresh_palletd`` with the driver."""
-    if failure := supported(str(tmp_path)):
-        pytest.skip(f"EROFS images do not work here: {failure}")
     return lambda *flags, **options: fresh_palletd("--storage-driver", "erofs", *flags, **options)
 
 
@@ -108,7 +105,7 @@ def test_running_containers_outlive_the_daemon(make: Callable[..., Daemon], refe
     docker.ok("rm", "-f", "stays")
 
 
-@pytest.mark.skipif(not which("runc"), reason="no runc")
+@pytest.mark.needs("runc")
 def test_a_foreign_runtime(make: Callable[..., Daemon], reference: str) -> None:
     daemon = make("--add-runtime", f"other={which('runc')}", images=False)
     docker = daemon.cli()

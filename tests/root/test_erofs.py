@@ -19,7 +19,7 @@ from pallet.layer.erofstarget import write_image
 from pallet.layer.model import ArchiveError, BreakoutError, LimitError, Limits
 from pallet.linux import fsmount
 from pallet.paths import DataPaths
-from pallet.storage.erofs import LayerMounts, supported
+from pallet.storage.erofs import LayerMounts
 from pallet.storage.layertable import LayerTable
 from pallet.storage.metadata import Metadata
 from tests.support.layers import (
@@ -38,16 +38,10 @@ if TYPE_CHECKING:
     from pallet.layer.model import Applied
     from pallet.types import DiffID
 
-pytestmark = pytest.mark.needs("root", "overlay")
+pytestmark = pytest.mark.needs("root", "overlay", "erofs")
 
 
 _START_NS = time.time_ns() - 10**9
-
-
-@pytest.fixture(autouse=True)
-def _able(tmp_path: Path) -> None:
-    if failure := supported(str(tmp_path)):
-        pytest.skip(f"EROFS images do not work here: {failure}")
 
 
 def image(archive: bytes, path: Path, **options: Any) -> Applied:

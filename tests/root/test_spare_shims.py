@@ -10,24 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pallet.linux import vfork
-from pallet.runtime.cgroup import open_cgroup
 from pallet.spec import runtime as oci
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.root.runtimelab import Lab
 
-pytestmark = [
-    pytest.mark.needs("root", "overlay"),
-    pytest.mark.skipif(not vfork.usable, reason="this interpreter's shims serve one container"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _forks_inits() -> None:
-    if open_cgroup("/t-lab/none").bears_children:
-        pytest.skip("inits are born in their cgroups on version 2, by a fork of the shim")
+# On version 2 an init is born in its cgroup, by a fork of a shim that serves nobody after it.
+pytestmark = pytest.mark.needs("root", "overlay", "vfork", "cgroup1")
 
 
 async def returned(lab: Lab, *, at_least: int) -> None:

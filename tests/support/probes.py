@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pallet.linux import vfork
+from pallet.storage.erofs import supported
 from tests.support.isolation import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, run_isolated
 
 if TYPE_CHECKING:
@@ -81,6 +83,15 @@ def _cgroup1() -> str | None:
         name for name in ("memory", "pids", "cpu", "devices") if not _mounted("cgroup", name)
     ]
     return f"cgroup v1 controllers not mounted: {', '.join(missing)}" if missing else None
+
+
+def _vfork() -> str | None:
+    return None if vfork.usable else "this interpreter forks instead of lending its memory"
+
+
+def _erofs() -> str | None:
+    with tempfile.TemporaryDirectory() as scratch:
+        return supported(scratch) or None
 
 
 def _cgroup2() -> str | None:
@@ -165,6 +176,8 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "linux": _linux,
     "root": _root,
     "overlay": _overlay,
+    "erofs": _erofs,
+    "vfork": _vfork,
     "cgroup1": _cgroup1,
     "cgroup2": _cgroup2,
     "cgroup2_controllers": _cgroup2_controllers,

@@ -11,7 +11,7 @@ import pytest
 from pallet.errors import SyscallError
 from pallet.linux import vfork
 
-pytestmark = pytest.mark.skipif(not vfork.usable, reason="this interpreter forks instead")
+pytestmark = pytest.mark.needs("vfork")
 
 TRUE = ("/bin/true", ["true"], {b"A": b"b"})
 
