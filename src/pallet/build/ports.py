@@ -1,0 +1,242 @@
+"""What the builder needs of others, as Protocols: who implements them is in ``docs/dev/build.md``.
+
+Owns   Protocols and the plain data they speak in.
+Runs   in the daemon, on the loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from pallet.build.graph import LocalSource
+    from pallet.build.progress import Watch
+    from pallet.spec.image import ImageConfigFile
+    from pallet.spec.platform import Platform
+    from pallet.types import Digest
+
+
+# --- options: what a client may say about a build ------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontendOptions:
+    """What changes the meaning of a Dockerfile (BuildKit's FrontendAttrs, the classic query)."""
+
+    filename: str = "Dockerfile"
+    target: str = ""
+    platforms: tuple[Platform, ...] = ()
+    """Empty is the host's."""
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    no_cache: bool = False
+    no_cache_stages: tuple[str, ...] = ()
+    """``--no-cache-filter``."""
+    pull: bool = False
+    """Ask the registry for images that are here, too."""
+    network: str = "default"
+    """Of RUN instructions that do not say: ``default``, ``none``, ``host``, or ``container:ID``/a network's name."""
+    hostname: str = ""
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    """Named contexts: name to ``docker-image://``, ``local:NAME``, git or http URL, ``oci-layout://``, ``target:``."""
+    context_subdirectory: str = ""
+    remote_context: str = ""
+    """URL (http, git) that is the context; "" for the local source ``context``."""
+    multi_platform: bool = False
+    """An index even for one platform."""
+    entitlements: frozenset[str] = frozenset()
+    """Of ``security.insecure``, ``network.host``."""
+    cgroup_parent: str = ""
+    resources: Mapping[str, int] = field(default_factory=dict)
+    """``memory``, ``memswap``, ``cpushares``, ``cpuperiod``, ``cpuquota``."""
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    shm_size_bytes: int = 0
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    """(name, soft, hard)."""
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    """(name, address or ``host-gateway``)."""
+    git_auth: bool = True
+
+
+# --- the client of one build ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextTree:
+    """A client's tree, stored here as it was sent. Held until ``release``; read only."""
+
+    root: str
+    """Directory with the tree (absolute)."""
+    digest_of: Mapping[str, str] = field(default_factory=dict)
+    """Content digest by slash path without leading slash, for files whose digest is known already
+    (unchanged since they were last hashed); others are hashed by who needs it."""
+    names: frozenset[str] | None = None
+    """Paths that belong to this build; None is all that lies in ``root`` (a shared copy may hold more)."""
+
+
+class BuildClient(Protocol):
+    """The client's end of one build: files, credentials, secrets.
+
+    One for a gRPC session, one for the classic endpoint's tar, one for ``pallet build``.
+    """
+
+    @property
+    def shared_key(self) -> str:
+        """Stable key of the client's context directory; "" for none."""
+        ...
+
+    async def tree(self, source: LocalSource, watch: Watch, vertex: Digest) -> ContextTree:
+        """Bring (what changed of) a local tree here.
+
+        Raises:
+            NotFoundError: the client has no such source.
+        """
+        ...
+
+    async def read_file(self, source: str, path: str, limit_bytes: int) -> bytes | None:
+        """Read one small file of a local source (a Dockerfile, .dockerignore); None if it is absent."""
+        ...
+
+    async def release(self, tree: ContextTree) -> None:
+        """Let go of a tree."""
+        ...
+
+    async def secret(self, secret_id: str) -> bytes | None:
+        """Fetch a secret; None for an unknown one."""
+        ...
+
+    async def ssh_agent(self, agent_id: str) -> AgentDialer | None:
+        """Say how to reach the agent ``agent_id`` (``default`` when empty); None if there is none."""
+        ...
+
+    async def credentials(self, host: str) -> tuple[str, str] | None:
+        """User and secret for a registry (an identity token has user ``<token>``); None for anonymous."""
+        ...
+
+
+class AgentDialer(Protocol):
+    """Opens connections to a client's ssh agent."""
+
+    async def __call__(self) -> tuple[AsyncIterator[bytes], AgentWriter]:
+        """Open one connection: what comes from the agent, and the way to it."""
+        ...
+
+
+class AgentWriter(Protocol):
+    """The way to an agent."""
+
+    async def write(self, data: bytes) -> None:
+        """Send; b"" closes."""
+        ...
+
+
+# --- images --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedImage:
+    """An image that a FROM or ``--from`` names, before its layers are here."""
+
+    reference: str
+    """Familiar, with tag or digest: ``docker.io/library/busybox:latest`` as BuildKit's progress has it."""
+    digest: Digest
+    """Of the platform's manifest (image id where a local image has no manifest of its own)."""
+    config: ImageConfigFile
+    local: bool
+    """Its layers are all here."""
+
+
+class ImageResolver(Protocol):
+    """Finds images by name, here or in registries, for the front end; brings their layers for the solver."""
+
+    async def resolve(self, reference: str, platform: Platform, *, pull: bool,
+                      client: BuildClient, watch: Watch) -> ResolvedImage:
+        """Find an image's config without its layers.
+
+        Raises:
+            NotFoundError, …: in BuildKit's words: ``docker.io/library/x:latest: not found``.
+        """
+        ...
+
+
+# --- running commands ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMount:
+    """One mount of a step, source given as a thing on this host."""
+
+    target: str
+    kind: Literal["bind", "overlay", "tmpfs"]
+    source: str = ""
+    """Absolute path for ``bind``."""
+    layers: tuple[str, ...] = ()
+    """DiffIDs for a read-only (or scratch-writable) ``overlay`` of another stage, base first."""
+    subpath: str = "/"
+    """In the overlay."""
+    readonly: bool = True
+    size_bytes: int = 0
+    mode: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One command to run on an active snapshot."""
+
+    id: str
+    """Unique; also the snapshot's key, hostname (first 12) and cgroup's name."""
+    args: tuple[str, ...]
+    env: tuple[str, ...]
+    cwd: str
+    user: str
+    network: str
+    insecure: bool
+    hostname: str
+    mounts: tuple[StepMount, ...]
+    devices: tuple[str, ...] = ()
+    options: FrontendOptions
+    """For limits, hosts, shm and cgroup parent."""
+
+
+class StepRunner(Protocol):
+    """Runs commands: ``engine/buildsteps.py`` in the native runtime."""
+
+    async def run(self, step: Step, output: StepOutput) -> int:
+        """Run to the end and return the exit code (128 + n for a signal). Cancelling kills it.
+
+        The snapshot ``step.id`` exists and stays the caller's. Nothing else is left afterwards.
+
+        Raises:
+            PalletError: it could not be started (working directory, user, no such program: in BuildKit's words).
+        """
+        ...
+
+
+class StepOutput(Protocol):
+    """Takes a command's output, on the loop."""
+
+    def __call__(self, stream: int, data: bytes) -> None:
+        """Take a piece; stream 1 or 2."""
+        ...
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SolvedTarget:
+    """A solved ``graph.Target``: what exporters work from."""
+
+    platform: Platform
+    layers: tuple[str, ...]
+    """DiffIDs, base first."""
+    config: bytes
+    """The image's config, encoded, with rootfs and history."""
+    base_manifest: Digest | None
+    """Whose layer descriptors cover the first layers; None for scratch."""
+    created_by: Sequence[str] = ()
+    layer_times_ns: Sequence[int] = ()

@@ -1,0 +1,70 @@
+"""One build as it is asked for and as it ended: what every door hands to ``build/service.py``.
+
+Owns   ``BuildRequest``, ``Export``, ``CacheLink``, ``BuildResult``.
+Runs   anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pallet.build.graph import LintWarning
+    from pallet.build.ports import FrontendOptions
+    from pallet.types import Digest, ImageID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """One output. Attributes are BuildKit's (``buildkit-wire.tsv``, exporter rows), as strings."""
+
+    kind: Literal["image", "local", "tar", "oci", "docker", "cacheonly"]
+    """``moby`` and ``registry`` are ``image`` here (the latter with ``push=true``)."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    id: str = ""
+    """Names the exporter to the client's session (``buildkit-attachable-exporter-id``)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheLink:
+    """A cache to import from or export to: ``inline``, ``registry``, ``local``."""
+
+    kind: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """All that defines one build."""
+
+    ref: str
+    """The client's name for it, or a random one."""
+    options: FrontendOptions
+    exports: tuple[Export, ...] = ()
+    cache_imports: tuple[CacheLink, ...] = ()
+    cache_exports: tuple[CacheLink, ...] = ()
+    attestations: Mapping[str, str] = field(default_factory=dict)
+    """``sbom``, ``provenance`` to their attributes."""
+    squash: bool = False
+    check_only: bool = False
+    """Lint, do not build."""
+    debug: bool = False
+    """Keep the state of a failed step for a debug shell."""
+    classic: bool = False
+    """History and container config as the classic builder writes them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildResult:
+    """What came out."""
+
+    image_id: ImageID | None
+    """What is in the image store; None without an image export."""
+    digest: Digest | None
+    """Of the manifest or index."""
+    response: Mapping[str, str] = field(default_factory=dict)
+    """BuildKit's exporter response (``containerimage.digest`` …)."""
+    warnings: tuple[LintWarning, ...] = ()
