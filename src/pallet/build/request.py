@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pallet.build.graph import LintWarning
     from pallet.build.ports import FrontendOptions
-    from pallet.types import Digest, ImageID
+    from pallet.types import Digest, ImageId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class BuildRequest:
 class BuildResult:
     """What came out."""
 
-    image_id: ImageID | None
+    image_id: ImageId | None
     """What is in the image store; None without an image export."""
     digest: Digest | None
     """Of the manifest or index."""
