@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test check unit root e2e vm-test conformance bench fmt lock clean
+.PHONY: help setup setup-dev run test check unit root e2e vm-test conformance bench fmt lock protos clean
 
 # Debian's own interpreter starts faster than a self-built one, so it is preferred when new enough.
 PYTHON ?= $(shell for p in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do \
@@ -73,6 +73,9 @@ fmt: $(VENV)/.dev ## sort imports, apply safe fixes
 lock: $(VENV)/bin/python ## pin the dependencies again
 	$(PIP) install uv
 	$(BIN)/python tools/lock.py
+
+protos: $(VENV)/.dev ## compile the messages of BuildKit's wire again
+	$(BIN)/python tools/protos.py
 
 clean: ## remove what the targets made in this directory
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -12,7 +12,7 @@ SOURCES = sorted(
     path
     for top in ("src", "tests", "bench", "tools")
     for path in (ROOT / top).rglob("*.py")
-    if "__pycache__" not in path.parts
+    if "__pycache__" not in path.parts and not path.name.endswith("_pb2.py")
 )
 IDS = [str(path.relative_to(ROOT)) for path in SOURCES]
 
