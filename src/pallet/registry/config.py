@@ -1,4 +1,4 @@
-"""The registry's configuration file (TOML): storage, database, collection, retention.
+"""The registry's configuration file (TOML): storage, database, collection, serving, webhooks.
 
 Owns   names, defaults and checks of these settings.
 Runs   once at start.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -71,14 +72,71 @@ class RetentionRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Remove manifests that have had no tag, list or subject for so long; None keeps them."""
 
 
+class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[http]``: how requests are served. Every limit is one worker's."""
+
+    workers: int = 0
+    """Processes that share the port; 0: one for each processor, at most 4."""
+    max_connections: int = 1024
+    max_uploads: int = 64
+    """Requests with large bodies that are read at once; further ones wait."""
+    head_s: float = 20.0
+    """From a request's first byte to the end of its head."""
+    idle_s: float = 120.0
+    """Without a request."""
+    stall_s: float = 60.0
+    """Without a byte of a body or a reply getting through."""
+    drain_s: float = 60.0
+    """For requests that run when the registry is told to stop."""
+    cache_bytes: int = 64 << 20
+    """Of manifests and small blobs kept in memory; 0: none."""
+
+
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[log]``."""
+
+    access: Literal["json", "text", "off"] = "off"
+    """A line a request."""
+    file: str = ""
+    """Where to; "" is standard output. SIGHUP opens it anew."""
+
+
+class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[metrics]``."""
+
+    address: str = ""
+    """``HOST:PORT`` of a listener of its own for ``GET /metrics``; "": none."""
+
+
+class WebhookConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[[webhook]]``: a receiver of notifications."""
+
+    url: str
+    name: str = ""
+    """What the queue knows it by; "" is the URL."""
+    events: tuple[Literal["push", "pull", "delete"], ...] = ("push", "delete")
+    repositories: tuple[str, ...] = ("*",)
+    """Patterns of the repositories it hears of."""
+    secret: str = ""
+    """Key of the signature in ``X-Pallet-Signature-256``; "": none."""
+    headers: dict[str, str] = {}
+    timeout_s: float = 10.0
+    retries: int = 10
+    """Attempts after the first, before a notification is given up."""
+
+
 class RegistryConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The sections that concern storage; others are read elsewhere."""
+    """The sections that concern storage and serving; others are read elsewhere."""
 
     storage: StorageConfig = StorageConfig()
     database: str = ""
     """``sqlite:///PATH`` or ``postgresql://…``; "" is ``registry.db`` in the root."""
     gc: GcConfig = GcConfig()
     retention: tuple[RetentionRule, ...] = ()
+    http: HttpConfig = HttpConfig()
+    log: LogConfig = LogConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    webhook: tuple[WebhookConfig, ...] = ()
 
     @property
     def database_url(self) -> str:

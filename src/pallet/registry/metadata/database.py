@@ -48,6 +48,21 @@ class Session(Protocol):
         ...
 
 
+class ContentWatch(Protocol):
+    """Tells whether anything was changed that makes a kept reply wrong; for one thread."""
+
+    def version(self) -> int | None:
+        """A number that differs once anybody, in any process, has committed such a change.
+
+        None says that it cannot be told just now. Never waits.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the database."""
+        ...
+
+
 class Database(Protocol):
     """A place for the metadata."""
 
@@ -81,6 +96,10 @@ class Database(Protocol):
         """Seconds since the epoch by the clock that all replicas share."""
         ...
 
+    def watch(self) -> ContentWatch | None:
+        """Make a watch on the content; None when asking costs as much as reading."""
+        ...
+
     def close(self) -> None:
         """Close every connection."""
         ...
@@ -95,6 +114,29 @@ class _SqliteSession:
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
         return self._connection.execute(statement, values).fetchall()
+
+
+class _SqliteWatch:
+    """``PRAGMA data_version`` (a look at shared memory, 3 us) says whether to look closer."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
+        self._commits = -1
+        self._version: int | None = None
+
+    def version(self) -> int | None:
+        try:
+            ((commits,),) = self._connection.execute("PRAGMA data_version").fetchall()
+            if commits != self._commits or self._version is None:
+                ((self._version,),) = self._connection.execute(
+                    "SELECT version FROM content_version").fetchall()
+                self._commits = commits
+        except sqlite3.Error:
+            return None
+        return self._version
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 class SqliteDatabase:
@@ -180,6 +222,10 @@ class SqliteDatabase:
     def now(self) -> float:
         """See ``Database``."""
         return time.time()
+
+    def watch(self) -> ContentWatch:
+        """See ``Database``."""
+        return _SqliteWatch(self._path)
 
     def close(self) -> None:
         """See ``Database``."""
@@ -295,6 +341,9 @@ class PostgresDatabase:
     def now(self) -> float:
         """See ``Database``."""
         return time.time() + self._offset_s
+
+    def watch(self) -> None:
+        """See ``Database``: a round trip either way."""
 
     def close(self) -> None:
         """See ``Database``."""

@@ -18,7 +18,7 @@ from pallet.errors import SystemFailureError
 if TYPE_CHECKING:
     from pallet.registry.metadata.database import Database
 
-VERSION = 1
+VERSION = 2
 _LOCK = 0x50616C6C
 """Any number that nothing else in the database locks."""
 
@@ -72,9 +72,38 @@ _TABLES = (
         name {text} PRIMARY KEY, holder {text} NOT NULL, until DOUBLE PRECISION NOT NULL)""",
 )
 
+# A delivery is one notification for one receiver. `content_version` counts what can make a reply that
+# somebody keeps in memory wrong; triggers, so that no statement can forget to. SQLite only: asking
+# PostgreSQL for it would take as long as asking for the content, and its row would be one that all
+# pushes wait for.
+_DELIVERIES = (
+    """CREATE TABLE deliveries (
+        id {text} PRIMARY KEY, receiver {text} NOT NULL, event {blob} NOT NULL,
+        created_at DOUBLE PRECISION NOT NULL, due_at DOUBLE PRECISION NOT NULL,
+        attempts BIGINT NOT NULL, dead BIGINT NOT NULL, problem {text} NOT NULL)""",
+    "CREATE INDEX deliveries_due ON deliveries (dead, due_at)",
+)
+_CHANGED = "BEGIN UPDATE content_version SET version = version + 1; END"
+_CONTENT_VERSION = (
+    "CREATE TABLE content_version (version BIGINT NOT NULL)",
+    "INSERT INTO content_version (version) VALUES (1)",
+    f"CREATE TRIGGER tag_moved AFTER UPDATE OF digest ON tags "
+    f"WHEN old.digest IS NOT new.digest {_CHANGED}",
+    f"CREATE TRIGGER tag_gone AFTER DELETE ON tags {_CHANGED}",
+    f"CREATE TRIGGER manifest_changed AFTER UPDATE OF media_type ON manifests "
+    f"WHEN old.media_type IS NOT new.media_type {_CHANGED}",
+    f"CREATE TRIGGER manifest_gone AFTER DELETE ON manifests {_CHANGED}",
+    f"CREATE TRIGGER link_gone AFTER DELETE ON links {_CHANGED}",
+    f"CREATE TRIGGER link_deleted AFTER UPDATE OF deleted_at ON links "
+    f"WHEN new.deleted_at IS NOT NULL {_CHANGED}",
+    f"CREATE TRIGGER blob_moved AFTER UPDATE OF location ON blobs "
+    f"WHEN old.location IS NOT new.location {_CHANGED}",
+    f"CREATE TRIGGER blob_gone AFTER DELETE ON blobs {_CHANGED}",
+)
+
 
 def prepare(database: Database) -> None:
-    """Create the tables where there are none.
+    """Create the tables where there are none, or those that later versions added.
 
     Raises:
         SystemFailureError: the database was made by a later version.
@@ -89,7 +118,11 @@ def prepare(database: Database) -> None:
         if found > VERSION:
             message = f"{database.url}: schema {found} is of a later version of Pallet"
             raise SystemFailureError(message)
-        if found == 0:
-            for table in _TABLES:
-                session.execute(table.format(blob=database.blob_type, text=database.text_type))
+        steps = [*(_TABLES if found < 1 else ()), *(_DELIVERIES if found < 2 else ())]
+        if found < 2 and not session.for_update:
+            steps += _CONTENT_VERSION
+        for statement in steps:
+            session.execute(statement.format(blob=database.blob_type, text=database.text_type))
+        if found < VERSION:
+            session.execute("DELETE FROM meta")
             session.execute("INSERT INTO meta (version) VALUES (?)", (VERSION,))
