@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from pallet.build.graph import LocalSource
@@ -171,7 +172,8 @@ class StepMount:
     """One mount of a step, source given as a thing on this host."""
 
     target: str
-    kind: Literal["bind", "overlay", "tmpfs"]
+    kind: Literal["bind", "overlay", "tmpfs", "file", "socket"]
+    """``file`` is ``data`` in memory (secrets, here-documents), ``socket`` one that leads to ``dial``."""
     source: str = ""
     """Absolute path for ``bind``."""
     layers: tuple[str, ...] = ()
@@ -181,6 +183,10 @@ class StepMount:
     readonly: bool = True
     size_bytes: int = 0
     mode: int | None = None
+    uid: int = 0
+    gid: int = 0
+    data: bytes = b""
+    dial: AgentDialer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +194,7 @@ class Step:
     """One command to run on an active snapshot."""
 
     id: str
-    """Unique; also the snapshot's key, hostname (first 12) and cgroup's name."""
+    """64 hex digits, unique; also the snapshot's key and the cgroup's name."""
     args: tuple[str, ...]
     env: tuple[str, ...]
     cwd: str
@@ -202,16 +208,38 @@ class Step:
     """For limits, hosts, shm and cgroup parent."""
 
 
+class StepEnd(Protocol):
+    """How a command ended."""
+
+    @property
+    def exit_code(self) -> int:
+        """128 + n for a death by signal n."""
+        ...
+
+    @property
+    def oom_killed(self) -> bool:
+        """The kernel killed something of it for want of memory."""
+        ...
+
+
 class StepRunner(Protocol):
     """Runs commands: ``engine/buildsteps.py`` in the native runtime."""
 
-    async def run(self, step: Step, output: StepOutput) -> int:
-        """Run to the end and return the exit code (128 + n for a signal). Cancelling kills it.
+    async def run(self, step: Step, output: StepOutput) -> StepEnd:
+        """Run to the end. Cancelling kills it.
 
         The snapshot ``step.id`` exists and stays the caller's. Nothing else is left afterwards.
 
         Raises:
             PalletError: it could not be started (working directory, user, no such program: in BuildKit's words).
+        """
+        ...
+
+    async def shell(self, step: Step, client: socket.socket, *, tty: bool,
+                    size: tuple[int, int] = (0, 0)) -> int:
+        """Run it with a client's connection as its streams (a debug shell); return the exit code.
+
+        ``client`` is closed here. Raw bytes with ``tty``, stdcopy frames without.
         """
         ...
 

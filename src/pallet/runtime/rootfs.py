@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from pallet.errors import SyscallError
 from pallet.linux import mount as m
 from pallet.linux import namespaces, safepath
+from pallet.runtime import layerview
 from pallet.runtime import options as mount_options
 from pallet.runtime.copyup import copy_up
 from pallet.runtime.failure import StartFailureError, reason
@@ -169,6 +170,9 @@ def attach(root_fd: int, prepared: Prepared) -> None:
     try:
         if prepared.is_bind:
             _attach_bind(root_fd, prepared)
+        elif prepared.mount.type == layerview.TYPE:
+            mount = prepared.mount
+            layerview.attach(root_fd, mount.source, mount.destination, mount.options)
         else:
             _attach_filesystem(root_fd, prepared)
     except SyscallError as error:

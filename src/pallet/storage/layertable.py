@@ -66,6 +66,10 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     synced: bool = False
     image: bool = False
     """The tree is an EROFS image (``l/<n>/image``), not a directory (``l/<n>/fs``)."""
+    tar_bytes: int = 0
+    """Size of the layer's tar, of a layer made here whose blob is written when it is wanted; else 0."""
+    root_entry: bool = False
+    """That tar has an entry for the root directory."""
     lost: bool = False
     """Dropped after a power cut; the number is kept for the layer's return."""
 
@@ -172,9 +176,29 @@ class LayerTable:
             if not self._drafts:
                 self._no_drafts.set()
 
+    def adopt(self, tree: str) -> LayerDraft:
+        """Make a directory that was written elsewhere a draft, by a rename.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        directory = f"{self._drafts_dir}/{next(self._draft_numbers)}-{os.urandom(4).hex()}"
+        os.mkdir(directory, 0o700)
+        path = f"{directory}/fs"
+        try:
+            os.rename(tree, path)
+        except BaseException:
+            os.rmdir(directory)
+            raise
+        with self._lock:
+            self._drafts.add(directory)
+            self._no_drafts.clear()
+        return LayerDraft(path=path, directory=directory)
+
     def commit(self, draft: LayerDraft, diff_id: DiffID, size_bytes: int, *,
-               implied_dirs: Sequence[bytes], opaque_root: bool) -> None:
-        """Publish a draft; see ``Snapshotter.commit_layer``."""
+               implied_dirs: Sequence[bytes], opaque_root: bool, tar_bytes: int = 0,
+               root_entry: bool = False) -> None:
+        """Publish a draft; see ``Snapshotter.commit_layer`` and ``commit_snapshot``."""
         with self._lock:
             before = self._records.get(diff_id)
             if before is not None and not before.lost:
@@ -184,7 +208,8 @@ class LayerTable:
             record = LayerRecord(
                 number=before.number if before else self._metadata.next_layer_number(),
                 size_bytes=size_bytes, mode=root.mode, uid=root.uid, gid=root.gid, image=image,
-                opaque_root=opaque_root, implied_dirs=list(implied_dirs), boot_id=self._boot_id)
+                opaque_root=opaque_root, implied_dirs=list(implied_dirs), boot_id=self._boot_id,
+                tar_bytes=tar_bytes, root_entry=root_entry)
             (self._imaged.add if image else self._imaged.discard)(record.number)
             os.rename(draft.directory, f"{self._layers_dir}/{record.number}")
             self._put(diff_id, record)

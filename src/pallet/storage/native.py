@@ -18,6 +18,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pallet.errors import NotImplementedApiError
 from pallet.layer.copy import copy_tree
 from pallet.spec.mounts import RootMount
 from pallet.storage.layertable import LayerTable
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from pallet.paths import DataPaths
     from pallet.storage.layertable import LayerRecord
     from pallet.storage.metadata import Metadata
-    from pallet.storage.snapshot import LayerDraft
+    from pallet.storage.snapshot import LayerDraft, MadeLayer
     from pallet.types import DiffID
 
 _VIEW = "view-"
@@ -70,6 +71,15 @@ class NativeSnapshotter:
                      implied_dirs: Sequence[bytes] = (), opaque_root: bool = False) -> None:
         self._table.commit(draft, diff_id, size_bytes, implied_dirs=implied_dirs,
                            opaque_root=opaque_root)
+
+    def commit_snapshot(self, key: str, diff_id: DiffID, size_bytes: int, *, tar_bytes: int,
+                        root_entry: bool = False) -> None:
+        message = "the vfs driver has no writable layers apart from their images to commit"
+        raise NotImplementedApiError(message)
+
+    def made_here(self, diff_id: DiffID) -> MadeLayer | None:
+        self._table.record(diff_id)
+        return None
 
     def abort(self, draft: LayerDraft) -> None:
         self._table.abort(draft)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pallet.spec.mounts import RootMount
 from pallet.storage.layertable import LayerTable
 from pallet.storage.snapshot import (
+    MadeLayer,
     SnapshotExistsError,
     SnapshotNotFoundError,
     check_key,
@@ -71,6 +72,25 @@ class OverlaySnapshotter:
                      implied_dirs: Sequence[bytes] = (), opaque_root: bool = False) -> None:
         self._table.commit(draft, diff_id, size_bytes, implied_dirs=implied_dirs,
                            opaque_root=opaque_root)
+
+    def commit_snapshot(self, key: str, diff_id: DiffID, size_bytes: int, *, tar_bytes: int,
+                        root_entry: bool = False) -> None:
+        check_key(key)
+        if not self._table.has(diff_id):
+            try:
+                draft = self._table.adopt(f"{self._active}/{key}/upper")
+            except FileNotFoundError as error:
+                raise _missing(key) from error
+            self._table.commit(draft, diff_id, size_bytes, implied_dirs=(), opaque_root=False,
+                               tar_bytes=tar_bytes, root_entry=root_entry)
+        self.remove(key)
+
+    def made_here(self, diff_id: DiffID) -> MadeLayer | None:
+        record = self._table.record(diff_id)
+        if not record.tar_bytes:
+            return None
+        return MadeLayer(tree=f"{self._base}/{self._table.directory(record.number)}",
+                         tar_bytes=record.tar_bytes, root_entry=record.root_entry)
 
     def abort(self, draft: LayerDraft) -> None:
         self._table.abort(draft)

@@ -55,6 +55,17 @@ class LayerDraft:
     """Everything of this draft; the snapshotter's own business."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeLayer:
+    """A layer that a step made here: its tar is the same whenever it is written from the tree."""
+
+    tree: str
+    """Absolute path of the layer's directory."""
+    tar_bytes: int
+    root_entry: bool
+    """The tar begins with an entry for the root directory itself."""
+
+
 def is_key(key: str) -> bool:
     """Whether ``key`` may name a snapshot: it becomes a directory and part of a mount option."""
     return _KEY.fullmatch(key) is not None
@@ -111,6 +122,31 @@ class Snapshotter(Protocol):
 
     def abort(self, draft: LayerDraft) -> None:
         """Drop a draft. Idempotent, and nothing after a commit."""
+        ...
+
+    def commit_snapshot(self, key: str, diff_id: DiffID, size_bytes: int, *, tar_bytes: int,
+                        root_entry: bool = False) -> None:
+        """Make the writable layer of ``key`` a committed layer as it lies there, and drop the key.
+
+        Nothing may use the snapshot any more, and ``layer.seal`` has made its directory one that gives
+        the same tar for ever. Of two with the same DiffID the first stays.
+
+        Args:
+            tar_bytes: size of that tar.
+            root_entry: it begins with an entry for the root directory.
+
+        Raises:
+            SnapshotNotFoundError: no such key.
+            NotImplementedApiError: the driver copies whole trees.
+        """
+        ...
+
+    def made_here(self, diff_id: DiffID) -> MadeLayer | None:
+        """Say how to write the tar of a layer that ``commit_snapshot`` made; None for any other.
+
+        Raises:
+            LayerNotFoundError: it is not committed.
+        """
         ...
 
     def settle(self, layers: Sequence[DiffID]) -> None:

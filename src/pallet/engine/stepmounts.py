@@ -1,0 +1,269 @@
+"""What a step of a build has mounted, as things of this host: layers, directories, files, sockets.
+
+Owns   the files that a step is given for its time: secrets and here-documents (in memory: on tmpfs,
+       never on a disk), sockets of agents, and the mount points it lacks.
+Runs   on the loop; ``StepFiles.make`` and ``remove`` in worker threads.
+Spec   BuildKit's ``RUN --mount`` (dockerfile reference).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import posixpath
+import shutil
+import tempfile
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from pallet.errors import SyscallError
+from pallet.linux import safepath
+from pallet.linux.statfs import is_tmpfs
+from pallet.runtime.layerview import TYPE as LAYERS
+from pallet.spec.runtime import Mount
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from pallet.spec.mounts import RootMount
+    from pallet.storage.snapshot import Snapshotter
+    from pallet.types import DiffID
+
+logger = logging.getLogger(__name__)
+
+_MEMORY = "/dev/shm"
+_BACKLOG = 16
+_PIECE_BYTES = 64 * 1024
+
+
+class Writer(Protocol):
+    """The way to an agent; see ``build.ports.AgentWriter``."""
+
+    async def write(self, data: bytes) -> None: ...
+
+
+class MountWish(Protocol):
+    """``build.ports.StepMount``, which engine may not import."""
+
+    @property
+    def target(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def layers(self) -> Sequence[str]: ...
+    @property
+    def subpath(self) -> str: ...
+    @property
+    def readonly(self) -> bool: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def mode(self) -> int | None: ...
+    @property
+    def uid(self) -> int: ...
+    @property
+    def gid(self) -> int: ...
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def dial(self) -> Callable[[], Awaitable[tuple[AsyncIterator[bytes], Writer]]] | None: ...
+
+
+class StepFiles:
+    """The mounts of one step, from ``make`` to ``remove``."""
+
+    def __init__(self, step_id: str, wishes: Sequence[MountWish], snapshotter: Snapshotter,
+                 shim_dir: str) -> None:
+        self._id = step_id
+        self._wishes = sorted(wishes, key=lambda wish: wish.target.rstrip("/").count("/"))
+        self._snapshotter = snapshotter
+        self._shim_dir = shim_dir
+        self._memory = ""
+        self._scratch: list[str] = []
+        self._mounts: list[Mount] = []
+        self._points: list[tuple[str, bool]] = []
+        self._relays: list[AgentRelay] = []
+
+    def make(self) -> None:
+        """Make everything; blocking.
+
+        Raises:
+            OSError: the run directory cannot be written.
+            LayerNotFoundError: a layer has gone.
+        """
+        for number, wish in enumerate(self._wishes):
+            if wish.kind == "tmpfs":
+                self._mounts.append(_tmpfs(wish))
+                self._points.append((wish.target, True))
+            elif wish.kind == "overlay":
+                self._mounts.append(self._layers(number, wish))
+            elif wish.kind == "bind":
+                self._bind(wish.source, wish.target, wish.readonly)
+            elif wish.kind == "file":
+                self._bind(self._file(number, wish), wish.target, True)
+            else:
+                relay = AgentRelay(f"{self._private()}/{number}.sock", wish)
+                self._relays.append(relay)
+                self._bind(relay.path, wish.target, True)
+
+    def mounts(self) -> list[Mount]:
+        """The mounts for the runtime, from shallow to deep."""
+        for relay in self._relays:
+            relay.serve()
+        return self._mounts
+
+    def root(self, root: RootMount) -> RootMount:
+        """Put the mount points below all layers, so that none shows in the layer that the step makes."""
+        if not self._points or root.upper is None or not root.lower:
+            return root
+        own = f"{posixpath.dirname(root.upper)}/points"
+        for target, directory in self._points:
+            path = os.path.normpath(f"/{target}").lstrip("/")
+            where = f"{root.base_dir}/{own}/{path}"
+            with suppress(FileExistsError, NotADirectoryError):
+                os.makedirs(where if directory else posixpath.dirname(where), mode=0o755, exist_ok=True)
+                if not directory:
+                    os.close(os.open(where, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        return msgspec.structs.replace(root, lower=[*root.lower, own])
+
+    def remove(self) -> None:
+        """Take away what ``make`` made."""
+        for relay in self._relays:
+            relay.close()
+        for key in self._scratch:
+            self._snapshotter.remove(key)
+        if self._memory:
+            shutil.rmtree(self._memory, ignore_errors=True)
+
+    def _bind(self, source: str, target: str, readonly: bool) -> None:
+        options = ["rbind", "rprivate", "nosuid", "nodev", "ro" if readonly else "rw"]
+        self._mounts.append(Mount(destination=target, type="bind", source=source, options=options))
+        self._points.append((target, os.path.isdir(source)))
+
+    def _layers(self, number: int, wish: MountWish) -> Mount:
+        layers: list[DiffID] = list(wish.layers)  # type: ignore[arg-type]
+        if wish.readonly:
+            root = self._snapshotter.root_mount_of_layers(layers)
+        else:
+            key = f"{self._id}-{number}"
+            self._scratch.append(key)
+            self._snapshotter.prepare(key, layers)
+            root = self._snapshotter.root_mount(key, volatile=True)
+        options = ["lower=" + ":".join(root.lower), f"subpath={wish.subpath}",
+                   "ro" if wish.readonly else "rw", *(f"option={item}" for item in root.options)]
+        if root.upper is not None:
+            options += [f"upper={root.upper}", f"work={root.work}"]
+        self._points.append((wish.target, _is_directory(root, wish.subpath)))
+        return Mount(destination=wish.target, type=LAYERS, source=root.base_dir, options=options)
+
+    def _private(self) -> str:
+        """A directory on tmpfs that only root enters."""
+        if not self._memory:
+            if is_tmpfs(self._shim_dir):
+                self._memory = f"{self._shim_dir}/step"
+                os.mkdir(self._memory, 0o700)
+            else:
+                # The run directory lies on a disk, as in no usual installation.
+                self._memory = tempfile.mkdtemp(prefix="pallet-step-", dir=_MEMORY)
+        return self._memory
+
+    def _file(self, number: int, wish: MountWish) -> str:
+        path = f"{self._private()}/{number}"
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(wish.data)
+            os.fchown(fd, wish.uid, wish.gid)
+            os.fchmod(fd, 0o400 if wish.mode is None else wish.mode)
+        return path
+
+
+def _is_directory(root: RootMount, path: str) -> bool:
+    """Whether the topmost layer that has something at ``path`` has a directory there."""
+    for lower in root.lower:
+        root_fd = os.open(os.path.join(root.base_dir, lower), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = safepath.open_in_root(root_fd, path)
+        except SyscallError:
+            continue
+        finally:
+            os.close(root_fd)
+        try:
+            return safepath.is_directory(fd)
+        finally:
+            os.close(fd)
+    return True
+
+
+def _tmpfs(wish: MountWish) -> Mount:
+    options = ["nosuid", "nodev", f"mode={0o1777 if wish.mode is None else wish.mode:o}"]
+    if wish.size_bytes:
+        options.append(f"size={wish.size_bytes}")
+    return Mount(destination=wish.target, type="tmpfs", source="tmpfs", options=options)
+
+
+class AgentRelay:
+    """A socket that a step sees; each connection to it is one to the client's agent."""
+
+    def __init__(self, path: str, wish: MountWish) -> None:
+        import socket
+
+        self.path = path
+        self._wish = wish
+        self._server: asyncio.Task[None] | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.bind(path)
+            os.chown(path, wish.uid, wish.gid)
+            os.chmod(path, 0o600 if wish.mode is None else wish.mode)
+            self._socket.listen(_BACKLOG)
+            self._socket.setblocking(False)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def serve(self) -> None:
+        """Begin to take connections; on the loop."""
+        self._server = asyncio.get_running_loop().create_task(self._accept())
+
+    def close(self) -> None:
+        """End them all."""
+        for task in (*self._connections, *([self._server] if self._server else [])):
+            task.cancel()
+        self._socket.close()
+
+    async def _accept(self) -> None:
+        while True:
+            connection, _ = await asyncio.get_running_loop().sock_accept(self._socket)
+            reader, writer = await asyncio.open_unix_connection(sock=connection)
+            task = asyncio.get_running_loop().create_task(self._relay(reader, writer))
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert self._wish.dial is not None
+        try:
+            answers, agent = await self._wish.dial()
+
+            async def forward() -> None:
+                while data := await reader.read(_PIECE_BYTES):
+                    await agent.write(data)
+                await agent.write(b"")
+
+            up = asyncio.ensure_future(forward())
+            try:
+                async for data in answers:
+                    writer.write(data)
+                    await writer.drain()
+            finally:
+                up.cancel()
+                await asyncio.wait({up})
+        except Exception as error:  # noqa: BLE001 - one connection's end, whatever the client did
+            logger.debug("connection to an agent ended: %s", error)
+        finally:
+            writer.close()
