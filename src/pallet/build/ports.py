@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from pallet.build.graph import LocalSource
     from pallet.build.progress import Watch
+    from pallet.build.request import Export
     from pallet.spec.image import ImageConfigFile
     from pallet.spec.platform import Platform
     from pallet.types import Digest
@@ -116,6 +117,57 @@ class BuildClient(Protocol):
 
     async def credentials(self, host: str) -> tuple[str, str] | None:
         """User and secret for a registry (an identity token has user ``<token>``); None for anonymous."""
+        ...
+
+    async def upload(self, url: str) -> AsyncIterator[bytes]:
+        """Read what the client pipes in as its context: ``http://buildkit-session/ID`` (``docker build -``).
+
+        Raises:
+            NotFoundError: the client offers no such thing.
+        """
+        ...
+
+    async def blob(self, store: str, digest: str) -> AsyncIterator[bytes]:
+        """Read a blob of an OCI layout on the client's side (``--build-context n=oci-layout://…``, local caches).
+
+        Raises:
+            NotFoundError: the client has no such blob or store.
+        """
+        ...
+
+    async def put_blob(self, store: str, digest: str, size_bytes: int, chunks: AsyncIterator[bytes]) -> None:
+        """Write a blob into an OCI layout on the client's side (local caches, outputs with ``tar=false``)."""
+        ...
+
+    async def open_output(self, export: Export, metadata: Mapping[str, str]) -> OutputWriter:
+        """Begin the one file that an output becomes there (``tar``, ``oci``, ``docker``).
+
+        Args:
+            metadata: the exporter's response as far as it is known.
+
+        Raises:
+            NotFoundError: the client takes no such output.
+        """
+        ...
+
+    async def send_tree(self, export: Export, root: str, metadata: Mapping[str, str]) -> None:
+        """Make the tree under ``root`` the output's directory there (``local``); returns when all has arrived."""
+        ...
+
+
+class OutputWriter(Protocol):
+    """One file on its way to the client."""
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece; waits while the client is slower."""
+        ...
+
+    async def close(self) -> None:
+        """Say that it is whole; returns when the client has it all."""
+        ...
+
+    async def abort(self) -> None:
+        """Give it up. Idempotent, and nothing after ``close``."""
         ...
 
 

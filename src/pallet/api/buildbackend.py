@@ -1,0 +1,109 @@
+"""What the doors to the builder call: ``POST /build``, BuildKit's gRPC, ``pallet build``.
+
+Owns   the ``BuildBackend`` Protocol. The plain data that it speaks in is the builder's own
+       (``build/request.py``, ``ports.py``, ``progress.py``): modules without behaviour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from pallet.build.context import Transfer
+    from pallet.build.ports import BuildClient, ContextTree, ResolvedImage
+    from pallet.build.progress import Watch
+    from pallet.build.request import BuildRequest, BuildResult
+    from pallet.spec.platform import Platform
+
+
+class ContextTrees(Protocol):
+    """Where clients' trees are kept: ``build/context.py``."""
+
+    def transfer(self, key: str) -> AbstractAsyncContextManager[Transfer]:
+        """Begin to bring a tree up to date."""
+        ...
+
+    async def release(self, held: ContextTree) -> None:
+        """Let go of a tree."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheRecord:
+    """One thing the builder keeps, for ``buildx du`` and ``system df``."""
+
+    id: str
+    kind: str
+    """``regular``, ``source.local``, ``exec.cachemount``, ``source.git.checkout``, ``internal``, ``frontend``."""
+    description: str
+    size_bytes: int
+    created_ns: int
+    last_used_ns: int = 0
+    """0 for never."""
+    usage_count: int = 0
+    in_use: bool = False
+    shared: bool = False
+    mutable: bool = False
+    parents: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachePrune:
+    """What ``buildx prune`` and ``builder prune`` ask for."""
+
+    all: bool = False
+    """Also what images still use, and internal things."""
+    filters: tuple[str, ...] = ()
+    """containerd's filter expressions, one of which has to match (``id~=…``, ``type==…``, ``until==…``)."""
+    keep_duration_ns: int = 0
+    reserved_bytes: int = 0
+    """Never shrink below this."""
+    max_used_bytes: int = 0
+    min_free_bytes: int = 0
+
+
+class BuildBackend(Protocol):
+    """The builder: ``build/service.py``."""
+
+    @property
+    def contexts(self) -> ContextTrees:
+        """Where trees go that a session brings."""
+        ...
+
+    async def build(self, request: BuildRequest, client: BuildClient, watch: Watch) -> BuildResult:
+        """Plan, solve and export one build. Cancelling stops it and what runs for it.
+
+        Raises:
+            BuildError: a step or the Dockerfile failed; with the source's lines.
+            PalletError: anything else.
+        """
+        ...
+
+    async def describe(self, subrequest: str, request: BuildRequest, client: BuildClient, watch: Watch
+                       ) -> Mapping[str, bytes]:
+        """Answer a front end's subrequest with its ``result.json``, ``result.txt``, ``version`` ….
+
+        Args:
+            subrequest: ``frontend.lint``, ``frontend.outline``, ``frontend.targets`` or ``frontend.subrequests.describe``.
+
+        Raises:
+            NotImplementedApiError: an unknown one.
+        """
+        ...
+
+    async def resolve_image(self, reference: str, platform: Platform, *, pull: bool, client: BuildClient,
+                            watch: Watch) -> ResolvedImage:
+        """Find an image's config."""
+        ...
+
+    def usage(self) -> Sequence[CacheRecord]:
+        """What is kept now, the largest first."""
+        ...
+
+    async def prune_cache(self, prune: CachePrune) -> Sequence[CacheRecord]:
+        """Remove what the request means; return it."""
+        ...
