@@ -1,6 +1,6 @@
-"""What the doors to the builder call: ``POST /build``, BuildKit's gRPC, ``pallet build``.
+"""What BuildKit's gRPC needs of the builder.
 
-Owns   the ``BuildBackend`` Protocol. The plain data that it speaks in is the builder's own
+Owns   the ``BuildKitBackend`` Protocol. The plain data that it speaks in is the builder's own
        (``build/request.py``, ``ports.py``, ``progress.py``): modules without behaviour.
 """
 
@@ -66,8 +66,8 @@ class CachePrune:
     min_free_bytes: int = 0
 
 
-class BuildBackend(Protocol):
-    """The builder: ``build/service.py``."""
+class BuildKitBackend(Protocol):
+    """The builder as BuildKit's clients see it: ``build/service.py``."""
 
     @property
     def contexts(self) -> ContextTrees:
@@ -88,7 +88,7 @@ class BuildBackend(Protocol):
         """Answer a front end's subrequest with its ``result.json``, ``result.txt``, ``version`` ….
 
         Args:
-            subrequest: ``frontend.lint``, ``frontend.outline``, ``frontend.targets`` or ``frontend.subrequests.describe``.
+            subrequest: ``frontend.lint``, ``.outline``, ``.targets`` or ``.subrequests.describe``.
 
         Raises:
             NotImplementedApiError: an unknown one.
