@@ -275,6 +275,11 @@ class Transfer:
         self._work: asyncio.Future[None] | None = None
         self.finished = False
 
+    @property
+    def root(self) -> str:
+        """Where the tree grows, after ``settle``: for one that comes as a whole (an archive)."""
+        return self._tree.root
+
     async def in_thread(self, work: Callable[[], None]) -> None:
         """Do a part of the transfer in a thread; ``stop`` waits for it, whoever is cancelled."""
         self._work = asyncio.ensure_future(run_blocking(work))

@@ -1,0 +1,1 @@
+"""The classic ``POST /build``: a tar in, dockerd's lines out."""
