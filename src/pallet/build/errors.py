@@ -1,0 +1,60 @@
+"""How a build fails.
+
+Owns   ``BuildError``: one vertex failed. What is wrong with a Dockerfile itself is
+       ``spec/dockerfile/errors.py``'s.
+Runs   anywhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pallet.errors import SystemFailureError
+from pallet.spec.dockerfile.errors import render_snippet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pallet.build.graph import Span, Vertex
+    from pallet.types import Digest
+
+
+class BuildError(SystemFailureError):
+    """One vertex of a build failed; the text is BuildKit's, without ``failed to solve:``."""
+
+    def __init__(self, message: str, *, vertex: Vertex | None = None, digest: Digest | None = None,
+                 exit_code: int | None = None, command: str = "", state: str = "") -> None:
+        """Describe a failure.
+
+        Args:
+            digest: the vertex's, as in the progress.
+            exit_code: of a command; None where none ran to its end.
+            command: the command line, for the classic builder's words.
+            state: names what is kept of the failed step for a debug shell; "" nothing.
+        """
+        super().__init__(message)
+        self.vertex = vertex
+        self.digest = digest
+        self.exit_code = exit_code
+        self.command = command
+        self.state = state
+        self.sources: Mapping[str, bytes] = {}
+        """Text by file name, set by who has the plan."""
+
+    @property
+    def span(self) -> Span | None:
+        """Where the vertex stands in its Dockerfile."""
+        return self.vertex.span if self.vertex is not None else None
+
+    @property
+    def classic(self) -> str:
+        """The classic builder's words."""
+        if self.exit_code is None or not self.command:
+            return str(self)
+        return f"The command '{self.command}' returned a non-zero code: {self.exit_code}"
+
+    def snippet(self) -> str:
+        """The Dockerfile's lines with a mark; "" where there are none to show."""
+        span = self.span
+        source = self.sources.get(span.filename) if span is not None else None
+        return render_snippet(span.filename, source, span.start, span.end) if span and source else ""
