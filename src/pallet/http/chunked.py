@@ -49,7 +49,7 @@ class ChunkedBody:
         Raises:
             ChunkError: malformed.
         """
-        parts: list[bytes] = []
+        parts: list[memoryview] = []
         while not self.ended:
             if self._left:
                 if not self._take_data(parts):
@@ -72,12 +72,12 @@ class ChunkedBody:
             size = int(match[1], 16)
             self._in_trailer = not size
             self._left = size + 2 if size else 0
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
-    def _take_data(self, parts: list[bytes]) -> bool:
+    def _take_data(self, parts: list[memoryview]) -> bool:
         """Take of the present chunk; False when more has to come first."""
         if self._left > 2:
-            piece = self._data[self._pos:self._pos + self._left - 2]
+            piece = memoryview(self._data)[self._pos:self._pos + self._left - 2]
             if not piece:
                 return False
             parts.append(piece)

@@ -47,7 +47,7 @@ _RESERVE_BYTES = 256 * 1024 * 1024
 def apply(source_fd: int, target: str | int, *, compression: str = "auto",
           progress_fd: int | None = None, limits: Limits | None = None,
           lower_fds: Sequence[int] = (), overlay_xattrs: str = whiteout.TRUSTED,
-          confine: bool = False) -> Applied:
+          confine: bool = False, hashed: bool = True) -> Applied:
     """Unpack the layer read from ``source_fd`` into the empty directory ``target``.
 
     Args:
@@ -60,6 +60,7 @@ def apply(source_fd: int, target: str | int, *, compression: str = "auto",
         overlay_xattrs: ``whiteout.TRUSTED`` or ``whiteout.USER``.
         confine: chroot into ``target`` (for good: only in a process of one's own). What name
             resolution missed would still stay inside.
+        hashed: False leaves ``Applied.diff_id`` empty, for a caller who hashes the same bytes.
 
     Raises:
         ArchiveError: malformed, damaged or truncated.
@@ -77,7 +78,7 @@ def apply(source_fd: int, target: str | int, *, compression: str = "auto",
     try:
         source = Source(source_fd, progress_fd)
         # This imports what the compression needs: after the chroot there is nothing to import.
-        stream = ByteStream(chunks(source, compression), byte_limit(limits, root_fd))
+        stream = ByteStream(chunks(source, compression), byte_limit(limits, root_fd), hashed=hashed)
         if confine:
             _chroot(root_fd)
         target_tree = DiskTarget(root_fd, overlay_xattrs)

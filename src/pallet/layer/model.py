@@ -26,6 +26,7 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     """A layer that was unpacked."""
 
     diff_id: DiffID
+    """Empty where the caller asked for no hashing."""
     size_bytes: int
     """Sum of the sizes of its regular files and symlinks: what Docker calls the layer's size."""
     stream_bytes: int

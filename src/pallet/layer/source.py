@@ -357,8 +357,8 @@ class ByteStream:
         return self.base + self.end
 
     def diff_id(self) -> DiffID:
-        """Digest of the whole stream; call it after ``drain``."""
-        return DiffID(f"sha256:{self._hash.hexdigest()}")
+        """Digest of the whole stream, empty where it was not hashed; call it after ``drain``."""
+        return DiffID("" if not self._hashed else f"sha256:{self._hash.hexdigest()}")
 
 
 def _eof() -> ArchiveError:

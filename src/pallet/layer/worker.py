@@ -60,6 +60,9 @@ class ApplyRequest(msgspec.Struct, frozen=True, kw_only=True):
     (``Snapshotter.layer_dirs`` gives them)."""
     userxattr: bool = False
     """Write ``user.overlay.*`` xattrs, for mounts in a user namespace."""
+    hashed: bool = True
+    """False: whoever writes the file hashes the very bytes of the tar already. A directory's
+    ``Applied.diff_id`` is then empty; an image is named by it and has it in any case."""
 
 
 class CopyUpRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,7 +189,7 @@ def run_apply(request: bytes, fds: Sequence[int]) -> bytes:
             applied = apply(
                 fds[0], root_fd, confine=True, compression=wanted.compression,
                 progress_fd=progress_fd, limits=wanted.limits, lower_fds=lower_fds,
-                overlay_xattrs=overlay_xattrs)
+                overlay_xattrs=overlay_xattrs, hashed=wanted.hashed)
         reply = ApplyReply(applied=applied)
     except (PalletError, OSError) as error:
         reply = ApplyReply(failure=failure_of(error))

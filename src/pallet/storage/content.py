@@ -86,6 +86,11 @@ class Ingest:
         self._hash = digests.hasher(self._hash.name)
 
     @property
+    def algorithm(self) -> str:
+        """What names the blob, as in a digest."""
+        return self._hash.name
+
+    @property
     def digest(self) -> Digest:
         """Digest of what was written so far."""
         return digests.from_hasher(self._hash)

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pallet.errors import InvalidParameterError, PalletError
+from pallet.layer.apply import apply
 from pallet.layer.model import (
     ArchiveError,
     BreakoutError,
@@ -121,6 +122,14 @@ def test_bytes_after_the_archive_belong_to_the_diff_id(tmp_path: Path) -> None:
     applied = unpack(archive, tmp_path / "t")
     assert applied.diff_id == f"sha256:{hashlib.sha256(archive).hexdigest()}"
     assert applied.stream_bytes == len(archive)
+
+
+def test_whoever_hashes_the_same_bytes_need_not_have_them_hashed_again(tmp_path: Path) -> None:
+    (tmp_path / "l.tar").write_bytes(build(Member("f", b"x")))
+    (tmp_path / "t").mkdir()
+    with (tmp_path / "l.tar").open("rb") as source:
+        applied = apply(source.fileno(), str(tmp_path / "t"), hashed=False)
+    assert (applied.diff_id, tree(tmp_path / "t")) == ("", {"f": "file:x"})
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/../x", "./../../etc/passwd", ".."])

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pallet.storage.leases import Lease
     from pallet.types import DiffID, Digest
 
-_BATCH_BYTES = 256 * 1024
+_BATCH_BYTES = 128 * 1024
 _QUEUE_BYTES = 8 << 20
 _MAX_DOCUMENT_BYTES = 8 << 20
 _MAX_DOCUMENTS_BYTES = 64 << 20
@@ -73,7 +73,7 @@ class Pieces:
             batch.append(chunk)
             size += len(chunk)
             if size >= _BATCH_BYTES:
-                await self._put(b"".join(batch))
+                await self._put(batch[0] if len(batch) == 1 else b"".join(batch))
                 batch, size = [], 0
         await self._put(b"".join(batch))
         with self._lock:
@@ -164,6 +164,8 @@ class Arrival:
     """None: the content store has this blob already."""
     digest: Digest | None = None
     """Of the blob that is kept; None until it has come whole."""
+    names_tar: bool = False
+    """The blob is the tar itself, so its digest will be the DiffID."""
     blob_bytes: int = 0
     diff_id: DiffID | None = None
     """Of its tar, once it was unpacked; set by whoever unpacks."""
@@ -314,6 +316,7 @@ class Intake:
             # Registries take neither bzip2 nor xz: those become gzip.
             recoder = Recoder(ingest) if arrival.compression in ("bzip2", "xz") else None
             arrival.ingest = ingest
+            arrival.names_tar = arrival.compression == "none" and ingest.algorithm == "sha256"
             self._began(arrival)
             for piece in _pieces(stream, arrival.size):
                 self._grew(arrival, recoder.write(bytes(piece)) if recoder else ingest.write(piece))

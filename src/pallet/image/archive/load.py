@@ -23,7 +23,7 @@ from pallet.layer.worker import ApplyReply, ApplyRequest, ProgressWriter
 from pallet.spec import digest as digests
 from pallet.transfer import progress
 from pallet.transfer.layer_job import LayerSource
-from pallet.types import Digest
+from pallet.types import DiffID, Digest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -278,19 +278,21 @@ class _Load:
         try:
             async with self._loader.unpacks:
                 reply = await self._loader.workers.run_worker(
-                    "layer.apply", ApplyRequest(target=job.draft.path, growing=True),
+                    "layer.apply", ApplyRequest(target=job.draft.path, growing=True,
+                                                hashed=not job.arrival.names_tar),
                     [job.fd, job.feed.read_fd], reply_type=ApplyReply)
             applied = reply.result()
         except PalletError as error:
             job.arrival.failure = error
             return
-        await run_blocking(self._commit, job, applied)
-        job.arrival.diff_id = applied.diff_id
+        diff_id = applied.diff_id or DiffID(job.arrival.digest or "")
+        await run_blocking(self._commit, job, applied, diff_id)
+        job.arrival.diff_id = diff_id
 
-    def _commit(self, job: _Unpacking, applied: Applied) -> None:
-        self._lease.add_layer(applied.diff_id)
+    def _commit(self, job: _Unpacking, applied: Applied, diff_id: DiffID) -> None:
+        self._lease.add_layer(diff_id)
         self._loader.images.snapshotter.commit_layer(
-            job.draft, applied.diff_id, applied.size_bytes, implied_dirs=applied.implied_dirs,
+            job.draft, diff_id, applied.size_bytes, implied_dirs=applied.implied_dirs,
             opaque_root=applied.opaque_root)
 
 
