@@ -42,7 +42,8 @@ class Server:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*wrap, *pallet_command(), "registry", "serve", "--config", config, "--address",
-                 f"127.0.0.1:{self.port}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/")
+                 f"127.0.0.1:{self.port}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
+                start_new_session=True)
         eventually(self._answers, what="the registry answers")
 
     def _answers(self) -> bool:
@@ -66,6 +67,10 @@ class Server:
         record = stores.image([digests.parse(self.push(name, data))])
         status, _, reply = self.request("PUT", f"/v2/{name}/manifests/{tag}", record.raw, Content_Type=MANIFEST)
         assert status == 201, reply
+
+    def kill(self) -> None:
+        """End it with its workers, as a power cut would."""
+        os.killpg(self.process.pid, signal.SIGKILL)
 
     def stop(self) -> None:
         self.process.terminate()
@@ -117,7 +122,7 @@ def test_a_push_survives_its_replica(tmp_path: Path, s3_server: S3Config, postgr
         connection.putheader("Content-Length", str(len(chunks[2])))
         connection.endheaders()
         connection.send(chunks[2][:6 * MIB])
-        one.process.kill()
+        one.kill()
         one.process.wait()
         connection.close()
         status, headers, _ = two.request("GET", location)
@@ -176,7 +181,7 @@ class Balancer:
                 target.sendall(data)
                 self._left -= len(data) if counted else 0
                 if counted and self._left < 0:
-                    self._servers[0].process.kill()
+                    self._servers[0].kill()
             target.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
@@ -304,7 +309,7 @@ def test_a_killed_server_goes_on_where_it_was(tmp_path: Path) -> None:
     server = Server(config)
     location = server.request("POST", "/v2/a/blobs/uploads/")[1]["location"]
     assert server.request("PATCH", location, b"one")[0] == 202
-    server.process.kill()
+    server.kill()
     server.process.wait()
     assert command("check", "--config", config) == (0, "The store is clean\n")
     server = Server(config)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pallet.registry.messages import FileRange, RegistryResponse, Stream
-from pallet.registry.server import Handler, RegistryServer
+from pallet.registry.server import RegistryServer
+from pallet.registry.serving.service import RegistryService
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from pallet.http.strict import StrictHead
+    from pallet.registry.messages import RegistryRequest
 
 
 @dataclass
@@ -39,56 +43,50 @@ class Fault:
     wait: threading.Event | None = None
 
 
-class FaultyHandler(Handler):
-    """Consults the server's faults before each reply."""
+class FaultyService(RegistryService):
+    """Consults the server's faults about each reply."""
 
     server: FaultyRegistry
 
-    def parse_request(self) -> bool:
-        parsed = super().parse_request()
-        if parsed and self.server.fault(f"{self.command} {self.path}", peek="ignore_range"):
-            del self.headers["Range"]
-        return parsed
+    def quick(self, head: StrictHead, peer: str) -> None:
+        """Nothing comes from memory: every request is seen."""
 
-    def send(self, response: RegistryResponse) -> None:
-        line = f"{self.command} {self.path}"
-        self.server.note(line, dict(self.headers.items()))
+    def answer(self, request: RegistryRequest) -> RegistryResponse:
+        target = f"{request.path}?{request.query}" if request.query else request.path
+        if request.headers["host"].endswith(".invalid"):  # it is the client's proxy
+            target = f"http://{request.headers['host']}{target}"
+        line = f"{request.method} {target}"
+        seen = dict(request.headers)
+        if self.server.fault(line, peek="ignore_range"):
+            seen.pop("range", None)
+            request = replace(request, headers=seen)
+        response = super().answer(request)
+        self.server.note(line, {name.title(): value for name, value in seen.items()})
         fault = self.server.fault(line)
         if fault is None:
-            super().send(response)
-            return
+            return response
         if fault.wait is not None:
             assert fault.wait.wait(30)
         if fault.status is not None:
             response = RegistryResponse(status=fault.status, headers=fault.headers, body=fault.body)
         if fault.change is not None:
+            response = replace(response, body=fault.change(_whole(response.body)))
+        if fault.cut_at is not None:
             body = _whole(response.body)
-            response = RegistryResponse(status=response.status, headers=response.headers,
-                                        body=fault.change(body))
-        if fault.cut_at is None:
-            super().send(response)
-        else:
-            self._cut(response, fault.cut_at)
-
-    def _cut(self, response: RegistryResponse, cut_at: int) -> None:
-        body = _whole(response.body)
-        self.send_response(response.status)
-        for name, value in response.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[:cut_at])
-        self.wfile.flush()
-        self.close_connection = True
+            response = replace(response, body=Stream(
+                chunks=iter([body[:fault.cut_at]]), length=len(body)))
+        return response
 
 
 class FaultyRegistry(RegistryServer):
     """Use as a context; ``faults`` may be changed at any time, ``requests`` counts what came."""
 
-    handler_class = FaultyHandler
+    service_class = FaultyService
 
     def __init__(self, root: Path, **options: Any) -> None:
         super().__init__(("127.0.0.1", 0), root, **options)
+        assert isinstance(self.service, FaultyService)
+        self.service.server = self
         self.faults: list[Fault] = []
         self.requests: Counter[str] = Counter()
         self.seen_headers: dict[str, dict[str, str]] = {}

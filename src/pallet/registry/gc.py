@@ -17,7 +17,8 @@ Why no push loses a blob:
    needed the blob. A link goes only when its last use is more than ``grace_s`` ago and its
    repository has seen no push since, so a push that takes hours keeps what it began with
    (for at most ``MAX_PUSH_S``, or a busy repository would never be swept). Notes are skipped while
-   the last one is younger than a quarter of the grace, so three quarters of it are guaranteed.
+   the last one is younger than an eighth of the grace, and answers are given again from memory for
+   another, so three quarters of it are guaranteed.
 3. Content goes after its last link, in two steps: the transaction moves its location to the trash,
    then the object is deleted, then the trash is forgotten. Locations hold the upload's id and are
    never used again, so a push of the same content in between has another object.
@@ -38,6 +39,8 @@ from typing import TYPE_CHECKING
 from pallet.registry import retention
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pallet.registry.store import RegistryStore
 
 logger = logging.getLogger(__name__)
@@ -111,8 +114,15 @@ def _retire(store: RegistryStore, result: Collected, *, dry_run: bool) -> None:
 class Collector:
     """Collects in the background every ``interval_s``."""
 
-    def __init__(self, store: RegistryStore) -> None:
+    def __init__(self, store: RegistryStore,
+                 watch: Callable[[Collected | None], None] = lambda _done: None) -> None:
+        """Begin.
+
+        Args:
+            watch: told what each collection removed, None for one that failed.
+        """
         self._store = store
+        self._watch = watch
         self._stopped = threading.Event()
         self._holder = secrets.token_hex(8)
         self._thread: threading.Thread | None = None
@@ -127,6 +137,7 @@ class Collector:
                 self._turn()
             except Exception:
                 logger.exception("collection failed")
+                self._watch(None)
 
     def _turn(self) -> None:
         garbage = self._store.metadata.garbage
@@ -136,6 +147,7 @@ class Collector:
             done = collect(self._store)
         finally:
             garbage.release_task(_TASK, self._holder)
+        self._watch(done)
         logger.info("collected %d tags, %d manifests, %d blobs (%d bytes), %d uploads",
                     len(done.tags), len(done.manifests), done.blobs, done.freed_bytes, done.uploads)
 

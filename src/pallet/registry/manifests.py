@@ -10,10 +10,11 @@ Spec   distribution-spec "Pulling manifests", "Pushing Manifests", "Listing Refe
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from pallet.registry.codes import RegistryHttpError
-from pallet.registry.messages import RegistryResponse, parse_digest
+from pallet.registry.messages import RegistryResponse, link_to_next, parse_digest
 from pallet.registry.metadata.records import ManifestRecord
 from pallet.spec import digest as digests
 from pallet.spec import image
@@ -26,14 +27,18 @@ if TYPE_CHECKING:
 
 MAX_MANIFEST_BYTES = 4 << 20
 _MAX_TAGS = 32
+_MAX_REFERRERS = 1000
+"""In one reply."""
 
 
 class ManifestRoutes:
     """Answers requests under ``manifests/`` and ``referrers/``."""
 
-    def __init__(self, store: RegistryStore, *, allow_delete: bool) -> None:
+    def __init__(self, store: RegistryStore, *, allow_delete: bool,
+                 max_bytes: int = MAX_MANIFEST_BYTES) -> None:
         self._store = store
         self._allow_delete = allow_delete
+        self._max_bytes = max_bytes
 
     def handle(self, request: RegistryRequest, name: str, ref: str) -> RegistryResponse:
         """Answer one request on manifest ``ref``, a tag or a digest."""
@@ -49,11 +54,13 @@ class ManifestRoutes:
         by_tag = references.is_tag(ref)
         digest = self._store.resolve(name, ref) if by_tag else parse_digest(ref)
         record = self._store.manifest(name, digest, push=head and not by_tag)
-        return RegistryResponse(status=200, body=record.raw, headers={
-            "Content-Type": record.media_type, "Docker-Content-Digest": digest, "ETag": f'"{digest}"'})
+        return RegistryResponse(
+            status=200, body=record.raw, keep_s=self._store.keep_s if head and not by_tag else math.inf,
+            headers={"Content-Type": record.media_type, "Docker-Content-Digest": digest,
+                     "ETag": f'"{digest}"'})
 
     def _put(self, request: RegistryRequest, name: str, ref: str) -> RegistryResponse:
-        raw = _read_manifest(request)
+        raw = _read_manifest(request, self._max_bytes)
         tags = request.parameters("tag")
         if references.is_tag(ref):
             digest = digests.of_bytes(raw)
@@ -84,24 +91,31 @@ class ManifestRoutes:
         return RegistryResponse(status=202)
 
     def referrers(self, request: RegistryRequest, name: str, text: str) -> RegistryResponse:
-        """List the manifests whose subject is ``text``."""
-        found = self._store.referrers(name, parse_digest(text))
+        """List the manifests whose subject is ``text``, a page at a time."""
+        wanted, last = request.parameter("artifactType") or "", request.parameter("last") or ""
+        count = request.parameter("n") or str(_MAX_REFERRERS)
+        if not (count.isascii() and count.isdigit() and len(count) < 10):
+            raise RegistryHttpError("PAGINATION_NUMBER_INVALID", {"n": count})
+        limit = min(int(count), _MAX_REFERRERS)
+        found = self._store.referrers(name, parse_digest(text), artifact_type=wanted, last=last,
+                                      limit=limit + 1)
+        page = found[:limit]
         headers = {"Content-Type": image.OCI_INDEX}
-        wanted = request.parameter("artifactType")
         if wanted:
-            found = [entry for entry in found if entry.get("artifactType") == wanted]
             headers["OCI-Filters-Applied"] = "artifactType"
-        document = {"schemaVersion": 2, "mediaType": image.OCI_INDEX, "manifests": found}
+        if page and len(found) > limit:
+            headers["Link"] = link_to_next(request, last=str(page[-1]["digest"]), n=str(limit))
+        document = {"schemaVersion": 2, "mediaType": image.OCI_INDEX, "manifests": page}
         return RegistryResponse(status=200, headers=headers,
                                        body=json.dumps(document).encode())
 
 
-def _read_manifest(request: RegistryRequest) -> bytes:
+def _read_manifest(request: RegistryRequest, max_bytes: int) -> bytes:
     pieces: list[bytes] = []
     size = 0
     while piece := request.body.read(1 << 20):
         size += len(piece)
-        if size > MAX_MANIFEST_BYTES:
+        if size > max_bytes:
             raise RegistryHttpError("SIZE_INVALID", message="manifest is too large", status=413)
         pieces.append(piece)
     return b"".join(pieces)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 from pallet.registry.codes import RegistryHttpError
 from pallet.spec import digest as digests
@@ -45,6 +45,8 @@ class RegistryRequest:
     """``http://host:port`` as the client sees this server."""
     peer: str = ""
     """The client's address without its port."""
+    request_id: str = ""
+    """The client's ``X-Request-Id``, or one made here."""
 
     def parameter(self, name: str) -> str | None:
         """First value of a query parameter, or None."""
@@ -82,6 +84,15 @@ class RegistryResponse:
     status: int
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | FileRange | Stream = b""
+    keep_s: float = 0.0
+    """How long the server may give the same answer to the same request of anybody who may read,
+    without asking: as long as the version of the content stays, and at most these seconds."""
+
+
+def link_to_next(request: RegistryRequest, **changed: str) -> str:
+    """The ``Link`` header's value: this request with some parameters set (RFC 8288)."""
+    parameters = {name: values[0] for name, values in parse_qs(request.query).items()} | changed
+    return f'<{request.path}?{urlencode(parameters)}>; rel="next"'
 
 
 def parse_digest(text: str) -> Digest:

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
-from pallet.registry.auth import TOKEN_PATH, Access
+from pallet.registry import urls
+from pallet.registry.auth import JWKS_PATH, TOKEN_PATH, Access
+from pallet.registry.auth.settings import LimitsConfig
 from pallet.registry.blobs.driver import Redirect
 from pallet.registry.codes import RegistryHttpError
 from pallet.registry.manifests import ManifestRoutes
@@ -23,37 +27,55 @@ from pallet.registry.messages import (
     RegistryRequest,
     RegistryResponse,
     Stream,
+    link_to_next,
     parse_digest,
 )
+from pallet.registry.sizes import SizeLimits
 from pallet.spec import digest as digests
-from pallet.spec import reference as references
 
 if TYPE_CHECKING:
-    from pallet.registry.auth import AccessControl
+    from collections.abc import Callable
+
+    from pallet.registry.auth import AccessControl, Caller
     from pallet.registry.store import RegistryStore
     from pallet.registry.uploads import Upload
     from pallet.types import Digest
 
 logger = logging.getLogger(__name__)
 
-_PATH = re.compile(
-    r"/v2/(?P<name>.+)/(?:(?P<kind>manifests|blobs|referrers)/(?P<ref>[^/]+)"
-    r"|tags/(?P<tags>list)|blobs/uploads/(?P<upload>[^/]*))")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
-_MAX_NAME = 255
 _MAX_PAGE = 10_000
 
 
 class Routes:
     """Answers requests."""
 
-    def __init__(self, store: RegistryStore, access: AccessControl, *,
-                 allow_delete: bool = True) -> None:
+    def __init__(self, store: RegistryStore, access: AccessControl, *, allow_delete: bool = True,
+                 limits: LimitsConfig | None = None) -> None:
         self._store = store
         self._uploads = store.uploads
         self._access = access
         self._allow_delete = allow_delete
-        self._manifests = ManifestRoutes(store, allow_delete=allow_delete)
+        limits = limits or LimitsConfig()
+        self._sizes = SizeLimits.of(limits)
+        self._manifests = ManifestRoutes(store, allow_delete=allow_delete,
+                                         max_bytes=limits.max_manifest_bytes)
+
+    def permits(self, method: str, target: str, headers: dict[str, str], peer: str) -> bool:
+        """Whether a reply to such a GET or HEAD may be given from memory, without ``handle``.
+
+        On the server's loop: says False whenever that takes more than a moment.
+        """
+        if self._access.is_open:
+            return True
+        wanted, header = urls.parse(target.partition("?")[0]), headers.get("authorization", "")
+        if wanted is None or not self._access.prompt(header, access := wanted.access(method)):
+            return False
+        try:
+            self._access.authorize(header, access, "", peer)
+        except RegistryHttpError:
+            return False
+        return True
 
     def handle(self, request: RegistryRequest) -> RegistryResponse:
         """Answer ``request``.
@@ -74,50 +96,67 @@ class Routes:
 
     def _handle(self, request: RegistryRequest) -> RegistryResponse:
         if request.path == TOKEN_PATH:
-            body = request.body.read(1 << 16) if request.method == "POST" else b""
-            reply = self._access.token(request.method, request.query,
-                                       request.headers.get("authorization", ""), body)
-            return _json(200, reply)
-        if request.path in {"/v2", "/v2/"}:
-            self._authorize(request, Access())
+            return self._token(request)
+        if request.path == JWKS_PATH:
             _only(request, "GET", "HEAD")
-            return _json(200, b"{}")
-        if request.path == "/v2/_catalog":
-            self._authorize(request, Access(actions=frozenset({"*"})))
-            _only(request, "GET")
-            return self._catalog(request)
-        match = _PATH.fullmatch(request.path)
-        if match is None:
+            return _json(200, self._access.jwks())
+        target = urls.parse(request.path)
+        if target is None:
             raise RegistryHttpError("NOT_FOUND")
-        name = match["name"]
-        if len(name) > _MAX_NAME or not references.is_repository(name):
-            raise RegistryHttpError("NAME_INVALID", {"name": name})
-        self._authorize(request, Access(name=name, actions=_actions(request.method)))
+        if not target.is_valid:
+            raise RegistryHttpError("NAME_INVALID", {"name": target.name})
+        caller = self._authorize(request, target.access(request.method))
+        response = self._answer(request, target, caller)
+        if caller.headers:
+            response = replace(response, headers={**response.headers, **caller.headers}, keep_s=0.0)
+        return response
+
+    def _token(self, request: RegistryRequest) -> RegistryResponse:
+        body = request.body.read(1 << 16) if request.method == "POST" else b""
+        reply = self._access.token(request.method, request.query, request.headers.get("authorization", ""),
+                                   body, request.peer)
+        return replace(_json(200, reply), headers={
+            "Content-Type": "application/json", "Cache-Control": "no-store"})
+
+    def _answer(self, request: RegistryRequest, target: urls.Target, caller: Caller) -> RegistryResponse:
+        name, kind = target.name, target.kind
+        if kind in {"base", "catalog", "tags", "referrers"}:
+            _only(request, "GET", "HEAD")
+        if kind == "base":
+            return replace(_json(200, b"{}"), keep_s=math.inf)
+        if kind == "catalog":
+            return self._catalog(request, caller)
         if request.method in {"POST", "PATCH", "PUT"}:
             self._store.capacity.require()
-        if match["tags"]:
-            _only(request, "GET")
+        if kind == "tags":
             return self._tags(request, name)
-        if match["upload"] is not None:
-            return self._upload(request, name, match["upload"])
-        if match["kind"] == "blobs":
-            return self._blob(request, name, match["ref"])
-        if match["kind"] == "referrers":
-            _only(request, "GET")
-            return self._manifests.referrers(request, name, match["ref"])
-        return self._manifests.handle(request, name, match["ref"])
+        if kind == "uploads":
+            return self._upload(request, name, target.ref)
+        if kind == "blobs":
+            return self._blob(request, name, target.ref)
+        if kind == "referrers":
+            return self._manifests.referrers(request, name, target.ref)
+        return self._manifests.handle(request, name, target.ref)
 
-    def _authorize(self, request: RegistryRequest, access: Access) -> None:
-        self._access.authorize(request.headers.get("authorization", ""), access, request.base_url)
+    def _authorize(self, request: RegistryRequest, access: Access) -> Caller:
+        return self._access.authorize(request.headers.get("authorization", ""), access, request.base_url,
+                                      request.peer)
 
     # Lists
 
-    def _catalog(self, request: RegistryRequest) -> RegistryResponse:
-        page, link = _page(request, self._store.repositories())
+    def _catalog(self, request: RegistryRequest, caller: Caller) -> RegistryResponse:
+        sees = self._access.sees(caller)
+
+        def names(last: str, limit: int | None) -> list[str]:
+            if sees is None:
+                return self._store.repositories(last, limit)
+            return list(islice(filter(sees, self._store.repositories(last, None)), limit))
+
+        page, link = _page(request, names)
         return _json(200, json.dumps({"repositories": page}).encode(), link)
 
     def _tags(self, request: RegistryRequest, name: str) -> RegistryResponse:
-        page, link = _page(request, self._store.tags(name))
+        page, link = _page(request, lambda last, limit: self._store.tags(name, last, limit))
         return _json(200, json.dumps({"name": name, "tags": page}).encode(), link)
 
     # Blobs
@@ -135,7 +174,9 @@ class Routes:
         headers = {"Content-Type": "application/octet-stream", "Docker-Content-Digest": digest,
                    "ETag": f'"{digest}"', "Accept-Ranges": "bytes",
                    "Cache-Control": "max-age=31536000"}
-        wanted = _byte_range(request.headers.get("range", ""), size)
+        # A range of what the client began with; of anything else it gets the whole (RFC 9110 13.1.5).
+        same = request.headers.get("if-range", headers["ETag"]) == headers["ETag"]
+        wanted = _byte_range(request.headers.get("range", ""), size) if same else None
         first, last = wanted or (0, size - 1)
         if wanted is not None:
             headers["Content-Range"] = f"bytes {first}-{last}/{size}"
@@ -147,7 +188,9 @@ class Routes:
                 return RegistryResponse(status=307, headers={
                     "Location": found.url, "Docker-Content-Digest": digest})
             body = found
-        return RegistryResponse(status=200 if wanted is None else 206, headers=headers, body=body)
+        keep_s = self._store.keep_s if request.method == "HEAD" else math.inf
+        return RegistryResponse(status=200 if wanted is None else 206, headers=headers, body=body,
+                                keep_s=keep_s if wanted is None else 0.0)
 
     # Uploads
 
@@ -155,10 +198,10 @@ class Routes:
         if not upload_id:
             _only(request, "POST")
             return self._begin(request, name)
-        _only(request, "GET", "PATCH", "PUT", "DELETE")
+        _only(request, "GET", "HEAD", "PATCH", "PUT", "DELETE")
         upload = self._uploads.get(name, upload_id)
         with upload.lock:
-            if request.method == "GET":
+            if request.method in {"GET", "HEAD"}:
                 return RegistryResponse(status=204, headers=upload.headers())
             if request.method == "DELETE":
                 upload.discard()
@@ -174,7 +217,7 @@ class Routes:
         mount, source = request.parameter("mount"), request.parameter("from")
         if mount:
             digest = parse_digest(mount)
-            if self._mountable(request, digest, source) and self._store.mount(name, digest):
+            if self._mountable(request, digest, source) and self._mount(name, source or "", digest):
                 return _created(name, digest)
         algorithm = request.parameter("digest-algorithm") or "sha256"
         wanted = request.parameter("digest")
@@ -202,11 +245,22 @@ class Routes:
             return False
         return True
 
+    def _mount(self, name: str, source: str, digest: Digest) -> bool:
+        if self._sizes.repository_bytes:
+            source = source or self._store.holders(digest)[0]
+            self._sizes.mounted(self._store, name, self._store.blob(source, digest).size)
+        return self._store.mount(name, digest)
+
     def _append(self, request: RegistryRequest, upload: Upload) -> None:
         content_range = request.headers.get("content-range")
         if content_range and request.body.length != 0:
             upload.expect_start(content_range, request.body.length)
-        upload.append(request.body)
+        try:
+            upload.append(self._sizes.body(self._store, upload.record.repository, upload.size, request.body))
+        except RegistryHttpError as error:
+            if error.code in {"SIZE_INVALID", "DENIED"}:
+                upload.discard()  # it can never end
+            raise
 
     def _finish(self, upload: Upload, digest: Digest) -> RegistryResponse:
         upload.finish(digest)
@@ -230,27 +284,25 @@ def _only(request: RegistryRequest, *methods: str) -> None:
         raise RegistryHttpError("UNSUPPORTED", headers={"Allow": ", ".join(methods)})
 
 
-def _actions(method: str) -> frozenset[str]:
-    if method in {"GET", "HEAD"}:
-        return frozenset({"pull"})
-    return frozenset({"delete"} if method == "DELETE" else {"pull", "push"})
+def _page(
+    request: RegistryRequest, names: Callable[[str, int | None], list[str]]
+) -> tuple[list[str], str]:
+    """Names after ``last``, at most ``n`` of them, and the ``Link`` header if there are more.
 
-
-def _page(request: RegistryRequest, names: list[str]) -> tuple[list[str], str]:
-    """Names after ``last``, at most ``n`` of them, and the ``Link`` header if there are more."""
-    wanted, last = request.parameter("n"), request.parameter("last")
-    if last is not None:
-        names = [name for name in names if name > last]
+    Args:
+        names: those after a name, at most so many.
+    """
+    wanted, last = request.parameter("n"), request.parameter("last") or ""
     if wanted is None:
-        return names, ""
-    if not wanted.isdigit():
+        return names(last, None), ""
+    if not (wanted.isascii() and wanted.isdigit() and len(wanted) < 10):
         raise RegistryHttpError("PAGINATION_NUMBER_INVALID", {"n": wanted})
     count = min(int(wanted), _MAX_PAGE)
-    page = names[:count]
-    if not page or len(names) <= count:
+    found = names(last, count + 1)
+    page = found[:count]
+    if not page or len(found) <= count:
         return page, ""
-    query = urlencode({"last": page[-1], "n": count})
-    return page, f'<{request.path}?{query}>; rel="next"'
+    return page, link_to_next(request, last=page[-1], n=str(count))
 
 
 def _byte_range(header: str, size: int) -> tuple[int, int] | None:

@@ -44,7 +44,9 @@ class RegistryStore:
         self.uploads = Uploads(driver, metadata)
         self.capacity = Capacity(driver, metadata.database, config.storage.min_free_bytes)
         self._content = metadata.content
-        self._fresh_s = config.gc.grace_s / 4
+        # A quarter of the grace together: notes of use are renewed, and answers that rely on one
+        # are given again from memory, for at most an eighth each.
+        self._fresh_s = self.keep_s = config.gc.grace_s / 8
 
     def close(self) -> None:
         """Close database and driver. Uploads stay, for whoever goes on with them."""
@@ -156,9 +158,19 @@ class RegistryStore:
             raise RegistryHttpError("NAME_UNKNOWN", {"name": name})
         return found
 
-    def referrers(self, name: str, subject: Digest) -> list[dict[str, Any]]:
-        """Descriptors of the manifests that refer to ``subject``, in the order of their digests."""
-        return [json.loads(raw) for raw in self._content.referrers(name, subject)]
+    def referrers(self, name: str, subject: Digest, *, artifact_type: str = "", last: str = "",
+                  limit: int | None = None) -> list[dict[str, Any]]:
+        """Descriptors of the manifests that refer to ``subject``, in the order of their digests.
+
+        Args:
+            artifact_type: only those of this type; "" is all.
+            last: only digests after this one.
+        """
+        return [json.loads(raw) for raw in self._content.referrers(name, subject, artifact_type, last, limit)]
+
+    def repository_bytes(self, name: str) -> int:
+        """Sum of the blobs that a repository holds."""
+        return self.metadata.content.repository_bytes(name)
 
     def repositories(self, last: str = "", limit: int | None = None) -> list[str]:
         """Names after ``last`` in lexical order."""

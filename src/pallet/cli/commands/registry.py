@@ -22,12 +22,15 @@ SERVE_FLAGS: Table = (
     ("allow-delete", "", "bool", "Manifests and blobs may be deleted", "true"),
     ("tlscert", "", "string", "Path to TLS certificate file"),
     ("tlskey", "", "string", "Path to TLS key file"),
+    ("workers", "", "int", "Worker processes (0: one a processor, at most 4)", "0"),
     ("quiet", "q", "bool", "Do not print the address"),
 )
 
 
 def serve(session: Session, flags: Flags) -> int:
     """``pallet registry serve``: runs until interrupted."""
+    from msgspec.structs import replace
+
     from pallet.cli.commands.registrystore import settings
     from pallet.registry import serve as serve_registry
 
@@ -39,12 +42,15 @@ def serve(session: Session, flags: Flags) -> int:
     def path(name: str) -> Path | None:
         return Path(flags[name]) if flags[name] else None
 
+    config = settings(flags)
+    if "workers" in flags:
+        config = replace(config, http=replace(config.http, workers=flags["workers"]))
     try:
         serve_registry(
             flags["address"], Path(flags["root"]), users_file=path("users"),
             tokens=flags["tokens"], anonymous_pull=flags["anonymous-pull"],
             allow_delete=flags["allow-delete"], tls_cert=path("tlscert"), tls_key=path("tlskey"),
-            config=settings(flags), ready=ready)
+            config=config, ready=ready)
     except KeyboardInterrupt:
         return 0
     except OSError as error:

@@ -202,14 +202,24 @@ class ContentTables:
         return [TagRecord(name=name, digest=digest, updated_at=updated_at)
                 for name, digest, updated_at in rows]
 
-    def referrers(self, repository: str, subject: Digest) -> list[bytes]:
-        """Descriptors of the manifests whose subject this is, by digest."""
+    def referrers(self, repository: str, subject: Digest, artifact_type: str = "", last: str = "",
+                  limit: int | None = None) -> list[bytes]:
+        """Descriptors of the manifests whose subject this is, by digest, after ``last``."""
         with self._db.read() as db:
-            rows = db.execute("SELECT descriptor FROM manifests WHERE repository = ? "
-                              "AND subject = ? ORDER BY digest", (repository, subject))
+            rows = db.execute(
+                "SELECT descriptor FROM manifests WHERE repository = ? AND subject = ? AND digest > ? "
+                "AND (artifact_type = ? OR ? = '') ORDER BY digest" + _limit(limit),
+                (repository, subject, last, artifact_type, artifact_type))
         return [bytes(descriptor) for (descriptor,) in rows]
 
     # Repositories
+
+    def repository_bytes(self, repository: str) -> int:
+        """Sum of the sizes of a repository's blobs."""
+        with self._db.read() as db:
+            rows = db.execute("SELECT SUM(b.size) FROM links AS l JOIN blobs AS b ON b.digest = l.digest "
+                              "WHERE l.repository = ? AND l.deleted_at IS NULL", (repository,))
+        return int(rows[0][0] or 0)
 
     def has_repository(self, repository: str) -> bool:
         """Whether the repository has anything."""

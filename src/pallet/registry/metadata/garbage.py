@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pallet.registry.metadata.content import drop_manifest
-from pallet.registry.metadata.records import BlobRecord, ManifestSummary, TagRecord
+from pallet.registry.metadata.records import BlobRecord, Figures, ManifestSummary, TagRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,6 +181,16 @@ class GarbageTables:
                               "WHERE repository = ? ORDER BY digest", (repository,))
         return [ManifestSummary(digest=digest, touched_at=at, subject=subject)
                 for digest, at, subject in rows]
+
+    def figures(self) -> Figures:
+        """Sums over everything."""
+        with self._db.read() as db:
+            ((blobs, size),) = db.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM blobs")
+            ((manifests,),) = db.execute("SELECT COUNT(*) FROM manifests")
+            ((uploads,),) = db.execute("SELECT COUNT(*) FROM uploads")
+            waiting = dict(db.execute("SELECT dead, COUNT(*) FROM deliveries GROUP BY dead"))
+        return Figures(blobs=blobs, bytes=int(size), manifests=manifests, uploads=uploads,
+                       pending=waiting.get(0, 0), dead=waiting.get(1, 0))
 
     # One collector at a time
 

@@ -79,3 +79,19 @@ class ManifestSummary:
     digest: Digest
     touched_at: float
     subject: Digest | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """How much there is."""
+
+    blobs: int
+    bytes: int
+    """Of the blobs."""
+    manifests: int
+    uploads: int
+    """Sessions."""
+    pending: int
+    """Notifications to deliver."""
+    dead: int
+    """Notifications given up."""

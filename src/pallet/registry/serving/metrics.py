@@ -72,6 +72,10 @@ class Cells:
         for name in _GAUGES:
             row[_NAMED[name]] = 0.0
 
+    def count_restart(self, index: int) -> None:
+        """Count that a worker was replaced; while it is not there."""
+        self.row(index)[_NAMED["worker_restarts_total"]] += 1
+
     def total(self, cell: int) -> float:
         """Sum over all workers."""
         cells = self._cells
