@@ -12,6 +12,7 @@
 │   ├── c/<key>/{upper,work,lower} active: one container's writable layer; ``lower`` is a link
 │   │                              whose text is the numbers of the layers below, topmost first
 │   ├── empty/                     lower directory of an image without layers
+│   ├── ready/<n>/                 writable layers made ahead; removed at start-up
 │   ├── draft/<n>/                 a layer being unpacked; removed at start-up
 │   └── trash/<n>/                 renamed here, then deleted in the background
 ├── containers/<id>/               log files, hosts, hostname, resolv.conf
@@ -55,6 +56,7 @@ class DataPaths:
         self.snapshots = root / "snapshots"
         self.layers = root / "snapshots" / "l"
         self.active = root / "snapshots" / "c"
+        self.ready = root / "snapshots" / "ready"
         self.drafts = root / "snapshots" / "draft"
         self.trash = root / "snapshots" / "trash"
         self.containers = root / "containers"

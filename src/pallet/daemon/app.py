@@ -271,6 +271,7 @@ class Daemon:
             running = [c for c in self.index if is_running(c.status)]
             await asyncio.gather(*(self._end(c) for c in running), return_exceptions=True)
         await self.tasks.close()
+        self.store.flush()
         await self.files.flush()
         await self._image_api.close()
         keep = any(is_running(c.status) for c in self.index)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pallet.engine.container import Container, Waiters, at_rest
@@ -50,8 +51,8 @@ class ExitWatcher:
     async def _follow(self, container: Container, shim: Shim) -> None:
         end = await asyncio.shield(shim.exited)
         async with container.lock:
-            delay_s = await self.finish(container, end)
-            _clean(shim.shim_dir)  # a few unlinks on tmpfs, before a new start can use the directory
+            # A few unlinks on tmpfs, before a new start can use the directory: it saves the record.
+            delay_s = await self.finish(container, end, then=partial(_clean, shim.shim_dir))
             remove = container.host_config.auto_remove and not container.keep_once
         if delay_s is not None:
             await self._restart_later(container, delay_s)
@@ -61,10 +62,14 @@ class ExitWatcher:
             except PalletError as error:
                 logger.warning("automatic removal of %s failed: %s", container.id, error)
 
-    async def finish(self, container: Container, end: Exit, *, may_restart: bool = True) -> float | None:
+    async def finish(self, container: Container, end: Exit, *, may_restart: bool = True,
+                     then: Callable[[], None] | None = None) -> float | None:
         """Record the end and tell everyone; return the delay of the restart, None for none.
 
         Preconditions: ``container.lock`` is held.
+
+        Args:
+            then: called once the record is on disk.
         """
         self._health.stop(container)
         container.shim = None
@@ -87,7 +92,7 @@ class ExitWatcher:
         self._store.emit_network(container, "disconnect")
         self._store.emit_volumes(container, "unmount")
         container.endpoint = at_rest(container.endpoint)
-        self._store.note(container)
+        self._store.note_soon(container, then)
         container.ended.set()
         Waiters.resolve(container.waiters.next_exit, container.result())
         if delay_s is None:

@@ -109,19 +109,22 @@ class Restorer:
 
     async def _settle(self, container: Container, found: Shim | Exit | None) -> bool:
         """Bring one container up to date; return whether it should be started."""
-        was_running = container.status in _RUNNING
+        # The record of a start or an exit follows a moment after the shim's own.
+        was_running = container.status in _RUNNING or (
+            isinstance(found, Exit) and found.finished_at_ns != container.finished_at_ns)
         if isinstance(found, Shim):
             self._adopt(container, found)
             return False
         container.ended.set()
         if isinstance(found, Exit) or container.status in {Status.RUNNING, Status.PAUSED}:
             end = found or Exit(exit_code=_LOST_EXIT, oom_killed=False, finished_at_ns=time.time_ns())
-            if isinstance(found, Exit) and not was_running:
-                container.started_at_ns = container.started_at_ns or end.finished_at_ns
+            if isinstance(found, Exit):
+                container.started_at_ns = found.started_at_ns or container.started_at_ns or end.finished_at_ns
             container.status = Status.RUNNING
             async with container.lock:
                 # Without a restart: the policies of all containers are looked at together, below.
                 await self._watcher.finish(container, end, may_restart=False)
+            self._store.flush()
             await run_blocking(shutil.rmtree, self._exec_paths.shim(container.id), ignore_errors=True)
         elif container.status is Status.RESTARTING:
             container.status = Status.EXITED

@@ -122,7 +122,7 @@ class Starter:
         container.restart_cancelled.clear()
         # First of all: whatever fails from here on, a process that runs has somebody who sees its end.
         self.on_start(container, shim)
-        self._store.save(container)
+        self._store.note_soon(container)
         self._store.emit(container, "start")
 
     def _failed(self, container: Container, error: Exception, exit_code: int) -> None:

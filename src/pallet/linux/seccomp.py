@@ -44,7 +44,7 @@ _SECCOMP = _SYSCALL_NUMBERS.get(os.uname().machine, 277)
 class _Program(ctypes.Structure):
     """``struct sock_fprog``."""
 
-    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
 _syscall = bind("syscall", ctypes.c_long, ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p,
@@ -66,8 +66,7 @@ def load(bpf: bytes, flags: int = 0) -> None:
     Raises:
         SyscallError: EACCES without CAP_SYS_ADMIN and no_new_privs; EINVAL for a bad program.
     """
-    buffer = ctypes.create_string_buffer(bpf, len(bpf))
-    program = _Program(len(bpf) // INSTRUCTION_BYTES, ctypes.addressof(buffer))
+    program = _Program(len(bpf) // INSTRUCTION_BYTES, bpf)
     try:
         call(_syscall, "seccomp", _SECCOMP, SET_MODE_FILTER, flags, ctypes.byref(program))
     except SyscallError as error:

@@ -32,6 +32,7 @@ from pallet.errors import ConflictError
 from pallet.layer import erofs, lower
 from pallet.linux.syncfs import syncfs
 from pallet.storage.erofs import IMAGE, LayerMounts, supported
+from pallet.storage.ready import ReadyLayers
 from pallet.storage.snapshot import LayerDraft, LayerNotFoundError
 from pallet.storage.trash import Trash
 
@@ -86,7 +87,8 @@ class LayerTable:
         for directory in (paths.layers, paths.drafts):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.base_dir = str(paths.snapshots)
-        self.trash = Trash(paths.trash)
+        self.ready = ReadyLayers(paths.ready)
+        self.trash = Trash(paths.trash, idle=self.ready.refill)
         self._layers_dir = str(paths.layers)
         self._drafts_dir = str(paths.drafts)
         self._metadata = metadata
@@ -311,7 +313,8 @@ class LayerTable:
 
     def sweep(self) -> int:
         """Remove drafts, unrecorded directories, and layers a power cut may have damaged."""
-        swept = self.trash.sweep()
+        left = self.ready.left()
+        swept = self.trash.sweep() + sum(map(self.trash.take, left))
         for entry in list(os.scandir(self._drafts_dir)):
             swept += self.trash.take(entry.path)
         there = {entry.name for entry in os.scandir(self._layers_dir)}
@@ -341,6 +344,7 @@ class LayerTable:
             self._syncer.join()
         self._mounts.close()
         self.trash.close()
+        self.ready.close()
 
     def _sync_later(self) -> None:
         self._unsynced.set()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pallet.spec.mounts import RootMount
+from pallet.storage import ready
 from pallet.storage.layertable import LayerTable
 from pallet.storage.snapshot import (
     MadeLayer,
@@ -102,15 +103,13 @@ class OverlaySnapshotter:
         check_key(key)
         stack = self._table.stack(layers)
         directory = f"{self._active}/{key}"
-        try:
-            os.mkdir(directory, 0o700)
-        except FileExistsError:
+        if os.path.lexists(directory):
             message = f"snapshot {key} already exists"
-            raise SnapshotExistsError(message) from None
+            raise SnapshotExistsError(message)
+        if not self._table.ready.take(directory):
+            ready.make(directory)
         # The link last: without it the snapshot is half made, and ``root_mount`` says so.
         upper = f"{directory}/upper"
-        os.mkdir(upper, 0o755)
-        os.mkdir(f"{directory}/work", 0o700)
         if stack and (stack[0].mode, stack[0].uid, stack[0].gid) != _PLAIN_ROOT:
             os.chown(upper, stack[0].uid, stack[0].gid)
             os.chmod(upper, stack[0].mode)

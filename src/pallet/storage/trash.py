@@ -18,15 +18,24 @@ from typing import TYPE_CHECKING
 from pallet.layer.remove import remove_tree
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
+
+_PAUSE_S = 0.02
+"""From a removal to its deletion: removals come in rows, and whoever asked waits for the reply."""
 
 
 class Trash:
     """Trees on their way out."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, idle: Callable[[], None] = lambda: None) -> None:
+        """Make the directory.
+
+        Args:
+            idle: called on the thread after deletions.
+        """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = str(directory)
         self._prefix = f"{self._directory}/{os.getpid()}-{os.urandom(4).hex()}-"
@@ -35,7 +44,9 @@ class Trash:
         self._waiting: list[tuple[str, int]] = []
         """Paths, each with the mount to let go of before, -1 for none."""
         self._busy = False
+        self._hurry = False
         self._closing = False
+        self._idle = idle
         self._thread: threading.Thread | None = None
 
     def take(self, path: str, mount_fd: int = -1) -> bool:
@@ -75,7 +86,10 @@ class Trash:
     def drain(self) -> None:
         """Wait until everything taken so far is gone."""
         with self._ready:
+            self._hurry = True
+            self._ready.notify_all()
             self._ready.wait_for(lambda: not self._waiting and not self._busy)
+            self._hurry = False
 
     def close(self) -> None:
         """Finish the deletion under way and end the thread; the next ``sweep`` takes the rest."""
@@ -87,25 +101,37 @@ class Trash:
             thread.join()
 
     def _work(self) -> None:
-        while True:
-            with self._ready:
-                self._busy = False
-                self._ready.notify_all()
-                self._ready.wait_for(lambda: self._waiting or self._closing)
+        while batch := self._next_batch():
+            for path, mount_fd in batch:
+                _delete(path, mount_fd)
                 if self._closing:
-                    for _, mount_fd in self._waiting:
-                        _close(mount_fd)
-                    self._waiting.clear()
-                    self._ready.notify_all()
-                    return
-                path, mount_fd = self._waiting.pop()
-                self._busy = True
-            _close(mount_fd)
-            try:
-                if path:
-                    remove_tree(path)
-            except OSError as error:
-                logger.warning("cannot delete %s: %s", path, error)
+                    break
+            self._idle()
+
+    def _next_batch(self) -> list[tuple[str, int]]:
+        """Wait for something to delete and let a row of removals pass; empty at the end."""
+        with self._ready:
+            self._busy = False
+            self._ready.notify_all()
+            self._ready.wait_for(lambda: self._waiting or self._closing)
+            self._ready.wait_for(lambda: self._hurry or self._closing, _PAUSE_S)
+            batch, self._waiting = self._waiting, []
+            if self._closing:
+                for _, mount_fd in batch:
+                    _close(mount_fd)
+                self._ready.notify_all()
+                return []
+            self._busy = True
+            return batch
+
+
+def _delete(path: str, mount_fd: int) -> None:
+    _close(mount_fd)
+    try:
+        if path:
+            remove_tree(path)
+    except OSError as error:
+        logger.warning("cannot delete %s: %s", path, error)
 
 
 def _close(mount_fd: int) -> None:

@@ -48,13 +48,19 @@ async def find(shim_dir: str, on_close: Callable[[Shim], None]) -> Shim | Exit |
         await _wait_for_end(shim_dir)
         event = messages.exit_decoder.decode(document)
         return Exit(exit_code=event.exit_code, oom_killed=event.oom_killed,
-                    finished_at_ns=event.finished_at_ns, error=event.error)
+                    finished_at_ns=event.finished_at_ns, error=event.error,
+                    started_at_ns=_started_at_ns(shim_dir))
     return Lost.now() if has_state(shim_dir) else None
 
 
 def has_state(shim_dir: str) -> bool:
     """True when a shim in ``shim_dir`` came so far that something may run."""
     return os.path.exists(os.path.join(shim_dir, "state.json"))
+
+
+def _started_at_ns(shim_dir: str) -> int:
+    document = _read(os.path.join(shim_dir, "state.json"))
+    return messages.state_decoder.decode(document).started_at_ns if document is not None else 0
 
 
 async def _wait_for_end(shim_dir: str) -> None:

@@ -36,6 +36,8 @@ class Exit:
     oom_killed: bool
     finished_at_ns: int
     """Unix time."""
+    started_at_ns: int = 0
+    """Unix time; 0 where it is not known from the shim's directory."""
     error: str = ""
     """Set when the process was lost rather than ended, for example with a killed shim."""
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from pallet.zygote.launch import Launched
 
+_TEAR_DOWN_DELAY_S = 0.003
 _DRAIN_S = 2.0
 """How long output of processes that outlive the main one is waited for, as dockerd does."""
 
@@ -85,6 +86,7 @@ class Shim:
             self._fail(error)
             return
         self._serve()
+        self._let_others_run()
         self._tear_down()
         while not self.hub.idle or self._backlog:
             self._turn()
@@ -286,6 +288,13 @@ class Shim:
             self._send(connection, exited)
         # A client that sees its stream end asks the daemon for the exit code: it is there by now.
         self.hub.finish()
+
+    def _let_others_run(self) -> None:
+        """Give whoever waits for the exit the processor first: what comes takes a millisecond of it."""
+        over: list[bool] = []
+        self.poller.call_later(_TEAR_DOWN_DELAY_S, lambda: over.append(True))
+        while not over:
+            self._turn()
 
     def _tear_down(self) -> None:
         """What takes time and nobody waits for: the cgroup, and the root's unmount."""

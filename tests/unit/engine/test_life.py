@@ -13,7 +13,7 @@ import pytest
 from pallet.daemon.app import Daemon
 from pallet.engine import wait
 from pallet.engine.attach import Attacher
-from pallet.engine.container import Container, MountRecord, PendingAttach
+from pallet.engine.container import Container, MountRecord, PendingAttach, decode
 from pallet.engine.containers import Containers
 from pallet.engine.exec import ExecInstances
 from pallet.engine.exits import ExitWatcher
@@ -33,7 +33,7 @@ from pallet.paths import DataPaths, ExecPaths
 from pallet.spec.engine.config import ContainerConfig
 from pallet.spec.engine.exec import ExecConfig
 from pallet.spec.engine.filters import Filters
-from pallet.spec.engine.host_config import HostConfig
+from pallet.spec.engine.host_config import HostConfig, RestartPolicy
 from pallet.spec.engine.options import AttachOptions, ExecStartOptions
 from pallet.spec.mounts import RootMount
 from pallet.storage.metadata import Metadata
@@ -53,10 +53,12 @@ class Rows:
     def __init__(self) -> None:
         self.rows: dict[str, tuple[str, bytes]] = {}
         self.full = False
+        self.writes = 0
 
     def put_container(self, container_id: str, name: str, record: bytes) -> None:
         if self.full:
             raise SystemFailureError("database or disk is full")
+        self.writes += 1
         self.rows[container_id] = (name, record)
 
     def delete_container(self, container_id: str) -> None:
@@ -204,9 +206,48 @@ async def test_a_start_whose_record_cannot_be_written_is_watched(world: World, m
     await turns()
     world.rows.full = True
     world.launch.set_result(SimpleNamespace(pid=7, started_at_ns=10))
-    with pytest.raises(SystemFailureError):
-        await task
+    await task
     assert watched == [container]
+    world.store.flush()
+    assert decode(world.rows.rows[ID][1]).status is Status.CREATED, "the disk is full"
+    world.rows.full = False
+    world.store.flush()
+    assert decode(world.rows.rows[ID][1]).status is Status.RUNNING, "it is not given up"
+
+
+async def test_a_start_and_an_exit_are_written_once_and_the_shims_directory_goes_after(world: World) -> None:
+    container = world.container(Status.RUNNING)
+    world.rows.writes = 0
+    gone: list[Status] = []
+    world.store.note_soon(container)
+    async with container.lock:
+        await world.watcher().finish(
+            container, END, then=lambda: gone.append(decode(world.rows.rows[ID][1]).status))
+    assert not gone, "the next daemon would know of the exit from nowhere"
+    world.store.flush()
+    assert gone == [Status.EXITED]
+    assert world.rows.writes == 1
+    world.store.flush()
+    assert world.rows.writes == 1
+
+
+async def test_what_was_put_off_comes_by_itself(world: World) -> None:
+    container = world.container(Status.RUNNING)
+    written = asyncio.Event()
+    container.exit_code = 9
+    world.store.note_soon(container, written.set)
+    await written.wait()
+    assert decode(world.rows.rows[ID][1]).exit_code == 9
+
+
+async def test_a_record_that_was_put_off_does_not_come_back_after_a_removal(world: World) -> None:
+    container = world.container(Status.RUNNING)
+    gone: list[str] = []
+    world.store.note_soon(container, lambda: gone.append("directory"))
+    world.store.delete(container)
+    assert gone == ["directory"]
+    world.store.flush()
+    assert world.rows.rows == {}
 
 
 async def test_an_end_is_told_whatever_else_fails(world: World) -> None:
@@ -376,6 +417,7 @@ class Leftovers:
     def __init__(self, known: list[str]) -> None:
         self.snapshots = list(known)
         self.removed: list[str] = []
+        self.found: Exit | None = None
 
     def keys(self) -> list[str]:
         return list(self.snapshots)
@@ -389,8 +431,8 @@ class Leftovers:
     async def start(self, _live: object) -> None:
         pass
 
-    async def reattach(self, _shim_dir: str) -> None:
-        return None
+    async def reattach(self, shim_dir: str) -> Exit | None:
+        return self.found if shim_dir.endswith(ID) else None
 
     async def remove_after_exit(self, container: Container) -> None:
         assert container.status is Status.EXITED or container.status is Status.CREATED
@@ -412,6 +454,25 @@ async def test_removals_that_a_killed_daemon_owed(
     left = Leftovers([ID])
     assert await restorer(world, left).restore() == []
     assert left.removed == ([ID] if goes else [])
+
+
+@pytest.mark.parametrize(("recorded", "policy", "starts"), [
+    (Status.CREATED, "always", True), (Status.EXITED, "always", True), (Status.RUNNING, "unless-stopped", True),
+    (Status.EXITED, "no", False)])
+async def test_an_exit_that_had_not_been_written_yet(
+    world: World, recorded: Status, policy: str, *, starts: bool
+) -> None:
+    container = world.container(recorded, restart_policy=RestartPolicy(name=policy))
+    container.finished_at_ns = 5  # of the run before
+    world.store.save(container)
+    left = Leftovers([ID])
+    left.found = Exit(exit_code=3, oom_killed=False, finished_at_ns=20, started_at_ns=12)
+    started = await restorer(world, left).restore()
+    restored = decode(world.rows.rows[ID][1])
+    assert (restored.status, restored.exit_code, restored.started_at_ns, restored.finished_at_ns) == (
+        Status.EXITED, 3, 12, 20)
+    assert "die" in world.events
+    assert bool(started) is starts
 
 
 async def test_a_record_that_cannot_be_read_keeps_what_is_its(world: World) -> None:
