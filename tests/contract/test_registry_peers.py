@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pallet.registry.auth import BasicAccess, OpenAccess, TokenAccess, Users, hash_password
+from pallet.registry.auth import OpenAccess
 from pallet.registry.server import RegistryServer
+from tests.support.access import basic_access, token_access
 from tests.support.faultyregistry import FaultyRegistry
 from tests.support.registry import DebianRegistry, build_image
 from tests.support.transfers import layer_tar, upload
@@ -25,12 +26,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.needs("skopeo")
 
 IMAGE = build_image([layer_tar({"a": b"a" * 100_000}), layer_tar({"b": b"b"})])
-USERS = Users({"joe": hash_password("secret")})
 
 
-@pytest.fixture(params=[OpenAccess, BasicAccess, TokenAccess])
+@pytest.fixture(params=[OpenAccess, basic_access, token_access])
 def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RegistryServer]:
-    access: AccessControl = request.param() if request.param is OpenAccess else request.param(USERS)
+    access: AccessControl = request.param()
     made = RegistryServer(("127.0.0.1", 0), tmp_path / "registry", access=access)
     made.start()
     yield made

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pallet.registry.auth import TokenAccess, Users, hash_password
+from tests.support.access import token_access
 from tests.support.daemon import pallet_command
 from tests.support.dockercli import DockerCli, docker_binaries
 from tests.support.faultyregistry import FaultyRegistry
@@ -124,8 +124,7 @@ def test_file(pair: list[DockerCli], auth_registry: Registry) -> None:
 
 def test_identity_token(pair: list[DockerCli], tmp_path: Path) -> None:
     """A token server's refresh token is kept in place of the password, and good for a push."""
-    users = Users({"user": hash_password("secret")})
-    with FaultyRegistry(tmp_path / "registry", access=TokenAccess(users)) as server:
+    with FaultyRegistry(tmp_path / "registry", access=token_access({"user": "secret"})) as server:
         for cli, other in zip(pair, reversed(pair), strict=True):
             cli.run("login", "-u", "user", "--password-stdin", server.authority, stdin="secret",
                     check=True)

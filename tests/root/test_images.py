@@ -17,12 +17,12 @@ from pallet.config import Config, RegistryConfig
 from pallet.engine.images import Images
 from pallet.errors import NotFoundError, PalletError, UnauthorizedError
 from pallet.image.store import ImageStore
-from pallet.registry.auth import TokenAccess, Users, hash_password
 from pallet.registry.server import RegistryServer
 from pallet.spec.engine import filters
 from pallet.spec.engine.auth import AuthConfig
 from pallet.spec.engine.options import ImageListOptions, PullOptions, PushOptions
 from pallet.transfer import tls
+from tests.support.access import token_access
 from tests.support.faultyregistry import Fault, FaultyRegistry
 from tests.support.registry import build_image, digest
 from tests.support.transfers import Site, layer_tar, site, upload
@@ -229,8 +229,7 @@ async def test_push(tmp_path: Path, registry: FaultyRegistry) -> None:
 
 async def test_push_needs_credentials(tmp_path: Path, registry: FaultyRegistry) -> None:
     """Denied without, done with; login tells right from wrong and gives a token."""
-    users = Users({"joe": hash_password("secret")})
-    with FaultyRegistry(tmp_path / "closed", access=TokenAccess(users, anonymous_pull=True)) as closed:
+    with FaultyRegistry(tmp_path / "closed", access=token_access(anonymous=["pull"])) as closed:
         async with engine(tmp_path) as here:
             await here.pull(f"{registry.authority}/a/b", "1")
             target = f"{closed.authority}/a/b"

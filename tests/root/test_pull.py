@@ -16,10 +16,10 @@ import pytest
 import zstandard
 
 from pallet.errors import DataLossError, NotFoundError, PalletError, SystemFailureError
-from pallet.registry.auth import BasicAccess, TokenAccess, Users, hash_password
 from pallet.spec import image as documents
 from pallet.spec.platform import Platform
 from pallet.transfer.auth import LoginCredentials
+from tests.support.access import basic_access, token_access
 from tests.support.faultyregistry import Fault, FaultyRegistry
 from tests.support.registry import MANIFEST, BuiltImage, build_image, digest
 from tests.support.transfers import layer_tar, site, upload
@@ -27,6 +27,8 @@ from tests.support.transfers import layer_tar, site, upload
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from pallet.registry.auth.guard import GuardedAccess
 
 pytestmark = pytest.mark.needs("root", "overlay")
 
@@ -328,18 +330,17 @@ async def test_unreachable(tmp_path: Path) -> None:
             'Get "http://127.0.0.1:1/v2/": dial tcp 127.0.0.1:1: connect: connection refused')
 
 
-@pytest.mark.parametrize("access", [BasicAccess, TokenAccess])
+@pytest.mark.parametrize("access", [basic_access, token_access])
 async def test_credentials(
-    tmp_path: Path, access: type[BasicAccess] | type[TokenAccess]
+    tmp_path: Path, access: Callable[[], GuardedAccess]
 ) -> None:
     """Basic and bearer registries: with credentials it works, without it fails as in Docker."""
-    users = Users({"joe": hash_password("secret")})
-    with FaultyRegistry(tmp_path / "registry", access=access(users)) as registry:
+    with FaultyRegistry(tmp_path / "registry", access=access()) as registry:
         async with site(tmp_path / "data") as here:
             name = f"{registry.authority}/a/b:1"
             with pytest.raises(PalletError) as error:
                 await here.pull(name)
-            if access is TokenAccess:
+            if access is token_access:
                 assert str(error.value) == (
                     f"pull access denied for {registry.authority}/a/b, repository does not exist or "
                     "may require 'docker login': denied: requested access to the resource is denied")
@@ -353,8 +354,7 @@ async def test_credentials(
 
 async def test_identity_token(tmp_path: Path) -> None:
     """A login's refresh token stands in for the password."""
-    users = Users({"joe": hash_password("secret")})
-    with FaultyRegistry(tmp_path / "registry", access=TokenAccess(users)) as registry:
+    with FaultyRegistry(tmp_path / "registry", access=token_access()) as registry:
         async with site(tmp_path / "data") as here:
             token = await here.transfers.registries.login(registry.authority, JOE)
             assert token
@@ -365,9 +365,8 @@ async def test_identity_token(tmp_path: Path) -> None:
 
 async def test_redirect_does_not_carry_credentials(tmp_path: Path) -> None:
     """Blobs behind a redirect to another host: Range goes along, Authorization does not."""
-    users = Users({"joe": hash_password("secret")})
     with FaultyRegistry(tmp_path / "storage") as storage, \
-            FaultyRegistry(tmp_path / "registry", access=BasicAccess(users)) as registry:
+            FaultyRegistry(tmp_path / "registry", access=basic_access()) as registry:
         upload(storage.authority, "a/b", "1", IMAGE)
         secret = {"Authorization": JOE.basic()}
         upload(registry.authority, "a/b", "1", IMAGE, secret)

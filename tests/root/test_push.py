@@ -17,11 +17,11 @@ import pytest
 from pallet.engine.imagepush import push_request
 from pallet.errors import NotFoundError, SystemFailureError
 from pallet.image.store import ImageStore
-from pallet.registry.auth import TokenAccess, Users, hash_password
 from pallet.spec import platform as platforms
 from pallet.spec.reference import parse_normalized
 from pallet.transfer import upload as uploads
 from pallet.transfer.auth import LoginCredentials
+from tests.support.access import token_access
 from tests.support.cuttingproxy import CuttingProxy
 from tests.support.faultyregistry import Fault, FaultyRegistry
 from tests.support.registry import BuiltImage, DebianRegistry, build_image, digest
@@ -158,8 +158,7 @@ async def test_mount_that_is_refused(tmp_path: Path, registry: FaultyRegistry, n
 
 async def test_scope_of_a_mount(tmp_path: Path) -> None:
     """One token for both repositories."""
-    users = Users({"joe": hash_password("secret")})
-    with FaultyRegistry(tmp_path / "registry", access=TokenAccess(users)) as server:
+    with FaultyRegistry(tmp_path / "registry", access=token_access()) as server:
         joe = LoginCredentials(username="joe", password="secret")
         async with pusher(tmp_path / "data") as one:
             with FaultyRegistry(tmp_path / "open") as other:

@@ -28,6 +28,7 @@ CODES: dict[str, tuple[int, str]] = {
     "UNAUTHORIZED": (401, "authentication required"),
     "DENIED": (403, "requested access to the resource is denied"),
     "UNSUPPORTED": (405, "The operation is unsupported."),
+    "TOOMANYREQUESTS": (429, "too many requests"),
     "UNAVAILABLE": (503, "service unavailable"),
     "NOT_FOUND": (404, "page not found"),
 }

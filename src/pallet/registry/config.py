@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from pallet.errors import InvalidParameterError
+from pallet.registry.auth.settings import AuthConfig, LimitsConfig, RuleConfig, TlsConfig
 
 DEFAULT_ROOT = "/var/lib/pallet/registry"
 
@@ -118,7 +119,7 @@ class WebhookConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     repositories: tuple[str, ...] = ("*",)
     """Patterns of the repositories it hears of."""
     secret: str = ""
-    """Key of the signature in ``X-Pallet-Signature-256``; "": none."""
+    """Key of the signature in ``X-Hub-Signature-256``; "": none."""
     headers: dict[str, str] = {}
     timeout_s: float = 10.0
     retries: int = 10
@@ -126,7 +127,7 @@ class WebhookConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class RegistryConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The sections that concern storage and serving; others are read elsewhere."""
+    """All sections; unknown ones are ignored, unknown settings in a section are not."""
 
     storage: StorageConfig = StorageConfig()
     database: str = ""
@@ -137,6 +138,10 @@ class RegistryConfig(msgspec.Struct, frozen=True, kw_only=True):
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()
     webhook: tuple[WebhookConfig, ...] = ()
+    auth: AuthConfig = AuthConfig()
+    rule: tuple[RuleConfig, ...] = ()
+    limits: LimitsConfig = LimitsConfig()
+    tls: TlsConfig = TlsConfig()
 
     @property
     def database_url(self) -> str:

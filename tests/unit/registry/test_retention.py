@@ -58,8 +58,8 @@ def test_configuration(tmp_path: Path) -> None:
         [[retention]]
         repositories = ["team/*"]
         keep_last = 5
-        [auth]
-        anything = "is read elsewhere"
+        [elsewhere]
+        anything = "goes"
     """)
     config = read_config(path)
     assert config.storage.s3 is not None
