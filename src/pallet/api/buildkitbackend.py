@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from pallet.build.context import Transfer
@@ -100,10 +100,24 @@ class BuildKitBackend(Protocol):
         """Find an image's config."""
         ...
 
-    def usage(self) -> Sequence[CacheRecord]:
-        """What is kept now, the largest first."""
+    async def usage(self, filters: Sequence[str] = ()) -> Sequence[CacheRecord]:
+        """What is kept now, of what matches one of ``filters`` (as in ``CachePrune``), the largest first."""
         ...
 
     async def prune_cache(self, prune: CachePrune) -> Sequence[CacheRecord]:
         """Remove what the request means; return it."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildKitDoor:
+    """The builder and what its clients hear of the worker."""
+
+    backend: BuildKitBackend
+    worker_id: str
+    host_gateway: Callable[[], str]
+    """Address that ``host-gateway`` stands for; "" for none."""
+    platforms: tuple[Platform, ...]
+    """That steps can run on, the host's first."""
+    version: str
+    """The engine's."""

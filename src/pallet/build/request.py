@@ -68,3 +68,5 @@ class BuildResult:
     response: Mapping[str, str] = field(default_factory=dict)
     """BuildKit's exporter response (``containerimage.digest`` …)."""
     warnings: tuple[LintWarning, ...] = ()
+    provenance: Mapping[str, bytes] = field(default_factory=dict)
+    """Predicates by their type, for the client's metadata file and the record of the build."""

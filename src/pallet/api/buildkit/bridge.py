@@ -1,0 +1,199 @@
+"""LLBBridge: how a client drives the build that its solve began.
+
+Owns   nothing: every call finds its build by ``buildkit-controlapi-buildid`` and adds to it.
+Runs   on the event loop, a task a call.
+Spec   buildkit-wire "flow", LLBBridge. Containers (NewContainer, ExecProcess) are not served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pallet.api.buildkit import attrs as attributes
+from pallet.api.buildkit import capabilities
+from pallet.api.buildkit.builds import Wanted
+from pallet.api.buildkit.failures import failure
+from pallet.api.buildkit.grpc import decode, unary
+from pallet.api.buildkit.status import Code, GrpcError
+from pallet.api.buildkit.wire import control_pb2, gateway_pb2, llb_pb2
+from pallet.spec.platform import Platform, host
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from pallet.api.buildkit.builds import ActiveBuild, Builds
+    from pallet.api.buildkit.grpc import Handler, ServerCall
+    from pallet.api.buildkitbackend import BuildKitDoor
+
+_SERVICE: Final = "/moby.buildkit.v1.frontend.LLBBridge"
+_OWN_SCHEME: Final = "pallet-build://"
+_IMAGE_SCHEME: Final = "docker-image://"
+
+
+class Bridge:
+    """The service of one daemon; builds by the id in a call's metadata."""
+
+    def __init__(self, door: BuildKitDoor, builds: Builds) -> None:
+        self._door = door
+        self._builds = builds
+
+    def methods(self) -> dict[str, Handler]:
+        """Every method and its handler."""
+        found: dict[str, Handler] = {
+            f"{_SERVICE}/Ping": unary(gateway_pb2.PingRequest, self.ping),
+            f"{_SERVICE}/Solve": unary(gateway_pb2.SolveRequest, self.solve),
+            f"{_SERVICE}/Return": unary(gateway_pb2.ReturnRequest, self.give_back),
+            f"{_SERVICE}/Evaluate": unary(gateway_pb2.EvaluateRequest, self.evaluate),
+            f"{_SERVICE}/Inputs": unary(gateway_pb2.InputsRequest, self.inputs),
+            f"{_SERVICE}/Warn": unary(gateway_pb2.WarnRequest, self.warn),
+            f"{_SERVICE}/ResolveImageConfig": unary(gateway_pb2.ResolveImageConfigRequest, self.resolve_config),
+            f"{_SERVICE}/ResolveSourceMeta": unary(gateway_pb2.ResolveSourceMetaRequest, self.resolve_source),
+        }
+        return found
+
+    async def _build(self, call: ServerCall) -> ActiveBuild:
+        reference = call.first("buildkit-controlapi-buildid")
+        if not reference:
+            raise GrpcError(Code.INVALID_ARGUMENT, "no buildid found in context")
+        build = await self._builds.get(reference)
+        if build is None:
+            raise GrpcError(Code.UNAVAILABLE, f"no such job {reference}")
+        return build
+
+    async def ping(self, call: ServerCall, request: gateway_pb2.PingRequest) -> gateway_pb2.PongResponse:
+        """What this builder can do."""
+        del request
+        await self._build(call)
+        return capabilities.pong(self._door)
+
+    async def solve(self, call: ServerCall, request: gateway_pb2.SolveRequest) -> gateway_pb2.SolveResponse:
+        """Take what is to be built. It is built when the client returns it, or asks for its evaluation."""
+        build = await self._build(call)
+        if not request.Frontend:
+            if request.HasField("Definition") and getattr(request.Definition, "def"):
+                raise GrpcError(Code.UNIMPLEMENTED, "Pallet builds Dockerfiles: LLB definitions are not supported")
+            return gateway_pb2.SolveResponse(result=gateway_pb2.Result(ref=gateway_pb2.Ref()))
+        attrs = dict(request.FrontendOpt)
+        attributes.check_frontend(request.Frontend, attrs)
+        build.use(attrs)
+        wanted = Wanted(attrs=attrs, imports=tuple(request.CacheImports), inputs=_named_inputs(request.FrontendInputs))
+        try:
+            if subrequest := attrs.get("requestid", ""):
+                return await self._describe(build, subrequest, wanted)
+            reference = build.hand_out(wanted)
+            if request.Evaluate:
+                await build.run(wanted, exporting=False)
+        except Exception as problem:
+            raise failure(problem, build.client.source_text) from problem
+        if not request.allowResultReturn:
+            return gateway_pb2.SolveResponse(ref=reference)
+        result = gateway_pb2.Result(ref=gateway_pb2.Ref(id=reference))
+        getattr(result.ref, "def").CopyFrom(_own_definition(build.request.Ref, reference))
+        return gateway_pb2.SolveResponse(result=result)
+
+    async def _describe(self, build: ActiveBuild, subrequest: str, wanted: Wanted) -> gateway_pb2.SolveResponse:
+        options = attributes.frontend_options(wanted.attrs, build.request.Entitlements)
+        request = attributes.build_request(build.request, wanted.attrs, wanted.imports, options)
+        found = await self._door.backend.describe(subrequest, request, build.client, build.trace)
+        result = gateway_pb2.Result(ref=gateway_pb2.Ref())
+        for key, value in found.items():
+            result.metadata[key] = value
+        return gateway_pb2.SolveResponse(result=result)
+
+    async def give_back(self, call: ServerCall, request: gateway_pb2.ReturnRequest) -> gateway_pb2.ReturnResponse:
+        """LLBBridge.Return: the solve goes on with this result, or fails with this error."""
+        build = await self._build(call)
+        if not build.returned.done():
+            build.returned.set_result(request)
+        return gateway_pb2.ReturnResponse()
+
+    async def evaluate(self, call: ServerCall, request: gateway_pb2.EvaluateRequest) -> gateway_pb2.EvaluateResponse:
+        """Build a reference that was handed out, into the cache."""
+        build = await self._build(call)
+        if request.Ref:
+            wanted = build.results.get(request.Ref)
+            if wanted is None:
+                raise GrpcError(Code.NOT_FOUND, f"no such ref: {request.Ref}")
+            try:
+                await build.run(wanted, exporting=False)
+            except Exception as problem:
+                raise failure(problem, build.client.source_text) from problem
+        return gateway_pb2.EvaluateResponse()
+
+    async def inputs(self, call: ServerCall, request: gateway_pb2.InputsRequest) -> gateway_pb2.InputsResponse:
+        """The solve's own inputs."""
+        del request
+        build = await self._build(call)
+        return gateway_pb2.InputsResponse(Definitions=dict(build.request.FrontendInputs))
+
+    async def warn(self, call: ServerCall, request: gateway_pb2.WarnRequest) -> gateway_pb2.WarnResponse:
+        """Pass a client's warning on into the progress."""
+        build = await self._build(call)
+        build.trace.add_raw_warning(control_pb2.VertexWarning(
+            vertex=request.digest, level=request.level, short=request.short, detail=request.detail, url=request.url,
+            info=request.info, ranges=request.ranges))
+        return gateway_pb2.WarnResponse()
+
+    async def resolve_config(self, call: ServerCall, request: gateway_pb2.ResolveImageConfigRequest
+                             ) -> gateway_pb2.ResolveImageConfigResponse:
+        """The config of an image, by name."""
+        digest, config = await self._resolve(await self._build(call), request.Ref, request, request.ResolveMode)
+        return gateway_pb2.ResolveImageConfigResponse(Digest=digest, Config=config, Ref=request.Ref)
+
+    async def resolve_source(self, call: ServerCall, request: gateway_pb2.ResolveSourceMetaRequest
+                             ) -> gateway_pb2.ResolveSourceMetaResponse:
+        """The same for an image given as a source; other sources are not resolved ahead."""
+        build = await self._build(call)
+        identifier = request.Source.identifier
+        if not identifier.startswith(_IMAGE_SCHEME):
+            raise GrpcError(Code.UNIMPLEMENTED, f"Pallet resolves no sources but images: {identifier}")
+        name = identifier.removeprefix(_IMAGE_SCHEME)
+        digest, config = await self._resolve(build, name, request, request.ResolveMode)
+        return gateway_pb2.ResolveSourceMetaResponse(
+            Source=request.Source, Image=gateway_pb2.ResolveSourceImageResponse(Digest=digest, Config=config))
+
+    async def _resolve(self, build: ActiveBuild, reference: str, request: Message, mode: str) -> tuple[str, bytes]:
+        platform = host()
+        if request.HasField("Platform"):
+            asked = request.Platform  # type: ignore[attr-defined]
+            platform = Platform(os=asked.OS, architecture=asked.Architecture, variant=asked.Variant)
+        try:
+            found = await self._door.backend.resolve_image(
+                reference, platform, pull=mode == "pull", client=build.client, watch=build.trace)
+        except Exception as problem:
+            raise failure(problem, build.client.source_text) from problem
+        return found.digest, msgspec.json.encode(found.config)
+
+
+# --- results as inputs of other builds (bake) ----------------------------------------------------
+
+
+def _own_definition(build_reference: str, reference: str) -> llb_pb2.Definition:
+    """A definition that means one of our results, to whom hands it back as an input."""
+    source = llb_pb2.Op(source=llb_pb2.SourceOp(identifier=f"{_OWN_SCHEME}{build_reference}/{reference}"))
+    data = source.SerializeToString(deterministic=True)
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    end = llb_pb2.Op(inputs=[llb_pb2.Input(digest=digest)])
+    definition = llb_pb2.Definition()
+    getattr(definition, "def").extend([data, end.SerializeToString(deterministic=True)])
+    return definition
+
+
+def _named_inputs(definitions: object) -> dict[str, str]:
+    """Find our own results among a front end's inputs.
+
+    Raises:
+        GrpcError: an input that is anything else.
+    """
+    found: dict[str, str] = {}
+    for name, definition in definitions.items():  # type: ignore[attr-defined]
+        operations = [decode(llb_pb2.Op, data) for data in getattr(definition, "def")]
+        own = [op.source.identifier for op in operations if op.source.identifier.startswith(_OWN_SCHEME)]
+        if len(own) != 1:
+            raise GrpcError(Code.UNIMPLEMENTED, f"input {json.dumps(name)} is not a result of this builder")
+        found[name] = own[0].removeprefix(_OWN_SCHEME)
+    return found

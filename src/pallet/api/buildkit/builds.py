@@ -1,0 +1,138 @@
+"""The builds that clients drive: from their solve to their return.
+
+Owns   ``ActiveBuild`` and the ``Builds`` by the client's reference.
+Runs   on the event loop.
+Spec   buildkit-wire "flow": a solve without a front end blocks until the client, which drives the
+       build over the bridge, returns a result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from pallet.api.buildkit import attrs as attributes
+from pallet.api.buildkit.sessionclient import SessionClient
+from pallet.api.buildkit.status import Code, GrpcError
+from pallet.api.buildkit.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pallet.api.buildkit.session import Sessions
+    from pallet.api.buildkit.wire import control_pb2, gateway_pb2
+    from pallet.api.buildkitbackend import BuildKitBackend
+    from pallet.build.request import BuildResult
+
+_LATE_S: Final = 3.0
+_STATUS_LATE_S: Final = 6.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What one reference that the bridge handed out stands for."""
+
+    attrs: Mapping[str, str]
+    imports: Sequence[gateway_pb2.CacheOptionsEntry] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Named inputs to the reference (``REF/ID``) of another build whose result they are."""
+
+
+class ActiveBuild:
+    """One build while its client drives it."""
+
+    def __init__(self, request: control_pb2.SolveRequest, sessions: Sessions, backend: BuildKitBackend) -> None:
+        self.request = request
+        self.created_ns = time.time_ns()
+        self.returned: asyncio.Future[gateway_pb2.ReturnRequest] = asyncio.get_running_loop().create_future()
+        self.attrs: Mapping[str, str] = dict(request.FrontendAttrs)
+        self.results: dict[str, Wanted] = {}
+        self.tasks: set[asyncio.Task[object]] = set()
+        self._sessions = sessions
+        self._backend = backend
+        self.client = SessionClient(sessions, request.Session, self.attrs, backend.contexts)
+        self.trace = Trace(self.client.source_text)
+
+    def use(self, attrs: Mapping[str, str]) -> None:
+        """The bridge's solve has the attributes that count."""
+        self.attrs = attrs
+        self.client = SessionClient(self._sessions, self.request.Session, attrs, self._backend.contexts)
+        self.trace.source_of = self.client.source_text
+
+    def hand_out(self, wanted: Wanted) -> str:
+        """Name a result that can be returned."""
+        reference = secrets.token_hex(12)
+        self.results[reference] = wanted
+        return reference
+
+    async def run(self, wanted: Wanted, *, exporting: bool) -> BuildResult:
+        """Build what a reference stands for; with the solve's exporters, or nothing but the cache."""
+        options = attributes.frontend_options(wanted.attrs, self.request.Entitlements)
+        request = attributes.build_request(self.request, wanted.attrs, wanted.imports, options)
+        if not exporting:
+            request = attributes.without_outputs(request)
+        return await self._backend.build(request, self.client, self.trace)
+
+
+class Builds:
+    """Every build that runs now, and who waits for one that is about to."""
+
+    def __init__(self, sessions: Sessions, backend: BuildKitBackend) -> None:
+        self._sessions = sessions
+        self._backend = backend
+        self._active: dict[str, ActiveBuild] = {}
+        self._arrivals: set[asyncio.Future[None]] = set()
+
+    def begin(self, request: control_pb2.SolveRequest) -> ActiveBuild:
+        """Register a build.
+
+        Raises:
+            GrpcError: the reference is in use, or there is none.
+        """
+        if not request.Ref or request.Ref in self._active:
+            raise GrpcError(Code.UNKNOWN, f"job ID {request.Ref} exists" if request.Ref else "no build reference")
+        build = ActiveBuild(request, self._sessions, self._backend)
+        self._active[request.Ref] = build
+        for arrival in self._arrivals:
+            if not arrival.done():
+                arrival.set_result(None)
+        return build
+
+    def end(self, build: ActiveBuild) -> None:
+        """The solve is over, however it ended."""
+        self._active.pop(build.request.Ref, None)
+        build.trace.finish()
+        if not build.returned.done():
+            build.returned.cancel()
+        for task in list(build.tasks):
+            task.cancel()
+
+    def running(self) -> list[ActiveBuild]:
+        """What runs now, oldest first."""
+        return list(self._active.values())
+
+    def find(self, reference: str) -> ActiveBuild | None:
+        """A build that runs, or None."""
+        return self._active.get(reference)
+
+    async def get(self, reference: str, patience_s: float = _LATE_S) -> ActiveBuild | None:
+        """Return a build, waiting a little for one that is about to begin; None if it does not."""
+        try:
+            async with asyncio.timeout(patience_s):
+                while (found := self._active.get(reference)) is None:
+                    arrival: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                    self._arrivals.add(arrival)
+                    try:
+                        await arrival
+                    finally:
+                        self._arrivals.discard(arrival)
+                return found
+        except TimeoutError:
+            return None
+
+    async def for_status(self, reference: str) -> ActiveBuild | None:
+        """The same for a reader of a build's progress, who may come well before it."""
+        return await self.get(reference, _STATUS_LATE_S)

@@ -1,0 +1,66 @@
+"""What a client is told this builder can do: capabilities and the worker.
+
+Runs   anywhere; pure.
+Spec   buildkit-wire "gateway-cap", "llb-cap", "flow: Info and worker labels".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pallet.api.buildkit.wire import apicaps_pb2, gateway_pb2, llb_pb2, worker_pb2
+
+if TYPE_CHECKING:
+    from pallet.api.buildkitbackend import BuildKitDoor
+    from pallet.spec.platform import Platform
+
+_FRONTEND: Final = (
+    "frontend.caps", "frontend.inputs", "gateway.evaluate", "gateway.solve.evaluate", "gateway.solve.metadata",
+    "gateway.warnings", "importcaches", "proto.refarray", "reference.output", "resolveimage",
+    "resolveimage.resolvemode", "return", "returnmap", "solve.base", "solve.inlinereturn", "source.metaresolver",
+)
+_LLB: Final = (
+    "constraints", "exec.cgroup", "exec.meta.base", "exec.meta.cgroup.parent", "exec.meta.network",
+    "exec.meta.proxyenv", "exec.meta.security", "exec.meta.ulimit", "exec.mount.bind",
+    "exec.mount.bind.readwrite-nooutput",
+    "exec.mount.cache", "exec.mount.cache.sharing", "exec.mount.secret", "exec.mount.ssh", "exec.mount.tmpfs",
+    "exec.mount.tmpfs.size", "exec.secretenv", "exporter.image.annotations", "exporter.image.attestations",
+    "exporter.multiple", "exporter.sourcedateepoch", "file.base", "file.copy.alwaysreplaceexistingdestpaths",
+    "file.copy.includeexcludepatterns", "file.copy.modestring", "gc.freespacefilter", "mergeop", "meta.description",
+    "meta.ignorecache", "platform", "source.git", "source.git.checksum", "source.git.keepgitdir", "source.git.subdir",
+    "source.http", "source.http.checksum", "source.image", "source.image.checksum", "source.image.resolvemode",
+    "source.local", "source.local.excludepatterns", "source.local.followpaths", "source.local.includepatterns",
+    "source.local.sessionid", "source.local.sharedkeyhint", "source.local.unique", "source.ocilayout",
+)
+BUILDKIT_PACKAGE: Final = "github.com/moby/buildkit"
+SNAPSHOTTER_LABEL: Final = "org.mobyproject.buildkit.worker.snapshotter"
+
+
+def worker(door: BuildKitDoor, *, moby_suffix: bool = True) -> worker_pb2.WorkerRecord:
+    """Describe the one worker there is."""
+    labels = {SNAPSHOTTER_LABEL: "overlayfs"}
+    if gateway := door.host_gateway():
+        labels["org.mobyproject.buildkit.worker.moby.host-gateway-ip"] = gateway
+    return worker_pb2.WorkerRecord(
+        ID=door.worker_id, Labels=labels, platforms=[platform_message(platform) for platform in door.platforms],
+        BuildkitVersion=version(door, moby_suffix=moby_suffix))
+
+
+def version(door: BuildKitDoor, *, moby_suffix: bool) -> worker_pb2.BuildkitVersion:
+    """The version clients see; a worker's says in its suffix that it is an engine's."""
+    return worker_pb2.BuildkitVersion(package=BUILDKIT_PACKAGE,
+                                      version=f"v{door.version}" + ("-moby" if moby_suffix else ""))
+
+
+def platform_message(platform: Platform) -> llb_pb2.Platform:
+    """A platform on this wire."""
+    return llb_pb2.Platform(Architecture=platform.architecture, OS=platform.os, Variant=platform.variant,
+                            OSVersion=platform.os_version, OSFeatures=platform.os_features or ())
+
+
+def pong(door: BuildKitDoor) -> gateway_pb2.PongResponse:
+    """Answer a ping over the bridge."""
+    return gateway_pb2.PongResponse(
+        FrontendAPICaps=[apicaps_pb2.APICap(ID=name, Enabled=True) for name in _FRONTEND],
+        LLBCaps=[apicaps_pb2.APICap(ID=name, Enabled=True) for name in _LLB],
+        Workers=[worker(door)])

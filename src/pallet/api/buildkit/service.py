@@ -1,0 +1,48 @@
+"""BuildKit's door as a whole: one gRPC server and the sessions.
+
+Owns   every connection that was turned over for BuildKit.
+Runs   on the event loop. Imported with the first such connection.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pallet.api.buildkit.bridge import Bridge
+from pallet.api.buildkit.builds import Builds
+from pallet.api.buildkit.control import Control
+from pallet.api.buildkit.grpc import Server
+from pallet.api.buildkit.history import History
+from pallet.api.buildkit.session import Sessions
+from pallet.api.buildkit.wire.status_pb2 import HealthCheckRequest, HealthCheckResponse
+
+if TYPE_CHECKING:
+    from pallet.api.buildkit.grpc import ServerCall
+    from pallet.api.buildkitbackend import BuildKitDoor
+
+_SERVING = 1
+
+
+class BuildKitService:
+    """What ``/grpc`` and ``/session`` lead to."""
+
+    def __init__(self, door: BuildKitDoor) -> None:
+        self.sessions = Sessions()
+        self.builds = Builds(self.sessions, door.backend)
+        self.history = History()
+        self.server = Server({
+            **Control(door, self.builds, self.history).methods(),
+            **Bridge(door, self.builds).methods(),
+            "/grpc.health.v1.Health/Check": self._health,
+        })
+
+    async def _health(self, call: ServerCall) -> None:
+        await call.read(HealthCheckRequest)
+        await call.send(HealthCheckResponse(status=_SERVING))
+
+    async def close(self) -> None:
+        """End every call, build and session."""
+        await self.server.close()
+        await self.sessions.close()
+
+
