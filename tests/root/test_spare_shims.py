@@ -50,6 +50,13 @@ async def test_a_shim_serves_one_container_after_another(lab: Lab) -> None:
     assert len(again) <= 3
 
 
+async def test_the_low_priority_of_a_tear_down_ends_with_it(lab: Lab) -> None:
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    for _ in range(3):
+        pid = await run_and_return(lab, "sh", "-c", f"exit $(($(cut -d' ' -f19 /proc/self/stat) - {mine}))")
+        assert os.getpriority(os.PRIO_PROCESS, pid) == mine
+
+
 async def test_nothing_of_a_container_stays_in_its_shim(lab: Lab) -> None:
     for _ in range(5):
         pid = await run_and_return(lab, "sh", "-c", "echo hello; sleep 0 &", stdin=True)

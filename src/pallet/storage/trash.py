@@ -9,6 +9,7 @@ Needs  the trash on the file system of what it takes.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _PAUSE_S = 0.02
 """From a removal to its deletion: removals come in rows, and whoever asked waits for the reply."""
+_NICE = 10
+"""Of the thread: what is deleted is nobody's any more, and others want the processor."""
 
 
 class Trash:
@@ -101,6 +104,8 @@ class Trash:
             thread.join()
 
     def _work(self) -> None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while batch := self._next_batch():
             for path, mount_fd in batch:
                 _delete(path, mount_fd)

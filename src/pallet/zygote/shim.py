@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pallet.zygote.launch import Launched
 
 _TEAR_DOWN_DELAY_S = 0.003
+_TEAR_DOWN_NICE = 10
 _DRAIN_S = 2.0
 """How long output of processes that outlive the main one is waited for, as dockerd does."""
 
@@ -87,10 +88,17 @@ class Shim:
             return
         self._serve()
         self._let_others_run()
+        priority = os.getpriority(os.PRIO_PROCESS, 0)
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, priority + _TEAR_DOWN_NICE)
         self._tear_down()
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, priority)
         while not self.hub.idle or self._backlog:
             self._turn()
-        self._reusable = self._launched is not None and self._launched.borrowed
+        # One that may not raise its priority again would hand the low one on to its next container.
+        self._reusable = (self._launched is not None and self._launched.borrowed
+                          and os.getpriority(os.PRIO_PROCESS, 0) == priority)
 
     def release(self) -> bool:
         """Let go of all but the daemon's connection, once ``run`` is over.
