@@ -17,6 +17,7 @@
 │   └── trash/<n>/                 renamed here, then deleted in the background
 ├── containers/<id>/               log files, hosts, hostname, resolv.conf
 ├── volumes/<name>/_data
+├── build/caches/<id>              directories of ``RUN --mount=type=cache``
 ├── indexes/<hex>                  what a layer holds by path, for ``image explore``
 └── seccomp/<hash>.bpf             compiled filters
 
@@ -63,6 +64,7 @@ class DataPaths:
         self.volumes = root / "volumes"
         self.seccomp = root / "seccomp"
         self.indexes = root / "indexes"
+        self.build = root / "build"
 
     def container(self, container_id: str) -> Path:
         """Directory of one container's files (not its root file system)."""

@@ -299,7 +299,7 @@ class StepRunner(Protocol):
 class StepOutput(Protocol):
     """Takes a command's output, on the loop."""
 
-    def __call__(self, stream: int, data: bytes) -> None:
+    def __call__(self, stream: int, data: bytes, /) -> None:
         """Take a piece; stream 1 or 2."""
         ...
 

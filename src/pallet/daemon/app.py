@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 
 from pallet.aio import run_blocking
 from pallet.api.backends import Backends
+from pallet.build.assembly import assemble
 from pallet.engine import hostinfo
 from pallet.engine.archives import ContainerArchives
 from pallet.engine.attach import Attacher
 from pallet.engine.budget import DiskBudget
+from pallet.engine.buildsteps import StepRunner
 from pallet.engine.commit import Commits
 from pallet.engine.containerlogs import LogReader
 from pallet.engine.containers import Containers
@@ -173,6 +175,11 @@ class Daemon:
         image_api = Images(config=config, content=self.content, snapshotter=self.snapshotter, images=self.images,
                            supervisor=self.supervisor, events=self.events)
         self._image_api = image_api
+        self.solving = assemble(
+            self.data.build, metadata=self.metadata, images=self.images, puller=image_api.puller,
+            workers=self.supervisor, runner=StepRunner(
+                config=config, exec_paths=self.run, facts=facts, snapshotter=self.snapshotter, network=self.network,
+                supervisor=self.supervisor, files=files, joins=joins, filters=filters))
         self.restorer = Restorer(
             exec_paths=self.run, store=store, metadata=self.metadata, supervisor=self.supervisor,
             network=self.network, snapshotter=self.snapshotter, files=files, watcher=watcher, starter=starter,
@@ -237,6 +244,7 @@ class Daemon:
         await run_blocking(self.images.collect)
         await repair(self.images, self.supervisor)
         self.volumes.store.sweep()
+        await run_blocking(self.solving.caches.sweep)
         wanted = await self.restorer.restore()
         await run_blocking(self._explorer.sweep)
         self.tasks.spawn(self._budget.run(), "disk budget")

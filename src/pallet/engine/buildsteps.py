@@ -160,7 +160,7 @@ class StepRunner:
         limits, network = step.options, step.network or "default"
         given = limits.resources
         host = HostConfig(
-            network_mode="bridge" if network == "default" else network, ipc_mode="private",
+            network_mode=network, ipc_mode="private",
             cgroupns_mode="private" if self._cgroup_v2 and not step.insecure else "host",
             privileged=step.insecure, auto_remove=True,
             cgroup_parent=limits.cgroup_parent, memory=given.get("memory", 0),

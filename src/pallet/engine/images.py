@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from pallet.transfer.image_pull import PulledImage
     from pallet.transfer.layer_job import WorkerRunner
     from pallet.transfer.layers import LayerPool
+    from pallet.transfer.pull import Puller
 
     Report = Callable[[ProgressMessage], None]
 
@@ -83,6 +84,11 @@ class Images:
     def layers(self) -> LayerPool:
         """Layers in progress, for others that bring some in."""
         return self._transfers.layers
+
+    @property
+    def puller(self) -> Puller:
+        """What pulls images, for builds."""
+        return self._transfers.puller
 
     @property
     def blobs(self) -> BlobFetcher:

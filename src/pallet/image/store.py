@@ -69,6 +69,8 @@ class ImageStore:
         self._lock = threading.RLock()
         self._images: dict[ImageId, Image] = {}
         self._damaged: dict[ImageId, ImageRecord] = {}
+        self.keep: Callable[[], Iterable[DiffID]] = tuple
+        """Further layers that collections leave alone: those of the build cache."""
         self._names = NameTable(metadata)
         for image_id, raw in metadata.images():
             self._load(image_id, _record_decoder.decode(raw))
@@ -443,7 +445,7 @@ class ImageStore:
 
     def _roots(self) -> tuple[set[Digest], set[DiffID]]:
         blobs: set[Digest] = set(self._names.digests())
-        layers: set[DiffID] = set()
+        layers: set[DiffID] = set(self.keep())
         for image in self._images.values():
             blobs.add(Digest(image.id))
             blobs.update(image.manifests)

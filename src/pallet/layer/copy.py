@@ -108,7 +108,7 @@ class _Copier:
         try:
             target = os.open(name, _CREATE, 0o600, dir_fd=target_fd)
             try:
-                _copy_data(source, target)
+                copy_data(source, target)
                 self._dress(source, target, status)
             finally:
                 os.close(target)
@@ -128,7 +128,8 @@ class _Copier:
         os.utime(target_fd, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def _copy_data(source: int, target: int) -> None:
+def copy_data(source: int, target: int) -> None:
+    """Copy what is left of file ``source``; shared where the file system can."""
     try:
         while os.copy_file_range(source, target, _PIECE_BYTES):
             pass

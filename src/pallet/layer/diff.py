@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from pallet.errors import SystemFailureError
@@ -27,7 +28,7 @@ from pallet.layer import tarheader, whiteout
 from pallet.layer.tarwriter import END, HeaderWriter, padding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Never blocks on a fifo that took the file's place since it was looked at.
@@ -44,6 +45,9 @@ _OPAQUE = frozenset(prefix + "opaque" for prefix in _OVERLAY_XATTRS)
 _WHITEOUT = frozenset(prefix + "whiteout" for prefix in _OVERLAY_XATTRS)
 _NOT_BY_ITSELF = frozenset(prefix + name for prefix in _OVERLAY_XATTRS
                            for name in ("redirect", "metacopy"))
+_OWN = frozenset(prefix + name for prefix in _OVERLAY_XATTRS
+                 for name in ("origin", "impure", "nlink", "protattr", "uuid"))
+"""Marks that are about the layers a tree once lay on."""
 _CAPABILITY = "security.capability"
 _CAP_REVISION_2_BYTES, _CAP_REVISION_3 = 20, 3
 _NANO = 1_000_000_000
@@ -55,6 +59,8 @@ class Written(NamedTuple):
     entries: int
     skipped: int
     """Files with names a layer cannot hold."""
+    size_bytes: int = 0
+    """Of regular files."""
 
 
 class _Frame(NamedTuple):
@@ -65,13 +71,14 @@ class _Frame(NamedTuple):
     names: Iterator[bytes]
 
 
-def write_layer(root_fd: int, out_fd: int, *, epoch_s: int | None = None, root_entry: bool = False,
-                has_lower_directory: Callable[[bytes], bool] | None = None) -> Written:
+def write_layer(root_fd: int, out_fd: int | Callable[[memoryview], object], *, epoch_s: int | None = None,
+                root_entry: bool = False, has_lower_directory: Callable[[bytes], bool] | None = None,
+                seal: bool = False) -> Written:
     """Write the upper directory ``root_fd`` as a layer's tar.
 
     Args:
         root_fd: overlay's upper directory, or a layer's tree; stays open.
-        out_fd: file, pipe or socket that takes the tar; stays open.
+        out_fd: file, pipe or socket that takes the tar; stays open. Or a function that takes its pieces.
         epoch_s: SOURCE_DATE_EPOCH: later times become this one.
         root_entry: begin with an entry for the root directory itself.
         has_lower_directory: whether the layers below show a directory at a path. Overlay marks
@@ -82,7 +89,7 @@ def write_layer(root_fd: int, out_fd: int, *, epoch_s: int | None = None, root_e
         SystemFailureError: overlay has put a redirect or metadata alone into the directory.
         OSError: reading or writing failed (EPIPE: the reader has gone).
     """
-    writer = _TreeWriter(out_fd, epoch_s, is_layer=True, has_lower=has_lower_directory)
+    writer = _TreeWriter(out_fd, epoch_s, is_layer=True, has_lower=has_lower_directory, seal=seal)
     return writer.run(root_fd, root_entry=root_entry)
 
 
@@ -114,9 +121,11 @@ def write_file(dir_fd: int, base: bytes, out_fd: int, *, name: bytes) -> Written
 class TarSink:
     """Entries on their way to a descriptor."""
 
-    def __init__(self, out_fd: int, epoch_s: int | None) -> None:
+    def __init__(self, out_fd: int | Callable[[memoryview], object], epoch_s: int | None) -> None:
         self.entries = 0
-        self._fd = out_fd
+        self.size_bytes = 0
+        """Bytes of regular files, each hard-linked one once."""
+        self._out = out_fd
         self._epoch_ns = None if epoch_s is None else epoch_s * _NANO
         self._headers = HeaderWriter()
         self._parts: list[bytes] = []
@@ -179,6 +188,7 @@ class TarSink:
             if not stat.S_ISREG(now.st_mode):
                 raise FileNotFoundError(errno.ENOENT, "replaced")
             size = now.st_size
+            self.size_bytes += size
             self.entry(tarheader.REGULAR, path, now, size=size, xattrs=xattrs)
             if now.st_blocks * 512 < size:
                 self._sparse(fd, size)
@@ -235,18 +245,22 @@ class TarSink:
         view = memoryview(b"".join(self._parts))
         self._parts.clear()
         self._size = 0
+        if callable(self._out):
+            self._out(view)
+            return
         while view:
-            view = view[os.write(self._fd, view):]
+            view = view[os.write(self._out, view):]
 
 
 class _TreeWriter:
     """One walk over one tree."""
 
-    def __init__(self, out_fd: int, epoch_s: int | None, *, is_layer: bool,
-                 has_lower: Callable[[bytes], bool] | None) -> None:
+    def __init__(self, out_fd: int | Callable[[memoryview], object], epoch_s: int | None, *, is_layer: bool,
+                 has_lower: Callable[[bytes], bool] | None, seal: bool = False) -> None:
         self._sink = TarSink(out_fd, epoch_s)
         self._is_layer = is_layer
         self._has_lower = has_lower
+        self._seal = seal
         self._skipped = 0
 
     def run(self, root_fd: int, *, root_entry: bool, name: bytes = b"") -> Written:
@@ -270,7 +284,7 @@ class _TreeWriter:
             for frame in frames:
                 os.close(frame.fd)
         sink.finish()
-        return Written(sink.entries, self._skipped)
+        return Written(sink.entries, self._skipped, sink.size_bytes)
 
     def _walk(self, frame: _Frame) -> _Frame | None:
         """Write entries of a directory up to the next one below it, which is returned."""
@@ -281,7 +295,9 @@ class _TreeWriter:
                 if stat.S_ISDIR(mode):
                     return self._directory(name, frame, status)
                 if not stat.S_ISSOCK(mode):
-                    self._node(name, frame.prefix, status)
+                    self._node(name, frame, status)
+                elif self._seal:
+                    _remove(name, frame.fd)
             except FileNotFoundError:
                 continue
         return None
@@ -300,12 +316,15 @@ class _TreeWriter:
             self._sink.entry(tarheader.DIRECTORY, path + b"/", os.fstat(fd), xattrs=xattrs)
             if opaque and (self._has_lower is None or self._has_lower(path)):
                 self._sink.marker(path + b"/" + whiteout.OPAQUE)
+            elif opaque and self._seal:
+                _unmark(b".", _OPAQUE)
             return _frame(fd, path + b"/")
         except BaseException:
             os.close(fd)
             raise
 
-    def _node(self, name: bytes, prefix: bytes, status: os.stat_result) -> None:
+    def _node(self, name: bytes, frame: _Frame, status: os.stat_result) -> None:
+        prefix = frame.prefix
         if whiteout.is_whiteout(status):
             if self._is_layer:
                 self._sink.marker(prefix + whiteout.PREFIX + name)
@@ -315,6 +334,8 @@ class _TreeWriter:
             self._sink.marker(prefix + whiteout.PREFIX + name)
         elif self._is_layer and name.startswith(whiteout.PREFIX):
             self._skipped += 1
+            if self._seal:
+                _remove(name, frame.fd)
         else:
             self._sink.node(name, prefix + name, status, xattrs)
 
@@ -335,11 +356,26 @@ class _TreeWriter:
             message = (f"overlay left {key} in a container's files: they cannot be read by themselves. "
                        "Load the overlay module with redirect_dir=off metacopy=off")
             raise SystemFailureError(message)
+        if self._seal:
+            _unmark(name, _OWN.intersection(names))
         return found, _hides(name, names)
 
 
 def _frame(fd: int, prefix: bytes) -> _Frame:
     return _Frame(fd, prefix, iter(sorted(map(os.fsencode, os.listdir(fd)))))
+
+
+def _remove(name: bytes, dir_fd: int) -> None:
+    """Remove a file; the directory keeps its time, which is written already."""
+    before = os.fstat(dir_fd)
+    os.unlink(name, dir_fd=dir_fd)
+    os.utime(dir_fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _unmark(name: bytes, keys: Iterable[str]) -> None:
+    for key in keys:
+        with suppress(OSError):  # another of the same meaning
+            os.removexattr(name, key, follow_symlinks=False)
 
 
 def _hides(name: bytes, names: list[str]) -> bool:
@@ -349,17 +385,18 @@ def _hides(name: bytes, names: list[str]) -> bool:
     return any(os.getxattr(name, key) == b"y" for key in _OPAQUE.intersection(names))
 
 
-def read_xattrs(name: bytes, names: list[str]) -> dict[bytes, bytes] | None:
+def read_xattrs(name: bytes, names: list[str], *, follow: bool = False) -> dict[bytes, bytes] | None:
     """Extended attributes that belong into a tar; None for none.
 
-    Left out are overlay's own and the host's security labels, which say nothing elsewhere.
+    ``follow`` is for names in /proc/self/fd. Left out are overlay's own and the host's security
+    labels, which say nothing elsewhere.
     """
     found: dict[bytes, bytes] = {}
     for key in names:
         if key in _HOST_XATTRS or key.startswith(_OVERLAY_XATTRS):
             continue
         try:
-            value = os.getxattr(name, key, follow_symlinks=False)
+            value = os.getxattr(name, key, follow_symlinks=follow)
         except OSError as error:
             if error.errno in (errno.ENODATA, errno.ENOTSUP):
                 continue

@@ -259,6 +259,45 @@ class Metadata:
         """``(name, record)`` of every volume, by name."""
         return self._rows("SELECT name, record FROM volumes ORDER BY name")
 
+    # Builds
+
+    def put_build_record(self, record_id: str, record: bytes) -> None:
+        """Insert or replace what a build made."""
+        self._run("INSERT INTO build_records VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET record = ?2",
+                  (record_id, record))
+
+    def put_build_key(self, key: str, record_id: str) -> None:
+        """Let a cache key lead to a record."""
+        self._run("INSERT INTO build_keys VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET record_id = ?2",
+                  (key, record_id))
+
+    def delete_build_record(self, record_id: str) -> None:
+        """Forget a record and the keys that lead to it. Idempotent."""
+        with self.transaction():
+            self._run("DELETE FROM build_records WHERE id = ?", (record_id,))
+            self._run("DELETE FROM build_keys WHERE record_id = ?", (record_id,))
+
+    def build_records(self) -> list[tuple[str, bytes]]:
+        """``(id, record)`` of everything that builds have made."""
+        return self._rows("SELECT id, record FROM build_records")
+
+    def build_keys(self) -> list[tuple[str, str]]:
+        """``(cache key, record id)`` of every key."""
+        return self._rows("SELECT key, record_id FROM build_keys")
+
+    def put_build_content(self, key: str, digest: str) -> None:
+        """Keep the content digest of a part of a chain of layers; ``key`` is ``chain:part``."""
+        self._run("INSERT INTO build_contents VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET digest = ?2",
+                  (key, digest))
+
+    def delete_build_contents(self, chain: str) -> None:
+        """Forget the content digests of a chain. Idempotent."""
+        self._run("DELETE FROM build_contents WHERE key >= ? AND key < ?", (f"{chain}:", f"{chain};"))
+
+    def build_contents(self) -> list[tuple[str, str]]:
+        """``(key, digest)`` of every content digest."""
+        return self._rows("SELECT key, digest FROM build_contents")
+
     # Leases
 
     def create_lease(self, lease_id: str) -> None:

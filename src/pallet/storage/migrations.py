@@ -40,7 +40,15 @@ INSERT INTO containers (id, name, record) SELECT id, name, record FROM container
 DROP TABLE containers_v1;
 """
 
-MIGRATIONS: tuple[str, ...] = (_V1, _V2)
+# What builds have made. A content's key begins with the digest of the chain of layers it is about.
+_V3 = """
+CREATE TABLE build_records (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE build_keys (key TEXT PRIMARY KEY, record_id TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX build_keys_record ON build_keys (record_id);
+CREATE TABLE build_contents (key TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_V1, _V2, _V3)
 """``MIGRATIONS[n]`` takes a store from version n to n + 1."""
 
 CURRENT = len(MIGRATIONS)

@@ -24,10 +24,15 @@ WORKERS: dict[str, tuple[str, str]] = {
     "layer.verify": ("pallet.layer.verify", "run_verify"),
     "layer.index": ("pallet.layer.index", "run_index"),
     "layer.explore": ("pallet.layer.explore", "run_explore"),
+    "layer.seal": ("pallet.layer.seal", "run_seal"),
+    "layer.tar": ("pallet.layer.seal", "run_tar"),
+    "build.files": ("pallet.build.ops.fileworker", "run_files"),
+    "build.digest": ("pallet.build.ops.fileworker", "run_digest"),
 }
 
 HEAVY = frozenset({
     "layer.apply", "layer.copyup", "layer.verify", "layer.index", "layer.explore", "layer.diff",
-    "layer.export", "layer.changes", "container.archive"})
+    "layer.export", "layer.changes", "container.archive", "layer.seal", "layer.tar", "build.files",
+    "build.digest"})
 """Kinds whose modules (decompression, hashing) the zygote itself does not import: a process of
 its own, forked when the first of them is asked for, does, and shims need not carry them."""

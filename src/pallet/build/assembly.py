@@ -1,0 +1,58 @@
+"""The builder's parts, put together for one daemon.
+
+Owns   nothing but the wiring: which part gets what.
+Runs   at the daemon's start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pallet.build.cachestore import CacheStore
+from pallet.build.images import BuildImages
+from pallet.build.ops.cachemounts import CacheMounts
+from pallet.build.ops.contents import Contents
+from pallet.build.ops.perform import Performer
+from pallet.build.ops.running import StepMaker
+from pallet.build.ops.sources import Sources
+from pallet.build.ops.trees import Trees
+from pallet.build.solver import Solver
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pallet.build.images import Pulls
+    from pallet.build.ports import StepRunner
+    from pallet.image.importer import WorkerRunner
+    from pallet.image.store import ImageStore
+    from pallet.storage.metadata import Metadata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SolverParts:
+    """What the service builds with."""
+
+    solver: Solver
+    images: BuildImages
+    cache: CacheStore
+    caches: CacheMounts
+
+
+def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pulls, workers: WorkerRunner,
+             runner: StepRunner) -> SolverParts:
+    """Make the solver of a daemon.
+
+    Args:
+        root: the builder's own directory below the data root.
+    """
+    snapshotter = images.snapshotter
+    cache = CacheStore(metadata, snapshotter)
+    images.keep = cache.layers
+    contents = Contents(cache=cache, snapshotter=snapshotter, workers=workers)
+    trees = Trees(cache=cache, contents=contents, snapshotter=snapshotter, workers=workers)
+    caches = CacheMounts(root / "caches", cache)
+    found = BuildImages(images, puller)
+    performer = Performer(snapshotter=snapshotter, workers=workers, runner=runner, steps=StepMaker(caches, trees))
+    solver = Solver(cache=cache, sources=Sources(images=found), contents=contents, performer=performer)
+    return SolverParts(solver=solver, images=found, cache=cache, caches=caches)

@@ -1,0 +1,119 @@
+"""Cache keys: what of an operation counts, and how keys are made of it and of its inputs.
+
+Owns   the rule of what is no part of a key: names, spans, proxies, what secrets hold, times of files.
+Runs   anywhere; pure.
+Spec   ``docs/dev/build.md`` "How the solver decides".
+
+A vertex has two keys. The definition key is made of the operation and the definition keys of its inputs:
+it is known before anything has run. The content key is made of the operation and what its inputs hold
+where the operation looks: it finds what was made before although something further down has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pallet.build import graph
+from pallet.build.ops.selection import Selection
+from pallet.types import Digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pallet.types import DiffID
+
+VERSION = "1"
+"""Part of every key: another one when operations mean something else."""
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How an operation looks at one of its inputs."""
+
+    input: int
+    selection: Selection | None
+    """None: at all of it, layer by layer (it goes on from there)."""
+
+
+def op_digest(vertex: graph.Vertex) -> str:
+    """Digest of an operation by itself, with the platform it runs on."""
+    op = vertex.op
+    document: dict[str, object] = {"version": VERSION, "op": type(op).__name__}
+    fields = msgspec.to_builtins(op)
+    if isinstance(op, graph.ImageSource | graph.OciLayoutSource):
+        fields = {"digest": op.digest}
+    elif isinstance(op, graph.RunOp):
+        del fields["unkeyed_env"]
+        document["platform"] = str(vertex.platform) if vertex.platform is not None else ""
+    document["fields"] = fields
+    return hashlib.sha256(_encoder.encode(document)).hexdigest()
+
+
+def vertex_digest(vertex: graph.Vertex, known: dict[graph.Vertex, Digest]) -> Digest:
+    """Name of a vertex in the progress: the operation and all it depends on.
+
+    Args:
+        known: digests found so far, added to.
+    """
+    found = known.get(vertex)
+    if found is not None:
+        return found
+    for one in in_order([vertex]):
+        if one not in known:
+            parts = [op_digest(one), *(known[below] for below in one.inputs), "nocache" if one.ignore_cache else ""]
+            known[one] = Digest("sha256:" + combine("vertex", parts))
+    return known[vertex]
+
+
+def combine(kind: str, parts: Iterable[str]) -> str:
+    """Digest of a list of texts."""
+    return hashlib.sha256("\0".join((kind, *parts)).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def chain_key(layers: Sequence[DiffID]) -> str:
+    """What a file system is as a stack of layers."""
+    return combine("chain", layers)
+
+
+def selection_key(selection: Selection) -> str:
+    """A selection as text, for what is remembered about it."""
+    return combine("selection", [
+        "\1".join(selection.paths), "\1".join(selection.exclude),
+        f"{selection.wildcards:d}{selection.parents:d}"])
+
+
+def uses(op: graph.Op, inputs: int) -> list[Use]:
+    """How an operation looks at each of its ``inputs`` inputs; one it does not look at is left out."""
+    if isinstance(op, graph.RunOp):
+        found = [Use(0, None)] if inputs else []
+        return found + [Use(mount.input, Selection(paths=(mount.source,), wildcards=False))
+                        for mount in op.mounts if mount.input is not None]
+    if isinstance(op, graph.FileOp):
+        found = [Use(0, None)] if op.has_base and inputs else []
+        return found + [
+            Use(action.input, Selection(paths=action.paths, exclude=action.exclude, wildcards=action.wildcards,
+                                        parents=action.parents))
+            for action in op.actions if isinstance(action, graph.CopyAction)]
+    return [Use(number, None) for number in range(inputs)]
+
+
+def in_order(targets: Sequence[graph.Vertex]) -> list[graph.Vertex]:
+    """Every vertex that ``targets`` need, inputs first; without recursion, as graphs may be deep."""
+    found: dict[graph.Vertex, None] = {}
+    pending = [(target, False) for target in reversed(targets)]
+    while pending:
+        vertex, ready = pending.pop()
+        if vertex in found:
+            continue
+        if ready:
+            found[vertex] = None
+            continue
+        pending.append((vertex, True))
+        pending += [(below, False) for below in reversed(vertex.inputs) if below not in found]
+    return list(found)

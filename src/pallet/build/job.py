@@ -1,0 +1,96 @@
+"""One build while it is solved: whom it is for, what it has found, what is told of it.
+
+Owns   ``Job``, ``Solved`` and the building of vertex events.
+Runs   on the loop.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pallet.build.cachekey import vertex_digest
+from pallet.build.progress import LogEvent, StatusEvent, VertexEvent
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from pallet.build.graph import LocalSource, Vertex
+    from pallet.build.ports import BuildClient, ContextTree, FrontendOptions
+    from pallet.build.progress import Watch
+    from pallet.storage.leases import Lease
+    from pallet.types import DiffID, Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solved:
+    """What a vertex came to: a file system."""
+
+    layers: tuple[DiffID, ...] = ()
+    """Base first."""
+    tree: ContextTree | None = None
+    """Of a client's tree, which is no layer; held until the job ends."""
+    created_ns: int = 0
+    """When the topmost layer was made."""
+    cached: bool = False
+    record: str = ""
+    """Id of the cache record; "" for sources."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Job:
+    """One build. Made by who asks for it, closed by it with ``Solver.end``."""
+
+    client: BuildClient
+    watch: Watch
+    options: FrontendOptions
+    lease: Lease
+    debug: bool = False
+    """Keep the state of a step that fails."""
+    digests: dict[Vertex, Digest] = field(default_factory=dict)
+    results: dict[Vertex, Solved] = field(default_factory=dict)
+    """Every vertex that is known, also those that a cached one made needless."""
+    held: list[str] = field(default_factory=list)
+    """Cache records held."""
+    trees: dict[LocalSource, asyncio.Task[ContextTree]] = field(default_factory=dict)
+    failed: dict[str, FailedState] = field(default_factory=dict)
+    """States kept for a debug shell, by ``BuildError.state``."""
+
+    def digest(self, vertex: Vertex) -> Digest:
+        """The vertex's name in the progress."""
+        return vertex_digest(vertex, self.digests)
+
+    def tell(self, vertex: Vertex, *, started_ns: int = 0, completed_ns: int = 0, cached: bool = False,
+             error: str = "") -> None:
+        """Tell where a vertex is."""
+        self.watch(VertexEvent(
+            digest=self.digest(vertex), name=vertex.name, inputs=tuple(self.digest(below) for below in vertex.inputs),
+            started_ns=started_ns, completed_ns=completed_ns, cached=cached, error=error, span=vertex.span))
+
+    def log(self, vertex: Vertex, stream: int, data: bytes) -> None:
+        """Tell what a command wrote."""
+        self.watch(LogEvent(vertex=self.digest(vertex), stream=stream, data=data, timestamp_ns=time.time_ns()))
+
+    def status(self, vertex: Vertex, name: str) -> Callable[[int, int], None]:
+        """Begin to tell of a part of a vertex; call the result with what is done and the total (equal: ended)."""
+        started = time.time_ns()
+        digest = self.digest(vertex)
+
+        def tell(current: int, total: int) -> None:
+            now = time.time_ns()
+            self.watch(StatusEvent(id=name, vertex=digest, name=name, current=current, total=total,
+                                   timestamp_ns=now, started_ns=started,
+                                   completed_ns=now if current == total else 0))
+
+        return tell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedState:
+    """A step that failed, with its snapshot as it left it: ``Solver.shell`` runs in it."""
+
+    vertex: Vertex
+    key: str
+    """Of the snapshot."""

@@ -1,0 +1,83 @@
+"""What an input holds where an operation looks, as a digest: for cache keys.
+
+Owns   the ways there: a thread for clients' trees, whose files are mostly hashed already, and a zygote
+       child for layers, whose answer never changes and is remembered.
+Runs   on the loop.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pallet.aio import run_blocking
+from pallet.build.cachekey import selection_key
+from pallet.build.ops import selection
+from pallet.build.ops.fileworker import DigestRequest, FilesReply, Input, excluder_of
+from pallet.build.ops.selection import Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pallet.build.cachekey import Use
+    from pallet.build.cachestore import CacheStore
+    from pallet.build.job import Job, Solved
+    from pallet.build.ports import ContextTree
+    from pallet.image.importer import WorkerRunner
+    from pallet.storage.snapshot import Snapshotter
+
+_EVERYTHING = Selection(paths=("/",), wildcards=False)
+_REMEMBERED = 512
+
+
+class Contents:
+    """Digests of parts of trees."""
+
+    def __init__(self, *, cache: CacheStore, snapshotter: Snapshotter, workers: WorkerRunner) -> None:
+        self._cache = cache
+        self._snapshotter = snapshotter
+        self._workers = workers
+        self._trees: dict[tuple[str, str], tuple[Mapping[str, str], str]] = {}
+
+    async def digest(self, solved: Solved, use: Use, job: Job) -> str:
+        """Digest of what ``use`` looks at.
+
+        Raises:
+            SourceMissingError: a path is not there.
+        """
+        del job
+        wanted = use.selection or _EVERYTHING
+        if solved.tree is not None:
+            return await self._of_tree(solved.tree, wanted)
+        known = self._cache.content(solved.layers, wanted)
+        if known is None:
+            known = await self._of_layers(solved, wanted)
+            self._cache.put_content(solved.layers, wanted, known)
+        return known
+
+    async def _of_layers(self, solved: Solved, wanted: Selection) -> str:
+        reply = await self._workers.run_worker("build.digest", DigestRequest(
+            input=Input(root=self._snapshotter.root_mount_of_layers(solved.layers)), paths=list(wanted.paths),
+            exclude=list(wanted.exclude), wildcards=wanted.wildcards, parents=wanted.parents),
+            reply_type=FilesReply)
+        return reply.check().digest
+
+    async def _of_tree(self, tree: ContextTree, wanted: Selection) -> str:
+        key = (tree.root, selection_key(wanted))
+        known = self._trees.get(key)
+        # The same object: the tree is what it was, as its store makes a new table with each change.
+        if known is not None and known[0] is tree.digest_of:
+            return known[1]
+        found = await run_blocking(_digest_tree, tree, wanted)
+        if len(self._trees) >= _REMEMBERED:
+            self._trees.pop(next(iter(self._trees)))
+        self._trees[key] = (tree.digest_of, found)
+        return found
+
+
+def _digest_tree(tree: ContextTree, wanted: Selection) -> str:
+    fd = os.open(tree.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return selection.digest(fd, wanted, known=tree.digest_of, excluder=excluder_of(wanted.exclude), xattrs=False)
+    finally:
+        os.close(fd)

@@ -1,0 +1,409 @@
+"""COPY and ADD: what lands where in the tree that a build makes.
+
+Owns   BuildKit's rules for destinations: trailing slashes, directories' contents, links, what is replaced.
+Runs   in a zygote child, on a tree that nobody else uses; blocking.
+Needs  CAP_CHOWN, CAP_MKNOD.
+Spec   Dockerfile reference COPY, ADD; fsutil's copy.
+
+Every path of the destination is resolved inside its root with openat2(2); below it, directories are opened
+one by one without following links. Sources are read the same way.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pallet.build.ops import selection
+from pallet.errors import InvalidParameterError, SyscallError
+from pallet.layer import tarheader
+from pallet.layer.copy import copy_data
+from pallet.layer.diff import read_xattrs
+from pallet.layer.extract import extract
+from pallet.layer.model import ArchiveError
+from pallet.layer.source import ByteStream, Source, chunks
+from pallet.linux import safepath
+
+if TYPE_CHECKING:
+    from pallet.build.ops.modes import Mode
+    from pallet.build.ops.selection import Excluder, Found, Selection
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEFAULT_MODE = 0o755
+_NO_LIMIT = 1 << 62
+_COPY_OUT_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What copied files look like."""
+
+    owner: tuple[int, int] | None = None
+    """None keeps the source's."""
+    mode: Mode | None = None
+    epoch_ns: int | None = None
+    """Time of what has none of its own: directories made on the way."""
+
+
+class Copier:
+    """Copies into one tree."""
+
+    def __init__(self, root_fd: int, look: Look, excluder: Excluder | None = None) -> None:
+        self._root_fd = root_fd
+        self._look = look
+        self._excluder = excluder
+        self._links: dict[tuple[int, int], str] = {}
+
+    def copy(self, source_root_fd: int, wanted: Selection, dest: str, *, unpack: bool = False) -> None:
+        """Copy a selection of another tree to ``dest``.
+
+        Args:
+            dest: absolute; a slash at its end makes it a directory.
+            unpack: put the content of archives there instead of the archives.
+
+        Raises:
+            SourceMissingError: a plain path is not there.
+            InvalidParameterError: a directory is in a file's place, or a file in a directory's.
+        """
+        for source in selection.find(source_root_fd, wanted):
+            self._links.clear()
+            fd = selection.open_source(source_root_fd, source.path)
+            try:
+                if wanted.parents:
+                    self._with_parents(source_root_fd, fd, source, dest)
+                elif not (unpack and self._unpack(fd, dest)):
+                    self._source(fd, source, dest)
+            finally:
+                os.close(fd)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Make a file of ``data``; links on the way are followed inside the root."""
+        parent, name = posixpath.split(posixpath.normpath(path))
+        parent_fd = self.directory(parent)
+        try:
+            _make_room(name, parent_fd, path)
+            fd = os.open(name, _CREATE, 0o600, dir_fd=parent_fd)
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fd, view):]
+                if self._look.owner is not None:
+                    os.fchown(fd, *self._look.owner)
+                mode = self._look.mode
+                os.fchmod(fd, 0o644 if mode is None else mode.apply(0o644, directory=False))
+                self._time(fd)
+            finally:
+                os.close(fd)
+        finally:
+            os.close(parent_fd)
+
+    def directory(self, path: str, mode: int = _DEFAULT_MODE) -> int:
+        """Open a directory inside the root, and make what is missing of it. Returns a descriptor.
+
+        Raises:
+            SyscallError: ENOTDIR where a component is no directory.
+        """
+        try:
+            return safepath.open_in_root(self._root_fd, path, os.O_RDONLY | os.O_DIRECTORY)
+        except SyscallError as error:
+            if error.errno != errno.ENOENT:
+                raise
+        walked = ""
+        for part in posixpath.normpath("/" + path).lstrip("/").split("/"):
+            parent, walked = walked or "/", f"{walked}/{part}"
+            try:
+                os.close(safepath.open_in_root(self._root_fd, walked, os.O_PATH | os.O_DIRECTORY))
+                continue
+            except SyscallError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+            self._make(parent, part, mode)
+        return safepath.open_in_root(self._root_fd, path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def _make(self, parent: str, name: str, mode: int) -> None:
+        parent_fd = safepath.open_in_root(self._root_fd, parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent_fd)
+            fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
+        except FileExistsError as error:
+            raise SyscallError("mkdir", errno.ENOENT, f"{parent}/{name}") from error  # a link to nothing
+        finally:
+            os.close(parent_fd)
+        try:
+            if self._look.owner is not None:
+                os.fchown(fd, *self._look.owner)
+            os.fchmod(fd, mode)
+            self._time(fd)
+        finally:
+            os.close(fd)
+
+    def _time(self, fd: int) -> None:
+        if self._look.epoch_ns is not None:
+            os.utime(fd, ns=(self._look.epoch_ns, self._look.epoch_ns))
+
+    # One source
+
+    def _source(self, fd: int, source: Found, dest: str) -> None:
+        status = os.fstat(fd)
+        if stat.S_ISDIR(status.st_mode):
+            self._contents(fd, dest)
+            return
+        if self._excluder is not None and self._excluder(source.name):
+            return
+        if dest.endswith("/"):
+            os.close(self.directory(dest))
+        parent, name = posixpath.split(posixpath.normpath(dest))
+        if dest.endswith("/") or self._is_directory(dest):
+            parent, name = dest, source.name
+        else:
+            os.close(self.directory(parent))
+            parent, name = self._behind_links(parent, name)
+        parent_fd = safepath.open_in_root(self._root_fd, parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._place(fd, status, parent_fd, name, posixpath.join(parent, name))
+        finally:
+            os.close(parent_fd)
+
+    def _contents(self, fd: int, dest: str) -> None:
+        """Copy what is in a directory; the destination's own attributes stay."""
+        try:
+            target = self.directory(dest)
+        except SyscallError as error:
+            if error.errno == errno.ENOTDIR:
+                message = f"cannot copy to non-directory: {dest}"
+                raise InvalidParameterError(message) from error
+            raise
+        source = os.open(".", _DIRECTORY, dir_fd=fd)
+        try:
+            self._entries(source, target, "", posixpath.normpath(dest))
+        finally:
+            os.close(source)
+            os.close(target)
+
+    def _is_directory(self, path: str) -> bool:
+        try:
+            os.close(safepath.open_in_root(self._root_fd, path, os.O_PATH | os.O_DIRECTORY))
+        except SyscallError:
+            return False
+        return True
+
+    def _behind_links(self, parent: str, name: str) -> tuple[str, str]:
+        """Where a destination that is a symbolic link leads to: the file there is what is replaced."""
+        for _ in range(40):
+            parent_fd = safepath.open_in_root(self._root_fd, parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                target = os.readlink(name, dir_fd=parent_fd)
+            except OSError:
+                return parent, name
+            finally:
+                os.close(parent_fd)
+            parent, name = posixpath.split(posixpath.normpath(posixpath.join(parent, target)))
+            os.close(self.directory(parent))
+        raise SyscallError("open", errno.ELOOP, posixpath.join(parent, name))
+
+    def _with_parents(self, source_root_fd: int, fd: int, source: Found, dest: str) -> None:
+        """Copy a source and the directories that lead to it below the pivot."""
+        inside = posixpath.dirname(source.name)
+        base = os.dup(self._root_fd)
+        try:
+            os.close(base)
+            base = self.directory(dest)
+            path, walked = posixpath.normpath(dest), source.pivot
+            for part in filter(None, inside.split("/")):
+                walked = posixpath.join(walked, part)
+                path = posixpath.join(path, part)
+                original = safepath.open_in_root(source_root_fd, walked, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    below = self._enter(part, base, path, original)
+                finally:
+                    os.close(original)
+                os.close(base)
+                base = below
+            name = posixpath.basename(source.name)
+            status = os.fstat(fd)
+            if self._excluder is None or not self._excluder(source.name):
+                self._place(fd, status, base, name, posixpath.join(path, name), relative=source.name)
+        finally:
+            os.close(base)
+
+    def _enter(self, name: str, dir_fd: int, path: str, original: int) -> int:
+        """Open a directory below ``dir_fd``; a new one looks like ``original``."""
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=dir_fd)
+            fd = _open_directory(name, dir_fd, path)
+            self._dress(original, fd, os.fstat(original))
+            return fd
+        return _open_directory(name, dir_fd, path)
+
+    # Trees
+
+    def _entries(self, source_fd: int, target_fd: int, relative: str, dest: str) -> None:
+        for name in sorted(os.listdir(source_fd)):
+            path = f"{relative}/{name}" if relative else name
+            if self._excluder is not None and self._excluder(path):
+                continue
+            status = os.stat(name, dir_fd=source_fd, follow_symlinks=False)
+            flags = _DIRECTORY if stat.S_ISDIR(status.st_mode) else os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(name, flags, dir_fd=source_fd)
+            try:
+                self._place(fd, status, target_fd, name, posixpath.join(dest, name), relative=path)
+            finally:
+                os.close(fd)
+
+    def _place(self, fd: int, status: os.stat_result, dir_fd: int, name: str,
+               path: str, relative: str = "") -> None:
+        """Put the file behind ``fd`` at ``name``; ``path`` is that place in the root."""
+        if stat.S_ISDIR(status.st_mode):
+            self._tree(fd, status, dir_fd, name, path, relative or name)
+            return
+        _make_room(name, dir_fd, path)
+        if status.st_nlink > 1 and (first := self._links.setdefault((status.st_dev, status.st_ino), path)) != path:
+            first_fd = safepath.open_in_root(self._root_fd, first, os.O_PATH | os.O_NOFOLLOW)
+            try:
+                os.link(f"/proc/self/fd/{first_fd}", name, dst_dir_fd=dir_fd, follow_symlinks=True)
+            finally:
+                os.close(first_fd)
+            return
+        if stat.S_ISREG(status.st_mode):
+            self._file(fd, status, dir_fd, name)
+        elif not stat.S_ISSOCK(status.st_mode):
+            self._special(fd, status, dir_fd, name)
+
+    def _tree(self, fd: int, status: os.stat_result, dir_fd: int, name: str,
+              path: str, relative: str) -> None:
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=dir_fd)
+        source = os.open(".", _DIRECTORY, dir_fd=fd)
+        try:
+            target = _open_directory(name, dir_fd, path)
+            try:
+                self._entries(source, target, relative, path)
+                self._dress(source, target, status)
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+
+    def _file(self, fd: int, status: os.stat_result, dir_fd: int, name: str) -> None:
+        source = os.open(f"/proc/self/fd/{fd}", _READ & ~os.O_NOFOLLOW)
+        try:
+            target = os.open(name, _CREATE, 0o600, dir_fd=dir_fd)
+            try:
+                if status.st_blocks * 512 < status.st_size:
+                    _copy_sparse(source, target, status.st_size)
+                elif status.st_size:
+                    copy_data(source, target)
+                self._dress(source, target, status)
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+
+    def _special(self, fd: int, status: os.stat_result, dir_fd: int, name: str) -> None:
+        if stat.S_ISLNK(status.st_mode):
+            os.symlink(os.readlink("", dir_fd=fd), name, dir_fd=dir_fd)
+        else:
+            os.mknod(name, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev, dir_fd=dir_fd)
+            os.chmod(name, self._mode(status), dir_fd=dir_fd)
+        os.chown(name, *self._owner(status), dir_fd=dir_fd, follow_symlinks=False)
+        if not stat.S_ISLNK(status.st_mode):
+            os.chmod(name, self._mode(status), dir_fd=dir_fd)
+        os.utime(name, ns=(status.st_mtime_ns, status.st_mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
+
+    def _owner(self, status: os.stat_result) -> tuple[int, int]:
+        return self._look.owner or (status.st_uid, status.st_gid)
+
+    def _mode(self, status: os.stat_result) -> int:
+        mode = stat.S_IMODE(status.st_mode)
+        if self._look.mode is None:
+            return mode
+        return self._look.mode.apply(mode, directory=stat.S_ISDIR(status.st_mode))
+
+    def _dress(self, source: int, target: int, status: os.stat_result) -> None:
+        owner = self._owner(status)
+        if owner != (0, 0) or stat.S_ISDIR(status.st_mode):
+            os.fchown(target, *owner)
+        if names := os.listxattr(source):
+            path = b"/proc/self/fd/%d" % source
+            for key, value in (read_xattrs(path, names, follow=True) or {}).items():
+                with suppress(OSError):  # what the file system cannot hold is left out
+                    os.setxattr(target, key, value)
+        os.fchmod(target, self._mode(status))
+        os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
+
+    # Archives
+
+    def _unpack(self, fd: int, dest: str) -> bool:
+        """Unpack ``fd`` if it is an archive; whether it is one."""
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return False
+        source = os.open(f"/proc/self/fd/{fd}", _READ & ~os.O_NOFOLLOW)
+        try:
+            if not is_archive(source):
+                return False
+            os.lseek(source, 0, os.SEEK_SET)
+            os.close(self.directory(dest))
+            extract(source, self._root_fd, posixpath.normpath(dest))
+        finally:
+            os.close(source)
+        return True
+
+
+def is_archive(fd: int) -> bool:
+    """Whether a file is a tar, plain or compressed, with at least one entry."""
+    try:
+        stream = ByteStream(chunks(Source(fd), "auto"), _NO_LIMIT, hashed=False)
+        return tarheader.TarReader(stream).next() is not None
+    except (ArchiveError, InvalidParameterError, OSError, EOFError):
+        return False
+
+
+def _open_directory(name: str, dir_fd: int, path: str) -> int:
+    try:
+        return os.open(name, _DIRECTORY, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            message = f"cannot copy to non-directory: {path}"
+            raise InvalidParameterError(message) from error
+        raise
+
+
+def _make_room(name: str, dir_fd: int, path: str) -> None:
+    """Remove what a file replaces."""
+    try:
+        os.unlink(name, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return
+    except (IsADirectoryError, PermissionError) as error:
+        if stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
+            message = f"cannot replace to directory {path} with file"
+            raise InvalidParameterError(message) from error
+        raise
+
+
+def _copy_sparse(source: int, target: int, size: int) -> None:
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(source, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break
+            raise
+        end = os.lseek(source, start, os.SEEK_HOLE)
+        os.lseek(source, start, os.SEEK_SET)
+        os.lseek(target, start, os.SEEK_SET)
+        while start < end:
+            sent = os.sendfile(target, source, None, min(end - start, _COPY_OUT_BYTES))
+            if not sent:
+                break
+            start += sent
+        position = end
+    os.ftruncate(target, size)

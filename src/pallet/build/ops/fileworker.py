@@ -1,0 +1,249 @@
+"""Worker kinds ``build.files`` and ``build.digest``: file operations on a snapshot, and what a tree holds.
+
+Owns   the mounts that both need, and the documents they speak.
+Runs   ``run_*`` in a zygote child, one request a child; the documents are for the daemon, too.
+Needs  CAP_SYS_ADMIN for the mounts, all of them in a mount namespace of the child.
+
+``build.files`` seals the snapshot afterwards (``layer/seal.py``): one child a step.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from pallet.build.ops import modes, selection
+from pallet.build.ops.copying import Copier, Look
+from pallet.build.ops.selection import Selection, SourceMissingError
+from pallet.errors import InvalidParameterError, PalletError, SyscallError
+from pallet.layer import rootview
+from pallet.layer.seal import Sealed, seal
+from pallet.layer.worker import WorkerFailure, failure_of
+from pallet.linux import mount as m
+from pallet.linux import safepath
+from pallet.runtime import user as users
+from pallet.runtime.failure import StartFailureError
+from pallet.spec.mounts import RootMount
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pallet.build.ops.selection import Excluder
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PLAIN_LOWER = ["empty"]
+_NANO = 1_000_000_000
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tree that is read: layers, or a directory of this host."""
+
+    root: RootMount | None = None
+    path: str = ""
+
+
+class FileAction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One of ``graph.Action``."""
+
+    kind: Literal["copy", "write", "directory"]
+    path: str
+    """Destination."""
+    input: int = 0
+    """In ``FilesRequest.inputs``."""
+    paths: list[str] = []
+    exclude: list[str] = []
+    wildcards: bool = True
+    parents: bool = False
+    unpack: bool = False
+    owner: str = ""
+    keep_owner: bool = False
+    mode: str = ""
+    data: bytes = b""
+
+
+class FilesRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Carry actions out on a snapshot and seal it. No fds."""
+
+    root: RootMount
+    """``Snapshotter.root_mount`` of the snapshot."""
+    inputs: list[Input] = []
+    actions: list[FileAction]
+    epoch_s: int | None = None
+    """SOURCE_DATE_EPOCH: time of what is made without one of its own."""
+    seal: bool = True
+    """False: the tree is a directory that goes on being used."""
+
+
+class DigestRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Digest selections of one tree. No fds."""
+
+    input: Input
+    paths: list[str]
+    exclude: list[str] = []
+    wildcards: bool = True
+    parents: bool = False
+
+
+class FilesReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What came out: ``sealed`` of ``build.files``, ``digest`` of ``build.digest``, or a failure."""
+
+    sealed: Sealed | None = None
+    digest: str = ""
+    missing: str | None = None
+    """A path that is not in its input."""
+    failure: WorkerFailure | None = None
+
+    def check(self) -> FilesReply:
+        """Return itself or raise what went wrong.
+
+        Raises:
+            SourceMissingError: a path is not there.
+        """
+        if self.missing is not None:
+            raise SourceMissingError(self.missing)
+        if self.failure is not None:
+            self.failure.raise_()
+        return self
+
+
+_files = msgspec.json.Decoder(FilesRequest)
+_digest = msgspec.json.Decoder(DigestRequest)
+_encoder = msgspec.json.Encoder()
+
+
+def run_files(request: bytes, _fds: Sequence[int]) -> bytes:
+    """Worker kind ``build.files``: ``FilesRequest`` to ``FilesReply``."""
+    wanted = _files.decode(request)
+    try:
+        os.umask(0)
+        _carry_out(wanted)
+        reply = FilesReply(sealed=seal(wanted.root) if wanted.seal else None)
+    except (PalletError, OSError, StartFailureError) as error:
+        reply = _failed(error)
+    return _encoder.encode(reply)
+
+
+def run_digest(request: bytes, _fds: Sequence[int]) -> bytes:
+    """Worker kind ``build.digest``: ``DigestRequest`` to ``FilesReply``."""
+    wanted = _digest.decode(request)
+    try:
+        if wanted.input.root is not None:
+            rootview.private_mounts()
+        fd = open_input(wanted.input)
+        found = selection.digest(
+            fd, Selection(paths=tuple(wanted.paths), exclude=tuple(wanted.exclude),
+                          wildcards=wanted.wildcards, parents=wanted.parents),
+            excluder=excluder_of(wanted.exclude))
+        reply = FilesReply(digest=found)
+    except (PalletError, OSError) as error:
+        reply = _failed(error)
+    return _encoder.encode(reply)
+
+
+def _failed(error: Exception) -> FilesReply:
+    if isinstance(error, SourceMissingError):
+        return FilesReply(missing=error.path)
+    if isinstance(error, StartFailureError):
+        return FilesReply(failure=WorkerFailure(kind="InvalidParameterError", message=str(error)))
+    assert isinstance(error, PalletError | OSError)
+    return FilesReply(failure=failure_of(error))
+
+
+def open_input(given: Input) -> int:
+    """Open a tree for reading. Precondition for layers: ``rootview.private_mounts``."""
+    if given.root is not None:
+        return rootview.open_readonly(given.root)
+    return os.open(given.path, _DIRECTORY)
+
+
+def excluder_of(patterns: Sequence[str]) -> Excluder | None:
+    """What leaves out the paths that ``--exclude`` names."""
+    if not patterns:
+        return None
+    from pallet.build.ignore import PatternMatcher
+
+    return PatternMatcher(patterns).matches
+
+
+def _carry_out(wanted: FilesRequest) -> None:
+    root = wanted.root
+    assert root.upper is not None
+    direct = root.lower == _PLAIN_LOWER
+    if not direct or any(given.root is not None for given in wanted.inputs):
+        rootview.private_mounts()
+    inputs = [open_input(given) for given in wanted.inputs]
+    if direct:
+        root_fd = os.open(os.path.join(root.base_dir, root.upper), _DIRECTORY)
+    else:
+        _mount(root)
+        root_fd = os.open(root.base_dir, _DIRECTORY)
+    for action in wanted.actions:
+        _act(action, root_fd, inputs, wanted)
+    for fd in (root_fd, *inputs):
+        os.close(fd)
+    os.chdir("/")
+    if not direct:
+        m.unmount(root.base_dir, m.MNT_DETACH)
+
+
+def _mount(root: RootMount) -> None:
+    os.chdir(root.base_dir)
+    # Volatile: the unmount would wait until everything dirty on the host's disk is written.
+    data = ["lowerdir=" + ":".join(root.lower), f"upperdir={root.upper}", f"workdir={root.work}",
+            *root.options, *([] if "volatile" in root.options else ["volatile"])]
+    m.mount("overlay", root.base_dir, "overlay", data=",".join(data))
+
+
+def _act(action: FileAction, root_fd: int, inputs: Sequence[int], wanted: FilesRequest) -> None:
+    owner = _owner(root_fd, action)
+    mode = modes.parse(action.mode) if action.mode else None
+    look = Look(owner=owner, mode=mode, epoch_ns=None if wanted.epoch_s is None else wanted.epoch_s * _NANO)
+    if action.kind == "directory":
+        number = mode.number if mode is not None and mode.number is not None else 0o755
+        try:
+            os.close(Copier(root_fd, look).directory(action.path, number))
+        except SyscallError as error:
+            message = f"mkdir {action.path}: {os.strerror(error.errno or 0).lower()}"
+            raise InvalidParameterError(message) from error
+    elif action.kind == "write":
+        Copier(root_fd, look).write(action.path, action.data)
+    else:
+        chosen = Selection(paths=tuple(action.paths), exclude=tuple(action.exclude), wildcards=action.wildcards,
+                           parents=action.parents)
+        Copier(root_fd, look, excluder_of(action.exclude)).copy(
+            inputs[action.input], chosen, action.path, unpack=action.unpack)
+
+
+def _owner(root_fd: int, action: FileAction) -> tuple[int, int] | None:
+    if action.owner:
+        return lookup_owner(root_fd, action.owner)
+    return None if action.keep_owner or action.kind != "copy" else (0, 0)
+
+
+def lookup_owner(root_fd: int, text: str) -> tuple[int, int]:
+    """``user[:group]`` by names or numbers, looked up in a tree's own files.
+
+    A number without a group is the group's, too.
+
+    Raises:
+        StartFailureError: an unknown name.
+    """
+    user, _, group = text.partition(":")
+    if user.isdecimal() and (not group or group.isdecimal()):
+        return int(user), int(group or user)
+    texts = [_read(root_fd, path) for path in ("/etc/passwd", "/etc/group")]
+    found = users.resolve(text, [], *texts)
+    return found.uid, (int(user) if user.isdecimal() and not group else found.gid)
+
+
+def _read(root_fd: int, path: str) -> str:
+    try:
+        fd = safepath.open_in_root(root_fd, path)
+    except SyscallError:
+        return ""
+    try:
+        return users.read_database(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)

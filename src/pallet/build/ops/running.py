@@ -1,0 +1,136 @@
+"""From a RUN to a step: mounts, secrets, agents and caches as things of this host.
+
+Owns   what a step's mounts come from, for the time it runs.
+Runs   on the loop.
+Spec   Dockerfile reference RUN --mount, --network, --security; BuildKit's entitlements.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+from pallet.build.cachekey import chain_key
+from pallet.build.ops.fileworker import Input
+from pallet.build.ports import Step, StepMount
+from pallet.errors import InvalidParameterError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from pallet.build import graph
+    from pallet.build.job import Job, Solved
+    from pallet.build.ops.cachemounts import CacheMounts
+    from pallet.build.ops.trees import Trees
+
+_INSECURE, _HOST_NETWORK = "security.insecure", "network.host"
+_PIPES = "/dev/pipes"
+_CACHE_MODE = 0o755
+_SECRET_MODE, _AGENT_MODE, _PIPE_MODE = 0o400, 0o600, 0o755
+
+
+class StepMaker:
+    """Makes steps of RUN operations."""
+
+    def __init__(self, caches: CacheMounts, trees: Trees) -> None:
+        self._caches = caches
+        self._trees = trees
+
+    @asynccontextmanager
+    async def make(self, key: str, op: graph.RunOp, inputs: Sequence[Solved], job: Job) -> AsyncIterator[Step]:
+        """Give the step for the time of its run.
+
+        Raises:
+            InvalidParameterError: it needs an entitlement that was not given, or a secret that is unknown.
+        """
+        check_entitlements(op, job)
+        async with AsyncExitStack() as stack:
+            mounts: list[StepMount] = []
+            env = [*op.env, *op.unkeyed_env]
+            for mount in op.mounts:
+                made = await self._mount(mount, inputs, job, stack, env)
+                if made is not None:
+                    mounts.append(made)
+            mounts += [StepMount(target=f"{_PIPES}/{name}", kind="file", data=text.encode("utf-8", "surrogateescape"),
+                                 mode=_PIPE_MODE) for name, text in op.heredocs]
+            yield Step(
+                id=key, args=op.args, env=tuple(env), cwd=op.cwd, user=op.user,
+                network=op.network if op.network != "default" else job.options.network,
+                insecure=op.security == "insecure", hostname=op.hostname or job.options.hostname,
+                mounts=tuple(mounts), devices=op.devices, options=job.options)
+
+    async def _mount(self, mount: graph.RunMount, inputs: Sequence[Solved], job: Job, stack: AsyncExitStack,
+                     env: list[str]) -> StepMount | None:
+        if mount.kind == "tmpfs":
+            return StepMount(target=mount.target, kind="tmpfs", size_bytes=mount.size_bytes, mode=mount.mode)
+        if mount.kind == "secret":
+            return await self._secret(mount, job, env)
+        if mount.kind == "ssh":
+            dial = await job.client.ssh_agent(mount.id or "default")
+            if dial is None:
+                if mount.required:
+                    message = f"unset ssh forward key {mount.id or 'default'}"
+                    raise InvalidParameterError(message)
+                return None
+            return StepMount(target=mount.target, kind="socket", dial=dial, uid=mount.uid, gid=mount.gid,
+                             mode=_AGENT_MODE if mount.mode is None else mount.mode)
+        if mount.kind == "cache":
+            return await self._cache(mount, inputs, stack)
+        return await self._bind(mount, inputs, stack, job)
+
+    async def _secret(self, mount: graph.RunMount, job: Job, env: list[str]) -> StepMount | None:
+        data = await job.client.secret(mount.id)
+        if data is None:
+            if mount.required:
+                message = f"secret {mount.id}: not found"
+                raise NotFoundError(message)
+            return None
+        if mount.env:
+            env.append(f"{mount.env}={data.decode('utf-8', 'surrogateescape')}")
+        if not mount.target:
+            return None
+        return StepMount(target=mount.target, kind="file", data=data, uid=mount.uid, gid=mount.gid,
+                         mode=_SECRET_MODE if mount.mode is None else mount.mode)
+
+    async def _bind(self, mount: graph.RunMount, inputs: Sequence[Solved], stack: AsyncExitStack,
+                    job: Job) -> StepMount:
+        layers: tuple[str, ...] = ()
+        if mount.input is not None:
+            solved = inputs[mount.input]
+            if solved.tree is not None:
+                solved = await stack.enter_async_context(self._trees.layered(solved.tree, job))
+            layers = solved.layers
+        return StepMount(target=mount.target, kind="overlay", layers=layers, subpath=mount.source,
+                         readonly=mount.readonly)
+
+    async def _cache(self, mount: graph.RunMount, inputs: Sequence[Solved], stack: AsyncExitStack) -> StepMount:
+        begins, cache_id = None, mount.id or mount.target
+        if mount.input is not None:
+            solved = inputs[mount.input]
+            given = Input(path=solved.tree.root) if solved.tree is not None else self._trees.input(solved.layers)
+            start = mount.source or "/"
+            cache_id = f"{cache_id}\0{chain_key(solved.layers)}\0{start}"
+
+            async def fill(path: str) -> None:
+                await self._trees.copy(given, start, path)
+
+            begins = fill
+        directory = await stack.enter_async_context(self._caches.use(
+            cache_id, mount.sharing, f"cached mount {mount.target} from exec", fill=begins,
+            mode=_CACHE_MODE if mount.mode is None else mount.mode, owner=(mount.uid, mount.gid)))
+        return StepMount(target=mount.target, kind="bind", source=directory, readonly=mount.readonly)
+
+
+def check_entitlements(op: graph.RunOp, job: Job) -> None:
+    """Refuse what the client has not allowed.
+
+    Raises:
+        InvalidParameterError: BuildKit's words.
+    """
+    given = job.options.entitlements
+    for wanted, needed in ((_INSECURE, op.security == "insecure"), (_HOST_NETWORK, op.network == "host")):
+        if needed and wanted not in given:
+            message = f"{wanted} is not allowed"
+            raise InvalidParameterError(message)
+
+

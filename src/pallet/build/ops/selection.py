@@ -1,0 +1,323 @@
+"""Which files of a tree an operation takes: wildcards, pivots, links, and what they contain.
+
+Owns   the paths of COPY and ADD as BuildKit resolves them, and the content digest that cache keys have.
+Runs   in threads of the daemon and in zygote children; blocking. Every path is resolved inside its root.
+Spec   Dockerfile reference COPY; Go's path/filepath.Match; fsutil's copy.
+
+The digest covers names, types, modes, owners, link targets, extended attributes and content. Times are no
+part of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import posixpath
+import re
+import stat
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
+
+from pallet.errors import InvalidParameterError, NotFoundError, SyscallError
+from pallet.layer.diff import read_xattrs
+from pallet.linux import safepath
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+_WILD = frozenset("*?[\\")
+_PIECE_BYTES = 1 << 20
+_PIVOT = "/./"
+
+
+class SourceMissingError(NotFoundError):
+    """A path of COPY, ADD or a mount is not in its input. ``path`` is absolute there."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f'"{path}": not found')
+        self.path = path
+
+
+class Excluder(Protocol):
+    """Decides what ``--exclude`` leaves out."""
+
+    def __call__(self, path: str) -> bool:
+        """Whether the relative slash path is left out."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What one COPY takes from one input."""
+
+    paths: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    wildcards: bool = True
+    parents: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """One source."""
+
+    path: str
+    """Absolute in the input, links not followed."""
+    name: str
+    """What it is called at the destination; with ``parents`` the path below the pivot."""
+    pivot: str = ""
+    """Absolute; only with ``parents``."""
+
+
+def find(root_fd: int, wanted: Selection) -> list[Found]:
+    """Resolve wildcards; in the order of the selection, and by name within one pattern.
+
+    A pattern with wildcards may match nothing; a plain path is returned whether it exists or not.
+    """
+    found: list[Found] = []
+    for text in wanted.paths:
+        pivot, rest = _split_pivot(text) if wanted.parents else ("", text)
+        pattern = posixpath.join(pivot, rest.lstrip("/")) if pivot else rest
+        clean = _clean(pattern)
+        matches = _expand(root_fd, clean) if wanted.wildcards and not _WILD.isdisjoint(clean) else [clean]
+        for path in matches:
+            if wanted.parents:
+                base = _clean(pivot or "/")
+                found.append(Found(path=path, name=posixpath.relpath(path, base), pivot=base))
+            else:
+                found.append(Found(path=path, name=posixpath.basename(path)))
+    return found
+
+
+def open_source(root_fd: int, path: str) -> int:
+    """Open what a path leads to, following links inside the root; O_PATH.
+
+    Raises:
+        SourceMissingError: nothing is there.
+    """
+    try:
+        return safepath.open_in_root(root_fd, path)
+    except SyscallError as error:
+        if error.errno in _MISSING:
+            raise SourceMissingError(path) from error
+        raise
+
+
+def digest(root_fd: int, wanted: Selection, *, known: Mapping[str, str] | None = None,
+           excluder: Excluder | None = None, xattrs: bool = True) -> str:
+    """Content digest of a selection.
+
+    Args:
+        known: digests (SHA-256, hex) of regular files by path without leading slash.
+        xattrs: look at extended attributes; a client's tree has none.
+
+    Raises:
+        SourceMissingError: a plain path is not there.
+        OSError: something cannot be read.
+    """
+    summary = hashlib.sha256()
+    reader = _Reader(summary.update, known or {}, excluder, xattrs=xattrs,
+                     root=os.readlink(f"/proc/self/fd/{root_fd}"))
+    for source in find(root_fd, wanted):
+        fd = open_source(root_fd, source.path)
+        try:
+            summary.update(b"\0%b\0" % os.fsencode(source.name))
+            reader.source(fd, source)
+        finally:
+            os.close(fd)
+    return summary.hexdigest()
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Feeds what is below a source to a hash."""
+
+    update: Callable[[bytes], None]
+    known: Mapping[str, str]
+    excluder: Excluder | None
+    xattrs: bool
+    root: str
+
+    def source(self, fd: int, source: Found) -> None:
+        status = os.fstat(fd)
+        where = self._place(fd) if self.known else None
+        if stat.S_ISDIR(status.st_mode):
+            opened = os.open(".", _DIRECTORY, dir_fd=fd)
+            try:
+                self._head(b"", status, opened, b"")
+                self._directory(opened, where, "")
+            finally:
+                os.close(opened)
+        elif not (self.excluder and self.excluder(source.name)):
+            self._entry(f"/proc/self/fd/{fd}", None, b"", status, where)
+
+    def _place(self, fd: int) -> str:
+        """Where in the tree a source really is, to look digests up."""
+        return os.readlink(f"/proc/self/fd/{fd}").removeprefix(self.root).lstrip("/")
+
+    def _directory(self, fd: int, where: str | None, relative: str) -> None:
+        for name in sorted(os.listdir(fd)):
+            path = f"{relative}/{name}" if relative else name
+            if self.excluder is not None and self.excluder(path):
+                continue
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            full = f"{where}/{name}" if where else name if where is not None else None
+            if not stat.S_ISDIR(status.st_mode):
+                self._entry(name, fd, os.fsencode(path), status, full)
+                continue
+            below = os.open(name, _DIRECTORY, dir_fd=fd)
+            try:
+                self._head(os.fsencode(path), status, below, b"")
+                self._directory(below, full, path)
+            finally:
+                os.close(below)
+
+    def _entry(self, name: str, dir_fd: int | None, path: bytes, status: os.stat_result,
+               where: str | None) -> None:
+        mode = status.st_mode
+        if stat.S_ISLNK(mode):
+            self._head(path, status, None, os.fsencode(os.readlink(name, dir_fd=dir_fd)))
+        elif not stat.S_ISREG(mode):
+            self._head(path, status, None, b"%d" % status.st_rdev)
+        elif where is not None and (known := self.known.get(where)) is not None:
+            self._head(path, status, None, known.encode())
+        else:
+            # A descriptor's own link in /proc has to be followed; a name in the tree must not be.
+            fd = os.open(name, _READ if dir_fd is not None else _READ & ~os.O_NOFOLLOW, dir_fd=dir_fd)
+            try:
+                self._head(path, status, fd, _content(fd))
+            finally:
+                os.close(fd)
+
+    def _head(self, path: bytes, status: os.stat_result, fd: int | None, content: bytes) -> None:
+        attributes = b""
+        if self.xattrs and fd is not None and (names := os.listxattr(fd)):
+            found = read_xattrs(b"/proc/self/fd/%d/." % fd if stat.S_ISDIR(status.st_mode) else
+                                b"/proc/self/fd/%d" % fd, names, follow=True) or {}
+            attributes = b"".join(b"\2%b\2%b" % item for item in sorted(found.items()))
+        self.update(b"%b\0%o %d %d\0%b%b\n" % (
+            path, status.st_mode, status.st_uid, status.st_gid, content, attributes))
+
+
+def _content(fd: int) -> bytes:
+    summary = hashlib.sha256()
+    while data := os.read(fd, _PIECE_BYTES):
+        summary.update(data)
+    return summary.hexdigest().encode()
+
+
+# --- paths ---------------------------------------------------------------------------------------
+
+
+def _clean(path: str) -> str:
+    return "/" + posixpath.normpath("/" + path).lstrip("/")
+
+
+def _split_pivot(path: str) -> tuple[str, str]:
+    """``a/b/./c/d`` into ``a/b`` and ``c/d``: with ``--parents`` only what follows is made again."""
+    text = path.removeprefix("./")
+    before, found, after = ("/" + text.lstrip("/")).partition(_PIVOT)
+    return (before or "/", after) if found else ("", text)
+
+
+def _expand(root_fd: int, pattern: str) -> list[str]:
+    parts = pattern.strip("/").split("/")
+    plain: list[str] = []
+    while parts and _WILD.isdisjoint(parts[0]):
+        plain.append(parts.pop(0))
+    base = "/" + "/".join(plain)
+    try:
+        fd = safepath.open_in_root(root_fd, base, os.O_RDONLY | os.O_DIRECTORY)
+    except SyscallError as error:
+        if error.errno in _MISSING:
+            return []
+        raise
+    try:
+        return [posixpath.join(base, path) for path in _matches(fd, parts)]
+    finally:
+        os.close(fd)
+
+
+def _matches(fd: int, parts: Sequence[str]) -> Iterator[str]:
+    match = compiled(parts[0])
+    for name in sorted(os.listdir(fd)):
+        if not match(name):
+            continue
+        if len(parts) == 1:
+            yield name
+            continue
+        try:
+            below = os.open(name, _DIRECTORY, dir_fd=fd)
+        except OSError as error:
+            if error.errno in _MISSING:
+                continue
+            raise
+        try:
+            for path in _matches(below, parts[1:]):
+                yield f"{name}/{path}"
+        finally:
+            os.close(below)
+
+
+@lru_cache(maxsize=256)
+def compiled(pattern: str) -> Callable[[str], object]:
+    """One component of a pattern as Go's ``filepath.Match`` has it.
+
+    Raises:
+        InvalidParameterError: ``syntax error in pattern``.
+    """
+    text, position = "", 0
+    while position < len(pattern):
+        letter = pattern[position]
+        position += 1
+        if letter == "*":
+            text += "[^/]*"
+        elif letter == "?":
+            text += "[^/]"
+        elif letter == "[":
+            piece, position = _class(pattern, position)
+            text += piece
+        elif letter == "\\":
+            if position == len(pattern):
+                raise _bad_pattern()
+            text += re.escape(pattern[position])
+            position += 1
+        else:
+            text += re.escape(letter)
+    return re.compile(text, re.DOTALL).fullmatch
+
+
+def _class(pattern: str, position: int) -> tuple[str, int]:
+    negated = pattern[position:position + 1] == "^"
+    position += negated
+    ranges = ""
+    while pattern[position:position + 1] != "]" or not ranges:
+        low, position = _letter(pattern, position)
+        high = low
+        if pattern[position:position + 1] == "-":
+            high, position = _letter(pattern, position + 1)
+        if low <= high:
+            ranges += f"{re.escape(low)}-{re.escape(high)}"
+        else:
+            ranges += "" if ranges else "\0"  # a range that holds nothing
+    return f"[{'^' if negated else ''}{ranges}]", position + 1
+
+
+def _letter(pattern: str, position: int) -> tuple[str, int]:
+    letter = pattern[position:position + 1]
+    if letter in {"", "-", "]"}:
+        raise _bad_pattern()
+    if letter == "\\":
+        position += 1
+        letter = pattern[position:position + 1]
+        if not letter:
+            raise _bad_pattern()
+    return letter, position + 1
+
+
+def _bad_pattern() -> InvalidParameterError:
+    return InvalidParameterError("syntax error in pattern")

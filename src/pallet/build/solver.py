@@ -1,0 +1,346 @@
+"""From a graph to layers: what is cached, what has to run, in which order.
+
+Owns   the decision for each vertex; the work itself is done by ``ops/``.
+Runs   on the loop, one task a vertex; independent ones at the same time.
+Needs  every job to be ended with ``end``, however its build ends.
+Spec   ``docs/dev/build.md`` "How the solver decides".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING
+
+from pallet.build import graph
+from pallet.build.cachekey import chain_key, combine, in_order, op_digest, uses
+from pallet.build.cachestore import CacheRecord
+from pallet.build.errors import BuildError
+from pallet.build.job import Solved
+from pallet.build.ops.selection import SourceMissingError
+from pallet.build.sharing import Executions
+from pallet.errors import PalletError
+from pallet.types import DiffID
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pallet.build.cachestore import CacheStore
+    from pallet.build.graph import Vertex
+    from pallet.build.job import Job
+    from pallet.build.ops.contents import Contents
+    from pallet.build.ops.perform import Made, Performer
+    from pallet.build.ops.sources import Sources
+
+_STEPS_A_CPU = 2
+"""Steps mostly wait for disks and networks."""
+_LAYER_OPS = (graph.RunOp, graph.FileOp)
+
+
+class Solver:
+    """Solves graphs. One per daemon."""
+
+    def __init__(self, *, cache: CacheStore, sources: Sources, contents: Contents, performer: Performer) -> None:
+        self.cache = cache
+        self._sources = sources
+        self._contents = contents
+        self._performer = performer
+        self._executions: Executions[CacheRecord] = Executions()
+        self._slots = asyncio.Semaphore(_STEPS_A_CPU * (os.cpu_count() or 1))
+
+    async def solve(self, targets: Sequence[Vertex], job: Job) -> list[Solved]:
+        """Solve vertices with all that they need; results of others that were found are in ``job.results``.
+
+        Raises:
+            BuildError: a vertex failed; the others have been stopped.
+            PalletError: a source cannot be had.
+        """
+        order = in_order(targets)
+        for vertex in order:
+            job.tell(vertex)
+        run = _Run(self, job)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(run.result(target)) for target in dict.fromkeys(targets)]
+        except BaseExceptionGroup as problems:
+            raise _first(problems) from None
+        finally:
+            await run.stop()
+        found = dict(zip(dict.fromkeys(targets), (task.result() for task in tasks), strict=True))
+        run.fill_in(order)
+        return [found[target] for target in targets]
+
+    async def end(self, job: Job) -> None:
+        """Let go of everything a job holds; its results are safe only while something else keeps them."""
+        for record_id in job.held:
+            self.cache.release(record_id)
+        job.held.clear()
+        trees, job.trees = list(job.trees.values()), {}
+        for task in trees:
+            task.cancel()
+        if trees:
+            await asyncio.wait(trees)
+        for task in trees:
+            if not task.cancelled() and task.exception() is None:
+                await job.client.release(task.result())
+        for state in job.failed.values():
+            await self._performer.drop(state.key)
+        job.failed.clear()
+        self.cache.flush()
+        await asyncio.to_thread(job.lease.end)
+
+    # -- what ``_Run`` needs -----------------------------------------------------------------------
+
+    async def source(self, vertex: Vertex, job: Job) -> Solved:
+        """Bring a source here."""
+        return await self._sources.bring(vertex, job)
+
+    async def content(self, solved: Solved, use: object, job: Job) -> str:
+        """What an input holds where an operation looks."""
+        return await self._contents.digest(solved, use, job)  # type: ignore[arg-type]
+
+    def hit(self, keys: Sequence[str], job: Job) -> CacheRecord | None:
+        """Record of the first key that leads to one, held for the job."""
+        for key in keys:
+            record = self.cache.find(key)
+            if record is None:
+                continue
+            self.hold(record, job)
+            # Between the look and the lease a collection may have come: look again.
+            if self.cache.find(key) is record:
+                self.cache.link(record, keys)
+                self.cache.touch(record)
+                return self.cache.get(record.id)
+        return None
+
+    def hold(self, record: CacheRecord, job: Job) -> None:
+        """Keep a record's layers for a job."""
+        self.cache.hold(record.id)
+        job.held.append(record.id)
+        for layer in record.layers:
+            job.lease.add_layer(DiffID(layer))
+
+    async def perform(self, vertex: Vertex, inputs: Sequence[Solved], job: Job, keys: Sequence[str]) -> CacheRecord:
+        """Carry an operation out, once for all who want it now, and record what it made."""
+        shared = keys[0] if not vertex.ignore_cache else f"{keys[0]}:{id(job)}:{job.digest(vertex)}"
+
+        async def work(output: Callable[[int, bytes], None]) -> CacheRecord:
+            async with self._slots:
+                made = await self._performer.perform(vertex, inputs, job, output)
+            return self._record(vertex, inputs, made, keys)
+
+        record = await self._executions.run(shared, work, lambda stream, data: job.log(vertex, stream, data))
+        self.hold(record, job)
+        return record
+
+    def _record(self, vertex: Vertex, inputs: Sequence[Solved], made: Made, keys: Sequence[str]) -> CacheRecord:
+        base = inputs[0].layers if made.on_base else ()
+        return self.cache.put(CacheRecord(
+            id="", description=vertex.name, layers=(*base, made.diff_id), own=1, size_bytes=made.size_bytes,
+            parents=tuple(solved.record for solved in inputs if solved.record)), keys)
+
+
+class _Run:
+    """One job's walk over its graph."""
+
+    def __init__(self, solver: Solver, job: Job) -> None:
+        self._solver = solver
+        self._job = job
+        self._tasks: dict[str, asyncio.Task[Solved]] = {}
+        self._keys: dict[Vertex, asyncio.Task[str]] = {}
+        self._told: set[Vertex] = set()
+
+    async def stop(self) -> None:
+        """End what is under way."""
+        tasks = [task for task in (*self._tasks.values(), *self._keys.values()) if not task.done()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for task in (*self._tasks.values(), *self._keys.values()):
+            if not task.cancelled():
+                task.exception()
+
+    async def result(self, vertex: Vertex) -> Solved:
+        """Result of a vertex; equal vertices are one."""
+        digest = self._job.digest(vertex)
+        task = self._tasks.get(digest)
+        if task is None:
+            task = self._tasks[digest] = asyncio.get_running_loop().create_task(self._solve(vertex))
+        solved = await asyncio.shield(task)
+        self._job.results[vertex] = solved
+        return solved
+
+    async def _solve(self, vertex: Vertex) -> Solved:
+        try:
+            return await self._decide(vertex)
+        except BuildError:
+            raise
+        except SourceMissingError as error:
+            text = f"failed to calculate checksum of ref {_ref(self._job, vertex)}: {error}"
+            text = f"failed to compute cache key: {text}"
+            raise self._failed(vertex, text) from error
+        except (PalletError, OSError) as error:
+            raise self._failed(vertex, str(error)) from error
+
+    def _failed(self, vertex: Vertex, text: str) -> BuildError:
+        now = time.time_ns()
+        self._job.tell(vertex, started_ns=now, completed_ns=now, error=text)
+        return BuildError(text, vertex=vertex, digest=self._job.digest(vertex))
+
+    async def _decide(self, vertex: Vertex) -> Solved:
+        op, job = vertex.op, self._job
+        if isinstance(op, graph.ScratchOp):
+            return self._cached(vertex, Solved(cached=True))
+        if isinstance(op, graph.MergeOp):
+            return await self._merge(vertex)
+        if not isinstance(op, _LAYER_OPS):
+            return await self._source(vertex)
+        definition = "" if _uncached(vertex) else await self._definition(vertex)
+        record = self._solver.hit([definition], job) if definition else None
+        if record is not None:
+            return self._from(vertex, record)
+        inputs = await self._inputs(vertex)
+        content = await self._content_key(vertex, inputs)
+        keys = [content, definition] if definition else [content]
+        record = self._solver.hit(keys, job) if not vertex.ignore_cache else None
+        if record is not None:
+            return self._from(vertex, record)
+        return await self._perform(vertex, inputs, keys)
+
+    async def _perform(self, vertex: Vertex, inputs: Sequence[Solved], keys: Sequence[str]) -> Solved:
+        job, started = self._job, time.time_ns()
+        job.tell(vertex, started_ns=started)
+        try:
+            record = await self._solver.perform(vertex, inputs, job, keys)
+        except asyncio.CancelledError:
+            job.tell(vertex, started_ns=started, completed_ns=time.time_ns(), error="context canceled")
+            raise
+        except (PalletError, OSError) as error:
+            job.tell(vertex, started_ns=started, completed_ns=time.time_ns(), error=str(error))
+            if isinstance(error, BuildError):
+                raise
+            raise BuildError(str(error), vertex=vertex, digest=job.digest(vertex)) from error
+        job.tell(vertex, started_ns=started, completed_ns=time.time_ns())
+        self._told.add(vertex)
+        return _solved(record, cached=False)
+
+    async def _source(self, vertex: Vertex) -> Solved:
+        job, started = self._job, time.time_ns()
+        if not isinstance(vertex.op, graph.ImageSource):
+            job.tell(vertex, started_ns=started)
+        try:
+            solved = await self._solver.source(vertex, job)
+        except (PalletError, OSError) as error:
+            job.tell(vertex, started_ns=started, completed_ns=time.time_ns(), error=str(error))
+            raise BuildError(str(error), vertex=vertex, digest=job.digest(vertex)) from error
+        if solved.cached:
+            return self._cached(vertex, solved)
+        self._told.add(vertex)
+        job.tell(vertex, started_ns=started, completed_ns=time.time_ns())
+        return solved
+
+    async def _merge(self, vertex: Vertex) -> Solved:
+        inputs = await self._inputs(vertex)
+        layers = tuple(layer for solved in inputs for layer in solved.layers)
+        created = max((solved.created_ns for solved in inputs), default=0)
+        return self._cached(vertex, Solved(layers=layers, created_ns=created, cached=True))
+
+    async def _inputs(self, vertex: Vertex) -> list[Solved]:
+        return list(await asyncio.gather(*(self.result(below) for below in vertex.inputs)))
+
+    def _from(self, vertex: Vertex, record: CacheRecord) -> Solved:
+        return self._cached(vertex, _solved(record, cached=True))
+
+    def _cached(self, vertex: Vertex, solved: Solved) -> Solved:
+        now = time.time_ns()
+        self._told.add(vertex)
+        self._job.tell(vertex, started_ns=now, completed_ns=now, cached=True)
+        return solved
+
+    # Keys
+
+    async def _definition(self, vertex: Vertex) -> str:
+        task = self._keys.get(vertex)
+        if task is None:
+            task = self._keys[vertex] = asyncio.get_running_loop().create_task(self._make_definition(vertex))
+        return await asyncio.shield(task)
+
+    async def _make_definition(self, vertex: Vertex) -> str:
+        parts = [op_digest(vertex)]
+        for use in uses(vertex.op, len(vertex.inputs)):
+            below = vertex.inputs[use.input]
+            if isinstance(below.op, (*_LAYER_OPS, graph.MergeOp)):
+                parts.append(f"{use.input}:{await self._definition(below)}")
+                continue
+            solved = await self.result(below)
+            parts.append(f"{use.input}:{await self._part(solved, use)}")
+        return combine("definition", parts)
+
+    async def _content_key(self, vertex: Vertex, inputs: Sequence[Solved]) -> str:
+        parts = [op_digest(vertex)]
+        parts += [f"{use.input}:{await self._part(inputs[use.input], use)}"
+                  for use in uses(vertex.op, len(vertex.inputs))]
+        return combine("content", parts)
+
+    async def _part(self, solved: Solved, use: object) -> str:
+        if getattr(use, "selection", None) is None and solved.tree is None:
+            return chain_key(solved.layers)
+        return await self._solver.content(solved, use, self._job)
+
+    # What a cached vertex made needless
+
+    def fill_in(self, order: Sequence[Vertex]) -> None:
+        """Find results for what nobody had to ask for: their layers are parts of what is known."""
+        job = self._job
+        for vertex in reversed(order):
+            solved = job.results.get(vertex)
+            base = vertex.inputs[0] if vertex.inputs else None
+            if solved is None or base is None or base in job.results:
+                continue
+            on_base = isinstance(vertex.op, graph.RunOp) or (
+                isinstance(vertex.op, graph.FileOp) and vertex.op.has_base)
+            if on_base:
+                job.results[base] = self._below(solved)
+        now = time.time_ns()
+        for vertex in order:
+            if vertex not in self._told:
+                job.tell(vertex, started_ns=now, completed_ns=now, cached=True)
+
+    def _below(self, solved: Solved) -> Solved:
+        record = self._solver.cache.get(solved.record)
+        layers = solved.layers[:-1]
+        for parent in record.parents if record is not None else ():
+            found = self._solver.cache.get(parent)
+            if found is not None and tuple(found.layers) == layers:
+                return _solved(found, cached=True)
+        return Solved(layers=layers, created_ns=solved.created_ns, cached=True)
+
+
+def _solved(record: CacheRecord, *, cached: bool) -> Solved:
+    return Solved(layers=tuple(DiffID(layer) for layer in record.layers), created_ns=record.created_ns,
+                  cached=cached, record=record.id)
+
+
+def _uncached(vertex: Vertex) -> bool:
+    """Whether it or something below is to be made anew: then only contents can say what is the same."""
+    return any(below.ignore_cache for below in in_order([vertex]))
+
+
+def _ref(job: Job, vertex: Vertex) -> str:
+    name = job.digest(vertex).partition(":")[2][:25]
+    return f"{name}::{name}"
+
+
+def _first(problems: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What went wrong first; failures that the end of the others caused come last."""
+    found: list[BaseException] = []
+    pending: list[BaseException] = [problems]
+    while pending:
+        problem = pending.pop(0)
+        if isinstance(problem, BaseExceptionGroup):
+            pending += problem.exceptions
+        else:
+            found.append(problem)
+    return next((one for one in found if isinstance(one, BuildError)), found[0])
