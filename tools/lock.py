@@ -40,5 +40,6 @@ def lock(target: Path, *extra: str) -> None:
 
 
 if __name__ == "__main__":
-    lock(ROOT / "requirements.lock", "--extra", "build", "--extra", "tui")
-    lock(ROOT / "requirements-dev.lock", "--extra", "build", "--extra", "tui", "--extra", "dev")
+    lock(ROOT / "requirements.lock", "--extra", "build", "--extra", "registry", "--extra", "tui")
+    lock(ROOT / "requirements-dev.lock", "--extra", "build", "--extra", "registry", "--extra", "tui",
+         "--extra", "dev")

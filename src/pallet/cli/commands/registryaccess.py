@@ -30,6 +30,7 @@ _COSTS = range(4, 18)
 def htpasswd(session: Session, flags: Flags) -> int:
     """``pallet registry htpasswd``: sets, removes or lists users; running registries notice."""
     from pallet.registry.auth import htpasswd as users
+    from pallet.registry.auth.libraries import HASHING, require
 
     path, name = Path(flags.args[0]), flags.args[1] if len(flags.args) > 1 else ""
     if flags["list"]:
@@ -48,6 +49,7 @@ def htpasswd(session: Session, flags: Flags) -> int:
         out(f"Deleted user {name}")
         return 0
     users.check_name(name)
+    require(HASHING, "users")
     if not flags["cost"].isdigit() or int(flags["cost"]) not in _COSTS:
         raise CommandError(f"invalid cost {flags['cost']!r}: want {_COSTS[0]} to {_COSTS[-1]}")
     hashed = users.hash_password(_password(stdin=flags["password-stdin"]), int(flags["cost"]))
@@ -75,7 +77,9 @@ def _password(*, stdin: bool) -> str:
 def key(session: Session, flags: Flags) -> int:
     """``pallet registry key``: makes a key that signs tokens, or shows its public part."""
     from pallet.registry.auth import keys
+    from pallet.registry.auth.libraries import SIGNING, require
 
+    require(SIGNING, "keys")
     path = Path(flags.args[0])
     if flags["public"]:
         out(keys.jwk_set([keys.load(path).jwk]).decode())

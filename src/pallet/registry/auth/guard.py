@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from pallet.errors import InvalidParameterError
 from pallet.registry.auth import keys
 from pallet.registry.auth.endpoint import TokenEndpoint
+from pallet.registry.auth.libraries import HASHING, SIGNING, require
 from pallet.registry.auth.limits import Limits
 from pallet.registry.auth.model import ANYBODY, TOKEN_PATH, Access, Caller, OpenAccess, basic_credentials
 from pallet.registry.auth.passwords import Passwords
@@ -63,6 +64,8 @@ class GuardedAccess:
         buckets: Buckets | None = None,
     ) -> None:
         token = auth.token
+        if auth.htpasswd or users is not None:
+            require(HASHING, "users")
         self._limits = Limits(limits or LimitsConfig(), buckets)
         self._policy = Policy(auth, rules)
         self._users = users or (Passwords(Path(auth.htpasswd)) if auth.htpasswd else None)
@@ -75,6 +78,8 @@ class GuardedAccess:
             # A client that got in without credentials never offers any (auth-02), and one that was
             # asked for basic ones does not come without: only tokens let it do both.
             token = TokenConfig()
+        if token is not None:
+            require(SIGNING, "tokens")
         self._token = token
         self._issuer = None if token is None or self._external else issuer or _issuer(token, root)
         self._verifier = self._issuer.verifier if self._issuer is not None else \
