@@ -54,7 +54,9 @@ async def test_the_low_priority_of_a_tear_down_ends_with_it(lab: Lab) -> None:
     mine = os.getpriority(os.PRIO_PROCESS, 0)
     for _ in range(3):
         pid = await run_and_return(lab, "sh", "-c", f"exit $(($(cut -d' ' -f19 /proc/self/stat) - {mine}))")
-        assert os.getpriority(os.PRIO_PROCESS, pid) == mine
+        # As below: this shim may still be on its way.
+        await asyncio.to_thread(
+            eventually, lambda pid=pid: os.getpriority(os.PRIO_PROCESS, pid) == mine)
 
 
 async def test_nothing_of_a_container_stays_in_its_shim(lab: Lab) -> None:
