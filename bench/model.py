@@ -14,7 +14,7 @@ class Figure:
     """Samples of one thing for every competitor that was measured.
 
     ``goal`` is a ceiling for Pallet's median in ``unit``; ``factor`` is how many times dockerd's
-    median must be above Pallet's.
+    median must be above Pallet's; ``at_least`` names a competitor whose rate Pallet's must reach.
     """
 
     name: str
@@ -22,6 +22,7 @@ class Figure:
     samples: dict[str, list[float]] = field(default_factory=dict)
     goal: float | None = None
     factor: float | None = None
+    at_least: str = ""
     note: str = ""
 
     def add(self, competitor: str, value: float) -> None:
@@ -44,6 +45,9 @@ class Figure:
         if self.factor is not None and theirs is not None:
             met = "met" if theirs >= self.factor * ours else "missed"
             words.append(f"at least {self.factor:g} times: {met}")
+        other = self.median(self.at_least) if self.at_least else None
+        if other is not None:
+            words.append(f"at least {self.at_least}'s: {'met' if ours >= other else 'missed'}")
         return "; ".join(words)
 
 
@@ -60,7 +64,8 @@ def table(figures: list[Figure]) -> str:
             if value is None:
                 cells.append("")
                 continue
-            ratio = f" ({value / ours:.1f}x)" if ours and name != "pallet" else ""
+            digits = 1 if ours and value / ours >= 0.1 else 2
+            ratio = f" ({value / ours:.{digits}f}x)" if ours and name != "pallet" else ""
             cells.append(f"{value:.3g}{ratio}" if value < 1000 else f"{value:.0f}{ratio}")
         cells.append(figure.verdict())
         rows.append("| " + " | ".join(cells) + " |")
@@ -69,7 +74,7 @@ def table(figures: list[Figure]) -> str:
 
 
 def _order(name: str) -> tuple[int, str]:
-    first = ["pallet", "dockerd", "podman", "runc", "crun", "skopeo"]
+    first = ["pallet", "dockerd", "podman", "runc", "crun", "skopeo", "docker-registry"]
     return (first.index(name) if name in first else len(first), name)
 
 

@@ -11,7 +11,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import archive_figures, idle_figures, list_figures, pull_figures, push_figures, start_figures
+from bench import (
+    archive_figures,
+    idle_figures,
+    list_figures,
+    pull_figures,
+    push_figures,
+    registry_figures,
+    start_figures,
+)
 from bench.engines import engines
 from bench.model import Figure, machine, table, versions
 from tests.support import isolation
@@ -24,7 +32,7 @@ if TYPE_CHECKING:
     from tests.support.daemon import Daemon
 
 MARK_BEGIN, MARK_END = "<!-- measured -->", "<!-- /measured -->"
-GROUPS = ("api", "command", "cli", "idle", "start", "pull", "push", "archive", "list")
+GROUPS = ("api", "command", "cli", "idle", "start", "pull", "push", "archive", "list", "registry")
 
 
 def measure(options: argparse.Namespace) -> list[Figure]:
@@ -58,6 +66,7 @@ def measure(options: argparse.Namespace) -> list[Figure]:
             again, 1 if quick else 3, 0.1 if quick else 1.0))
         group("list", lambda: list_figures.lists(
             again, 5 if quick else 20, 100 if quick else list_figures.IMAGES))
+    group("registry", lambda: registry_figures.registries(1 if quick else 3, 1 if quick else 3))
     return figures
 
 
@@ -67,6 +76,7 @@ def document(figures: list[Figure]) -> str:
         "docker CLI": [docker_binaries()[0] if docker_binaries() else "docker", "--version"],
         "dockerd": ["dockerd", "--version"], "podman": ["podman", "--version"],
         "runc": ["runc", "--version"], "crun": ["crun", "--version"],
+        "docker-registry": ["docker-registry", "--version"],
         "Python": [sys.executable, "--version"],
     })  # fmt: skip
     where = f"Measured {time.strftime('%Y-%m-%d')} on {machine()}."

@@ -43,7 +43,10 @@ TEST = (
     ("procps", "ps", "process listings"),
     ("libc-bin", "ldconfig", "library look-up"),
 )
-BENCH = (("podman", "podman", "compared in the benchmark"),)
+BENCH = (
+    ("podman", "podman", "compared in the benchmark"),
+    ("wrk", "wrk", "load on the registry"),
+)
 
 
 def present(probe: str) -> bool:

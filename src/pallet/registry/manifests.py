@@ -14,6 +14,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pallet.registry.codes import RegistryHttpError
+from pallet.registry.events import Events
 from pallet.registry.messages import RegistryResponse, link_to_next, parse_digest
 from pallet.registry.metadata.records import ManifestRecord
 from pallet.spec import digest as digests
@@ -35,31 +36,36 @@ class ManifestRoutes:
     """Answers requests under ``manifests/`` and ``referrers/``."""
 
     def __init__(self, store: RegistryStore, *, allow_delete: bool,
-                 max_bytes: int = MAX_MANIFEST_BYTES) -> None:
+                 max_bytes: int = MAX_MANIFEST_BYTES, events: Events | None = None) -> None:
         self._store = store
+        self._events = events or Events()
         self._allow_delete = allow_delete
         self._max_bytes = max_bytes
 
-    def handle(self, request: RegistryRequest, name: str, ref: str) -> RegistryResponse:
-        """Answer one request on manifest ``ref``, a tag or a digest."""
+    def handle(self, request: RegistryRequest, name: str, ref: str, user: str = "") -> RegistryResponse:
+        """Answer one request on manifest ``ref``, a tag or a digest; ``user`` is for notifications."""
         if request.method in {"GET", "HEAD"}:
-            return self._get(name, ref, head=request.method == "HEAD")
+            return self._get(request, name, ref, user)
         if request.method == "PUT":
-            return self._put(request, name, ref)
+            return self._put(request, name, ref, user)
         if request.method == "DELETE":
-            return self._delete(name, ref)
+            return self._delete(request, name, ref, user)
         raise RegistryHttpError("UNSUPPORTED", headers={"Allow": "GET, HEAD, PUT, DELETE"})
 
-    def _get(self, name: str, ref: str, *, head: bool) -> RegistryResponse:
-        by_tag = references.is_tag(ref)
+    def _get(self, request: RegistryRequest, name: str, ref: str, user: str) -> RegistryResponse:
+        by_tag, head = references.is_tag(ref), request.method == "HEAD"
         digest = self._store.resolve(name, ref) if by_tag else parse_digest(ref)
         record = self._store.manifest(name, digest, push=head and not by_tag)
+        keep_s = self._store.keep_s if head and not by_tag else math.inf
+        if not head and self._events.wanted("pull", name):
+            keep_s = 0.0  # each one is told of
+            self._store.notify(self._events.pulled(request, user, name, record, ref if by_tag else ""))
         return RegistryResponse(
-            status=200, body=record.raw, keep_s=self._store.keep_s if head and not by_tag else math.inf,
+            status=200, body=record.raw, keep_s=keep_s,
             headers={"Content-Type": record.media_type, "Docker-Content-Digest": digest,
                      "ETag": f'"{digest}"'})
 
-    def _put(self, request: RegistryRequest, name: str, ref: str) -> RegistryResponse:
+    def _put(self, request: RegistryRequest, name: str, ref: str, user: str) -> RegistryResponse:
         raw = _read_manifest(request, self._max_bytes)
         tags = request.parameters("tag")
         if references.is_tag(ref):
@@ -73,7 +79,8 @@ class ManifestRoutes:
             raise RegistryHttpError("TAG_INVALID", {"tags": tags})
         media_type, document = _checked(raw, request.headers.get("content-type", ""))
         record = record_of(digest, media_type, raw, document)
-        self._store.put_manifest(name, record, tags)
+        self._store.put_manifest(name, record, tags,
+                                 self._events.pushed(request, user, name, record, tags))
         headers = {"Location": f"/v2/{name}/manifests/{ref}", "Docker-Content-Digest": digest}
         if record.subject is not None:
             headers["OCI-Subject"] = record.subject
@@ -81,13 +88,15 @@ class ManifestRoutes:
             headers["OCI-Tag"] = ", ".join(request.parameters("tag"))
         return RegistryResponse(status=201, headers=headers)
 
-    def _delete(self, name: str, ref: str) -> RegistryResponse:
+    def _delete(self, request: RegistryRequest, name: str, ref: str, user: str) -> RegistryResponse:
         if not self._allow_delete:
             raise RegistryHttpError("UNSUPPORTED")
         if references.is_tag(ref):
-            self._store.untag(name, ref)
+            self._store.untag(name, ref, self._events.deleted(request, user, name, tag=ref))
         else:
-            self._store.delete_manifest(name, parse_digest(ref))
+            digest = parse_digest(ref)
+            self._store.delete_manifest(
+                name, digest, self._events.deleted(request, user, name, digest=digest))
         return RegistryResponse(status=202)
 
     def referrers(self, request: RegistryRequest, name: str, text: str) -> RegistryResponse:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pallet.registry.auth import AccessControl, Caller
+    from pallet.registry.events import Events
     from pallet.registry.store import RegistryStore
     from pallet.registry.uploads import Upload
     from pallet.types import Digest
@@ -51,7 +52,7 @@ class Routes:
     """Answers requests."""
 
     def __init__(self, store: RegistryStore, access: AccessControl, *, allow_delete: bool = True,
-                 limits: LimitsConfig | None = None) -> None:
+                 limits: LimitsConfig | None = None, events: Events | None = None) -> None:
         self._store = store
         self._uploads = store.uploads
         self._access = access
@@ -59,7 +60,7 @@ class Routes:
         limits = limits or LimitsConfig()
         self._sizes = SizeLimits.of(limits)
         self._manifests = ManifestRoutes(store, allow_delete=allow_delete,
-                                         max_bytes=limits.max_manifest_bytes)
+                                         max_bytes=limits.max_manifest_bytes, events=events)
 
     def permits(self, method: str, target: str, headers: dict[str, str], peer: str) -> bool:
         """Whether a reply to such a GET or HEAD may be given from memory, without ``handle``.
@@ -136,7 +137,7 @@ class Routes:
             return self._blob(request, name, target.ref)
         if kind == "referrers":
             return self._manifests.referrers(request, name, target.ref)
-        return self._manifests.handle(request, name, target.ref)
+        return self._manifests.handle(request, name, target.ref, caller.name)
 
     def _authorize(self, request: RegistryRequest, access: Access) -> Caller:
         return self._access.authorize(request.headers.get("authorization", ""), access, request.base_url,

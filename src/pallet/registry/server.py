@@ -19,6 +19,7 @@ from pallet.registry.auth import OpenAccess
 from pallet.registry.auth.guard import ReloadableAccess, access_of
 from pallet.registry.auth.settings import TlsConfig
 from pallet.registry.config import RegistryConfig, StorageConfig
+from pallet.registry.events import Events
 from pallet.registry.gc import Collector
 from pallet.registry.routes import Routes
 from pallet.registry.serving import listeners, workers
@@ -29,6 +30,7 @@ from pallet.registry.serving.replies import ReplyCache
 from pallet.registry.serving.service import MetricsService, RegistryService
 from pallet.registry.store import open_store
 from pallet.registry.tls import tls_context
+from pallet.registry.webhooks import Courier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,7 +79,10 @@ class RegistryServer:
             raise
         self._access = access or OpenAccess()
         self.routes = Routes(self.store, self._access, allow_delete=allow_delete,
-                             limits=self.config.limits)
+                             limits=self.config.limits,
+                             events=Events(self.config.webhook, listeners.authority(self.sockets.main)))
+        self._courier = Courier(self.config.webhook, self.store.metadata.deliveries, self.metrics.add)
+        self.store.on_delivery = self._courier.wake
         self._collector = Collector(self.store, self._collected) if first else None
         self._cache = ReplyCache(self.store.metadata.database.watch(), self.config.http.cache_bytes,
                                  time.monotonic)
@@ -89,6 +94,7 @@ class RegistryServer:
         self._loop.listen(self.sockets.main, self.service)
         if self.sockets.metrics is not None:
             self._loop.listen(self.sockets.metrics, MetricsService(self.metrics, self._figures))
+        self._courier.start()
         self._thread: threading.Thread | None = None
         self._ended = False
 
@@ -153,6 +159,7 @@ class RegistryServer:
         if self._ended:
             return
         self._ended = True
+        self._courier.stop()
         if self._collector is not None:
             self._collector.stop()
         self._log.close()

@@ -26,11 +26,13 @@ from pallet.registry.metadata.open import open_metadata
 from pallet.registry.uploads import Uploads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from pallet.registry.blobs.driver import BlobDriver, Redirect
     from pallet.registry.config import RegistryConfig
     from pallet.registry.messages import FileRange, Stream
     from pallet.registry.metadata.open import MetadataStore
-    from pallet.registry.metadata.records import BlobRecord, ManifestRecord
+    from pallet.registry.metadata.records import BlobRecord, Delivery, ManifestRecord
     from pallet.types import Digest
 
 
@@ -43,6 +45,8 @@ class RegistryStore:
         self.config = config
         self.uploads = Uploads(driver, metadata)
         self.capacity = Capacity(driver, metadata.database, config.storage.min_free_bytes)
+        self.on_delivery: Callable[[], None] = lambda: None
+        """Called when a notification was queued."""
         self._content = metadata.content
         # A quarter of the grace together: notes of use are renewed, and answers that rely on one
         # are given again from memory, for at most an eighth each.
@@ -94,16 +98,19 @@ class RegistryStore:
 
     # Manifests and tags
 
-    def put_manifest(self, name: str, record: ManifestRecord, tags: list[str]) -> None:
-        """Keep a manifest exactly as it came and point ``tags`` at it, all or nothing.
+    def put_manifest(self, name: str, record: ManifestRecord, tags: list[str],
+                     deliveries: Sequence[Delivery] = ()) -> None:
+        """Keep a manifest exactly as it came, point ``tags`` at it and queue ``deliveries``, all or nothing.
 
         Raises:
             RegistryHttpError: MANIFEST_BLOB_UNKNOWN.
         """
         try:
-            self._content.put_manifest(name, record, tags)
+            self._content.put_manifest(name, record, tags, deliveries)
         except MissingContentError as error:
             raise RegistryHttpError("MANIFEST_BLOB_UNKNOWN", {"digest": error.digest}) from error
+        if deliveries:
+            self.on_delivery()
 
     def manifest(self, name: str, digest: Digest, *, push: bool = False) -> ManifestRecord:
         """A manifest; ``push`` as for ``blob``.
@@ -129,23 +136,33 @@ class RegistryStore:
             raise RegistryHttpError("MANIFEST_UNKNOWN", {"name": name, "tag": tag})
         return digest
 
-    def untag(self, name: str, tag: str) -> None:
+    def notify(self, deliveries: Sequence[Delivery]) -> None:
+        """Queue notifications of something that changed nothing."""
+        if deliveries and self.capacity.writable():
+            self.metadata.deliveries.add(deliveries)
+            self.on_delivery()
+
+    def untag(self, name: str, tag: str, deliveries: Sequence[Delivery] = ()) -> None:
         """Forget a tag.
 
         Raises:
             RegistryHttpError: MANIFEST_UNKNOWN.
         """
-        if not self._content.untag(name, tag):
+        if not self._content.untag(name, tag, deliveries):
             raise RegistryHttpError("MANIFEST_UNKNOWN", {"name": name, "tag": tag})
+        if deliveries:
+            self.on_delivery()
 
-    def delete_manifest(self, name: str, digest: Digest) -> None:
+    def delete_manifest(self, name: str, digest: Digest, deliveries: Sequence[Delivery] = ()) -> None:
         """Forget a manifest, the tags that point to it and its entry as a referrer.
 
         Raises:
             RegistryHttpError: MANIFEST_UNKNOWN.
         """
-        if not self._content.delete_manifest(name, digest):
+        if not self._content.delete_manifest(name, digest, deliveries):
             raise RegistryHttpError("MANIFEST_UNKNOWN", {"digest": digest})
+        if deliveries:
+            self.on_delivery()
 
     def tags(self, name: str, last: str = "", limit: int | None = None) -> list[str]:
         """Tags after ``last`` in lexical order.

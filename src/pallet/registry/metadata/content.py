@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pallet.registry.metadata.deliveries import queue
 from pallet.registry.metadata.records import BlobRecord, ManifestRecord, TagRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pallet.registry.metadata.database import Database, Session
-    from pallet.registry.metadata.records import UploadRecord
+    from pallet.registry.metadata.records import Delivery, UploadRecord
     from pallet.types import Digest
 
 _MANIFEST = "digest, media_type, raw, subject, artifact_type, descriptor, pushed_at"
@@ -132,8 +133,9 @@ class ContentTables:
 
     # Manifests and tags
 
-    def put_manifest(self, repository: str, record: ManifestRecord, tags: Sequence[str]) -> None:
-        """Keep a manifest and point tags at it; durable, and all or nothing.
+    def put_manifest(self, repository: str, record: ManifestRecord, tags: Sequence[str],
+                     deliveries: Sequence[Delivery] = ()) -> None:
+        """Keep a manifest, point tags at it and queue notifications; durable, and all or nothing.
 
         Raises:
             MissingContentError: the repository lacks a blob or a child of it.
@@ -142,6 +144,7 @@ class ContentTables:
             try:
                 with self._db.write(durable=True) as db:
                     _put_manifest(db, repository, record, tags, self._db.now())
+                    queue(db, deliveries, self._db.now())
                 return
             except Exception as error:
                 # Collected between check and insert: the next attempt's check says which.
@@ -179,19 +182,23 @@ class ContentTables:
                               (repository, tag))
         return rows[0][0] if rows else None
 
-    def untag(self, repository: str, tag: str) -> bool:
+    def untag(self, repository: str, tag: str, deliveries: Sequence[Delivery] = ()) -> bool:
         """Forget a tag; False when there is none."""
         with self._db.write(durable=True) as db:
             rows = db.execute("DELETE FROM tags WHERE repository = ? AND name = ? RETURNING digest",
                               (repository, tag))
             for (digest,) in rows:
                 _touch_manifest(db, repository, digest, self._db.now())
+                queue(db, deliveries, self._db.now())
         return bool(rows)
 
-    def delete_manifest(self, repository: str, digest: Digest) -> bool:
+    def delete_manifest(self, repository: str, digest: Digest, deliveries: Sequence[Delivery] = ()) -> bool:
         """Forget a manifest and its tags; False when there is none."""
         with self._db.write(durable=True) as db:
-            return drop_manifest(db, repository, digest, self._db.now())
+            found = drop_manifest(db, repository, digest, self._db.now())
+            if found:
+                queue(db, deliveries, self._db.now())
+        return found
 
     def tags(self, repository: str, last: str = "", limit: int | None = None) -> list[TagRecord]:
         """Tags after ``last`` in the order of their bytes."""

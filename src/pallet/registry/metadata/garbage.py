@@ -188,7 +188,8 @@ class GarbageTables:
             ((blobs, size),) = db.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM blobs")
             ((manifests,),) = db.execute("SELECT COUNT(*) FROM manifests")
             ((uploads,),) = db.execute("SELECT COUNT(*) FROM uploads")
-            waiting = dict(db.execute("SELECT dead, COUNT(*) FROM deliveries GROUP BY dead"))
+            waiting: dict[int, int] = dict(db.execute(
+                "SELECT dead, COUNT(*) FROM deliveries GROUP BY dead"))
         return Figures(blobs=blobs, bytes=int(size), manifests=manifests, uploads=uploads,
                        pending=waiting.get(0, 0), dead=waiting.get(1, 0))
 

@@ -15,6 +15,7 @@ from pallet.errors import InvalidParameterError
 from pallet.registry.metadata import schema
 from pallet.registry.metadata.content import ContentTables
 from pallet.registry.metadata.database import PostgresDatabase, SqliteDatabase
+from pallet.registry.metadata.deliveries import DeliveryTables
 from pallet.registry.metadata.garbage import GarbageTables
 from pallet.registry.metadata.sessions import UploadTables
 
@@ -30,6 +31,7 @@ class MetadataStore:
     content: ContentTables
     uploads: UploadTables
     garbage: GarbageTables
+    deliveries: DeliveryTables
 
     def close(self) -> None:
         """Close the database."""
@@ -62,4 +64,5 @@ def open_metadata(url: str) -> MetadataStore:
         database.close()
         raise
     return MetadataStore(database=database, content=ContentTables(database),
-                         uploads=UploadTables(database), garbage=GarbageTables(database))
+                         uploads=UploadTables(database), garbage=GarbageTables(database),
+                         deliveries=DeliveryTables(database))

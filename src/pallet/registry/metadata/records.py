@@ -95,3 +95,16 @@ class Figures:
     """Notifications to deliver."""
     dead: int
     """Notifications given up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """A notification for one receiver."""
+
+    id: str
+    receiver: str
+    event: bytes
+    """JSON."""
+    attempts: int = 0
+    """With the one that runs."""
+    created_at: float = 0.0
