@@ -15,45 +15,15 @@ from pallet.engine.restart import RestartPolicy, check_policy
 from pallet.errors import InvalidParameterError
 from pallet.spec.engine.config import ContainerConfig, HealthConfig
 from pallet.spec.engine.wire import given
+from pallet.spec.signals import signal_number
 
 if TYPE_CHECKING:
     from pallet.spec.engine.host_config import HostConfig
 
 _HEALTH_FIELDS = ("test", "interval", "timeout", "start_period", "start_interval", "retries")
 _MIN_HEALTH_NS = 1_000_000
-_SIGNAL_NAMES: dict[str, int] = {}
 _LABEL = r"[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?"
 _HOSTNAME = re.compile(rf"^{_LABEL}(\.{_LABEL})*$")
-
-
-def signal_number(text: str) -> int:
-    """Docker's signal syntax: a number, ``KILL``, ``SIGKILL`` in any case, ``RTMIN+3``.
-
-    Raises:
-        InvalidParameterError: "invalid signal: X".
-    """
-    if not _SIGNAL_NAMES:
-        _SIGNAL_NAMES.update(_signal_table())
-    bad = InvalidParameterError(f"invalid signal: {text}")
-    if text.isdecimal():
-        number = int(text)
-        if not 1 <= number <= 64:
-            raise bad
-        return number
-    number = _SIGNAL_NAMES.get(text.upper().removeprefix("SIG"), 0)
-    if not number:
-        raise bad
-    return number
-
-
-def _signal_table() -> dict[str, int]:
-    import signal
-
-    table = {s.name.removeprefix("SIG"): int(s) for s in signal.Signals}
-    low, high = int(signal.SIGRTMIN), int(signal.SIGRTMAX)
-    table.update({f"RTMIN+{n}": low + n for n in range(1, 16)})
-    table.update({f"RTMAX-{n}": high - n for n in range(1, 15)})
-    return table
 
 
 def merge_env(image_env: list[str] | None, own: list[str] | None) -> list[str]:

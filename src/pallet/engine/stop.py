@@ -10,11 +10,11 @@ import signal as signals
 from typing import TYPE_CHECKING
 
 from pallet.engine.exits import give_up_restart
-from pallet.engine.merge import signal_number
 from pallet.engine.start import check_startable
 from pallet.engine.status import Status, is_running
 from pallet.errors import ConflictError, NotModifiedError, SystemFailureError
 from pallet.spec.engine.wire import given
+from pallet.spec.signals import signal_number
 
 if TYPE_CHECKING:
     from pallet.engine.container import Container

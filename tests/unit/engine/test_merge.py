@@ -9,6 +9,7 @@ from pallet.errors import InvalidParameterError
 from pallet.spec.engine.config import ContainerConfig, HealthConfig
 from pallet.spec.engine.host_config import HostConfig
 from pallet.spec.engine.wire import Empty
+from pallet.spec.signals import signal_number
 
 IMAGE = ContainerConfig(
     entrypoint=["/entry"], cmd=["serve"], env=["A=image", "B=image"], working_dir="/srv", user="app",
@@ -59,13 +60,13 @@ def test_environment_has_path_hostname_term_and_removals() -> None:
 @pytest.mark.parametrize(("text", "number"), [
     ("9", 9), ("KILL", 9), ("sigterm", 15), ("SIGRTMIN+3", 37), ("RTMAX-1", 63)])
 def test_signals(text: str, number: int) -> None:
-    assert merge.signal_number(text) == number
+    assert signal_number(text) == number
 
 
 @pytest.mark.parametrize("text", ["0", "65", "SIGNOPE", "-9", ""])
 def test_bad_signals(text: str) -> None:
     with pytest.raises(InvalidParameterError, match=f"invalid signal: {text}"):
-        merge.signal_number(text)
+        signal_number(text)
 
 
 @pytest.mark.parametrize(("config", "host", "words"), [

@@ -1,1 +1,1 @@
-"""The Dockerfile language: text to typed instructions to a build graph."""
+"""Dockerfile text to a build graph."""

@@ -1,0 +1,267 @@
+"""The stages of a Dockerfile: which there are, what each is built on, which a target needs.
+
+Owns   reading nodes into stages, resolving names, order and cycles.
+Runs   on the loop; pure.
+Spec   Dockerfile reference "FROM", multi-stage builds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pallet.build.dockerfile.state import StageState
+from pallet.errors import InvalidParameterError
+from pallet.spec import platform as platforms
+from pallet.spec.dockerfile import expand
+from pallet.spec.dockerfile import instructions as ins
+from pallet.spec.dockerfile.errors import DockerfileError
+from pallet.spec.dockerfile.flags import did_you_mean
+from pallet.spec.dockerfile.gotext import quote
+from pallet.spec.dockerfile.interpret import interpret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pallet.build.dockerfile.scope import Scope
+    from pallet.spec.dockerfile.parser import Document
+
+SCRATCH = "scratch"
+_MAX_INDEX_DIGITS = 9
+
+
+@dataclass(slots=True, kw_only=True)
+class StageText:
+    """One stage as written."""
+
+    start: ins.From
+    commands: list[ins.Instruction] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class FileText:
+    """A whole Dockerfile as written."""
+
+    arguments: list[ins.Arg] = field(default_factory=list)
+    """Before the first FROM."""
+    stages: list[StageText] = field(default_factory=list)
+
+
+def read_stages(document: Document) -> FileText:
+    """Understand all instructions.
+
+    Raises:
+        DockerfileError: one that is malformed, or stands before any FROM.
+    """
+    text = FileText()
+    for node in document.nodes:
+        instruction = interpret(node)
+        if isinstance(instruction, ins.From):
+            text.stages.append(StageText(start=instruction))
+        elif text.stages:
+            text.stages[-1].commands.append(instruction)
+        elif isinstance(instruction, ins.Arg):
+            text.arguments.append(instruction)
+        else:
+            message = "no build stage in current context"
+            raise DockerfileError(message, node.lines)
+    if not text.stages:
+        message = "dockerfile contains no stages to build"
+        raise DockerfileError(message)
+    return text
+
+
+class Stages:
+    """All stages for one target platform."""
+
+    def __init__(self, text: FileText, scope: Scope) -> None:
+        """Evaluate every FROM.
+
+        Raises:
+            DockerfileError: a base or platform that cannot be.
+        """
+        self.scope = scope
+        self.all: list[StageState] = []
+        self.extra: dict[str, StageState] = {}
+        """Images that ``--from`` names."""
+        self._by_name: dict[str, StageState] = {}
+        for index, stage in enumerate(text.stages):
+            try:
+                state = self._stage(index, stage)
+            except DockerfileError as error:
+                raise error.at(stage.start.lines) from None
+            self.all.append(state)
+            if state.name:
+                self._by_name[state.name] = state
+        for state in self.all:
+            self.link(state, state.commands)
+        several = len(self.all) + len(self.extra) > 1
+        for state in self.all:
+            state.shown_name = state.name or (f"stage-{state.index}" if several else "")
+
+    def _stage(self, index: int, stage: StageText) -> StageState:
+        scope, start = self.scope, stage.start
+        base_name = self._base_name(start)
+        parent = self._by_name.get(base_name.lower())
+        platform = self._platform(start) or (parent.platform if parent is not None else scope.target)
+        state = StageState(
+            index=index, start=start, base_name=base_name, name=start.alias,
+            commands=stage.commands, platform=platform, target_platform=scope.target,
+            show_platform=scope.several_platforms, parent=parent,
+            ignore_cache=scope.ignores_cache(start.alias))
+        if parent is not None:
+            state.needs.append(parent)
+        counted = (ins.Copy, ins.Run, ins.Workdir)
+        state.total = sum(isinstance(item, counted) for item in stage.commands)
+        if parent is None and base_name != SCRATCH:
+            state.total += 1
+        return state
+
+    def _base_name(self, start: ins.From) -> str:
+        base = self.scope.global_word(start.base)
+        if not base:
+            message = f"base name ({start.base}) should not be blank"
+            raise DockerfileError(message)
+        return base
+
+    def _platform(self, start: ins.From) -> platforms.Platform | None:
+        if not start.platform:
+            return None
+        text = self.scope.global_word(start.platform)
+        if not text:
+            message = f"empty platform value from expression {start.platform}"
+            wrong = start.platform.strip("${}")
+            raise DockerfileError(message + did_you_mean(wrong, self.scope.globals.values))
+        try:
+            return platforms.parse(text)
+        except InvalidParameterError as error:
+            message = f"failed to parse platform {text}: {error}"
+            raise DockerfileError(message) from error
+
+    def link(self, state: StageState, commands: Iterable[ins.Instruction]) -> None:
+        """Find what the instructions of a stage take files from.
+
+        Raises:
+            DockerfileError: an index that no stage has.
+        """
+        for command in commands:
+            for name in sources_of(command):
+                if name not in state.sources:
+                    try:
+                        source = self._source(state, name)
+                    except DockerfileError as error:
+                        raise error.at(command.lines) from None
+                    state.sources[name] = source
+                    state.needs.append(source)
+
+    def _source(self, state: StageState, name: str) -> StageState:
+        if "$" in name:
+            message = ("variable expansion is not supported for --from, define a new stage with FROM "
+                       "using ARG from global scope as a workaround")
+            raise DockerfileError(message)
+        found = self._by_name.get(name.lower())
+        if found is not None:
+            return found
+        if name.isascii() and name.isdecimal():
+            index = int(name) if len(name) <= _MAX_INDEX_DIGITS else len(self.all)
+            if index >= len(self.all):
+                message = f"invalid stage index {name}"
+                raise DockerfileError(message)
+            return self.all[index]
+        if name not in self.extra:
+            self.extra[name] = StageState(
+                index=-1, start=None, base_name=name, platform=self.scope.target,
+                target_platform=self.scope.target)
+        return self.extra[name]
+
+    def target(self, name: str) -> StageState:
+        """The stage to build; "" is the last.
+
+        Raises:
+            DockerfileError: there is none of that name or index.
+        """
+        if not name:
+            return self.all[-1]
+        found = self._by_name.get(name.lower())
+        if found is None and name.isascii() and name.isdecimal() and len(name) <= _MAX_INDEX_DIGITS:
+            index = int(name)
+            found = self.all[index] if index < len(self.all) else None
+        if found is None:
+            known = [state.name for state in self.all if state.name]
+            message = f"target stage {quote(name)} could not be found{did_you_mean(name, known)}"
+            raise DockerfileError(message)
+        return found
+
+    def names(self) -> list[str]:
+        """Names of stages."""
+        return list(self._by_name)
+
+
+def sources_of(command: ins.Instruction) -> list[str]:
+    """The ``--from`` words of an instruction."""
+    if isinstance(command, ins.Copy):
+        return [command.from_] if command.from_ else []
+    if isinstance(command, ins.Run):
+        return [value for mount in command.mounts for key, value in mount.fields
+                if key == "from" and value]
+    return []
+
+
+def in_order(target: StageState) -> list[StageState]:
+    """All stages that ``target`` needs, each after those that it needs itself.
+
+    Raises:
+        DockerfileError: they need one another, or one that stands further down.
+    """
+    order: list[StageState] = []
+    done: set[int] = set()
+    open_: set[int] = set()
+    stack: list[tuple[StageState, bool]] = [(target, False)]
+    while stack:
+        state, left = stack.pop()
+        if left:
+            open_.discard(id(state))
+            done.add(id(state))
+            order.append(state)
+            continue
+        if id(state) in done:
+            continue
+        if id(state) in open_:
+            continue
+        open_.add(id(state))
+        stack.append((state, True))
+        for needed in reversed(state.needs):
+            if id(needed) in open_:
+                name = needed.shown_name or needed.name or f"stage-{needed.index}"
+                message = f"circular dependency detected on stage: {name}"
+                raise DockerfileError(message, _place(state, needed))
+            if id(needed) not in done:
+                stack.append((needed, False))
+    for state in order:
+        for needed in state.needs:
+            if needed.index > state.index >= 0:
+                message = (f"cannot copy from stage {quote(needed.shown_name)}, it needs to be defined "
+                           f"before current stage {quote(state.shown_name)}")
+                raise DockerfileError(message, _place(state, needed))
+    return sorted(order, key=lambda state: state.index)
+
+
+def _place(state: StageState, needed: StageState) -> tuple[int, int] | None:
+    """Lines of the instruction by which one stage needs another."""
+    for command in state.commands:
+        if any(state.sources.get(name) is needed for name in sources_of(command)):
+            return command.lines
+    return state.lines
+
+
+def expand_word(text: str, values: dict[str, str], scope: Scope) -> expand.Expansion:
+    """Expand a word of a FROM.
+
+    Raises:
+        DockerfileError: ``failed to process "…": …``.
+    """
+    try:
+        return expand.expand(text, values, expand.Style(escape=scope.escape), scope.budget)
+    except DockerfileError as error:
+        message = f"failed to process {quote(text)}: {error}"
+        raise DockerfileError(message) from error

@@ -1,0 +1,1 @@
+"""The Dockerfile as a document: text, instructions, variables. Nothing here builds anything."""
