@@ -173,10 +173,10 @@ def test_tag_refusals(pair: tuple[Daemon, Daemon], reference: str) -> None:
 
 
 def refusal(reply: Reply) -> tuple[int, str]:
-    """Status and text; newer dockerds answer bad names with 400 and name the repository."""
+    """Status and text; newer dockerds answer bad names and times with 400 and name the repository."""
     if "must be lowercase" in reply.message:
         return 400, "invalid reference format: repository name must be lowercase"
-    return 400 if reply.message.startswith("invalid ") else reply.status, reply.message
+    return 400 if reply.message.startswith(("invalid ", "failed to parse", "more than")) else reply.status, reply.message
 
 
 def test_disk_usage_and_prune(pair: tuple[Daemon, Daemon], registry: Registry) -> None:
@@ -204,3 +204,26 @@ def test_disk_usage_and_prune(pair: tuple[Daemon, Daemon], registry: Registry) -
         found.append((sizes, removed, reply["SpaceReclaimed"]))
     ours, theirs = found
     assert ours == theirs
+
+
+def test_prune_until(pair: tuple[Daemon, Daemon], registry: Registry) -> None:
+    """Every form of time: dates, seconds, ages; the very moment counts as before; what is refused."""
+    image = build_image([layer_tar({"u": b"u"})], Labels={"prune": "until"})
+    name = registry.push("side/until", "1", image)
+    outcomes = []
+    for until in ('"2024-01-02T03:04:04Z"', '"2024-01-02T03:04:05Z"', '"2024-01-02T03:04:05"', '"2024-01-02"',
+                  '"2024-01-03"', '"1704164644"', '"1704164645"', '"1704164644.9"', '"1h"', '"876000h"', '"0s"',
+                  '"1h30m"', '"2024-01-02T05:04:05+02:00"', '"2024-01-02T05:04:04+02:00"', '"bad"', '""', '"1"',
+                  '"1h","2h"', '"-1h"', '"1us"', '"1.5h"', '"h"', '"1x"'):
+        query = f'{{"dangling":["false"],"label":["prune=until"],"until":[{until}]}}'
+        found = []
+        for daemon in pair:
+            if not outcomes or outcomes[-1][1]:
+                stream(daemon, "POST", f"/images/create?fromImage={name}")
+            path = f"{VERSION}/images/prune?filters={query.replace('+', '%2B')}"
+            reply = daemon.api.call("POST", path)
+            gone = sorted(json.dumps(item) for item in reply.json.get("ImagesDeleted") or ())
+            found.append((*refusal(reply), gone) if reply.status != 200 else (200, "", gone))
+        assert found[0] == found[1], until
+        outcomes.append((found[0][0], bool(found[0][2])))
+    assert {(200, True), (200, False), (400, False)} <= set(outcomes)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.daemon import pallet_command
 from tests.support.registry import Registry, build_image, digest
 from tests.support.transfers import layer_tar
 
@@ -96,6 +98,27 @@ def test_manifests_of_a_list(docker: DockerCli, engine: Daemon, reference: str) 
     assert all(item["Kind"] == "image" for item in found.values())
     assert found["arm64"]["ID"] == IMAGES["arm64"].digest
     assert found["arm64"]["ImageData"]["Size"]["Unpacked"] == len("arm64")
+
+
+def test_tree_of_images(docker: DockerCli, engine: Daemon, reference: str, name: str) -> None:
+    """``images --tree``, of Docker's command line and the same of Pallet's."""
+    pallet = engine.cli(pallet_command())
+    pull(docker, reference, "amd64", "arm64")
+    docker.ok("tag", reference, f"{name}:short")
+    container = docker.ok("create", "--platform", "linux/arm64", reference)
+    try:
+        for words in ((), ("-a",), (reference,), ("-f", "dangling=true"), ("nothing",), ("-q",), ("--digests",),
+                      ("--no-trunc",), ("--format", "x")):
+            theirs, ours = docker.run("images", "--tree", *words), pallet.run("images", "--tree", *words)
+            lines = re.sub("\033\\[[0-9;]*m", "", theirs.out).splitlines(keepends=True)
+            plain = "".join(line for line in lines if not line.startswith("WARNING: This is an experimental"))
+            assert (ours.code, ours.out, ours.err) == (theirs.code, plain, theirs.err), words
+        tree = pallet.ok("images", "--tree", reference)
+        rows = [line.split() for line in tree.splitlines() if "linux/" in line]
+        assert [(row[1], row[-1] == "U") for row in rows] == [
+            ("linux/amd64", False), ("linux/arm64", True), ("linux/s390x", False)]
+    finally:
+        docker.ok("rm", container)
 
 
 def test_remove_one_platform(docker: DockerCli, engine: Daemon, reference: str) -> None:

@@ -149,10 +149,19 @@ def test_pallet_df_is_dockers(daemon: Daemon) -> None:
                   ("--format", "table {{.Type}}\\t{{.TotalCount}}")):
         theirs, ours = docker.run("system", "df", *words), pallet.run("system", "df", *words)
         assert (ours.code, ours.out, ours.err) == (theirs.code, theirs.out, theirs.err), words
-    theirs, ours = (cli.ok("system", "df", "-v", "--format", "json") for cli in (docker, pallet))
-    assert without_ages(ours) == without_ages(theirs)
-    theirs, ours = docker.ok("system", "df", "-v"), pallet.ok("system", "df", "-v")
-    same, _, own = ours.partition("\n\nHidden by later layers:")
-    assert without_ages(same) == without_ages(theirs)
+    docker.ok("tag", "busybox", "later:1")
+    for layout in ("json", "{{range .Images}}{{.ID}} {{.Repository}}:{{.Tag}} {{.UniqueSize}}\\n{{end}}",
+                   "{{range .Containers}}{{.Names}} {{.Size}} {{.LocalVolumes}}{{end}}{{len .BuildCache}}",
+                   "table{{range .Images}}{{.ID}}\\t{{.CreatedSince}}{{end}}", "{{json .Images}}", "{{json .Volumes}}",
+                   "{{.Nope}}", "{{range .Volumes}}{{.Nope}}{{end}}", "{{.Images"):
+        first, second = (cli.run("system", "df", "-v", "--format", layout) for cli in (docker, pallet))
+        assert (second.code, second.err) == (first.code, first.err), layout
+        assert without_ages(second.out) == without_ages(first.out), layout
+    for layout in ("{{.Nope}}", "{{.Type"):
+        theirs, ours = (cli.run("system", "df", "--format", layout) for cli in (docker, pallet))
+        assert (ours.code, ours.err) == (theirs.code, theirs.err), layout
+    tables, both = docker.ok("system", "df", "-v"), pallet.ok("system", "df", "-v")
+    same, _, own = both.partition("\n\nHidden by later layers:")
+    assert without_ages(same) == without_ages(tables)
     assert "busybox:latest" in own
     assert "blobs" in own.splitlines()[-1]

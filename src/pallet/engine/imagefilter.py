@@ -80,9 +80,11 @@ def parse_until(value: str) -> float:
     """
     if re.fullmatch(r"\d+(?:\.\d+)?", value):
         return float(value)
-    parts = _DURATION.findall(value)
-    if parts and "".join(number + unit for number, unit in parts) == value:
-        return time.time() - sum(float(number) * _UNIT_S[unit] for number, unit in parts)
+    age = value[1:] if value[:1] in ("-", "+") else value
+    parts = _DURATION.findall(age)
+    if parts and "".join(number + unit for number, unit in parts) == age:
+        seconds = sum(float(number) * _UNIT_S[unit] for number, unit in parts)
+        return time.time() - (-seconds if value[0] == "-" else seconds)
     try:
         moment = datetime.fromisoformat(value)
     except ValueError as error:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import sys
 
 from pallet.cli.errors import CommandError
-from pallet.cli.format.table import View, layout_for, render
+from pallet.cli.format.lexer import TemplateError
+from pallet.cli.format.table import Row, View, layout_for, render
+from pallet.cli.format.template import Template
 from pallet.cli.format.units import ago, human_size
-from pallet.cli.format.views import (
-    container_view,
-    image_rows,
-    image_view,
-    volume_view,
-)
+from pallet.cli.format.views import container_view, image_view, volume_view
 from pallet.cli.session import out
 
 TYPE_CHECKING = False
@@ -39,7 +36,7 @@ def _reclaimable(row: Record) -> str:
 
 
 _TABLE = "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}"
-_VIEW = View("*formatter.diskUsageContext", {
+_VIEW = View("*formatter.diskUsageImagesContext", {
     "Type": ("TYPE", lambda r: r["Type"]),
     "TotalCount": ("TOTAL", lambda r: str(r["TotalCount"])),
     "Active": ("ACTIVE", lambda r: str(r["Active"])),
@@ -62,15 +59,16 @@ _CACHE_VIEW = View("*formatter.buildCacheContext", {
 def df(session: Session, flags: Flags) -> int:
     """``pallet system df``."""
     usage = session.engine.json("GET", "/system/df")
-    if flags["verbose"]:
-        if flags["format"] and flags["format"] != "json":
-            raise CommandError("the verbose and the format options conflict")
-        if flags["format"]:
-            out(_verbose_json(usage))
-            return 0
+    if flags["verbose"] and flags["format"] in ("", "table"):
         _verbose(usage)
         return _hidden(session, usage)
-    sys.stdout.write(render(_VIEW, summary(usage), layout_for(flags["format"], _TABLE)))
+    if flags["verbose"]:
+        sys.stdout.write(_verbose_format(usage, flags["format"]))
+        return 0
+    try:
+        sys.stdout.write(render(_VIEW, summary(usage), layout_for(flags["format"], _TABLE)))
+    except CommandError as error:
+        raise CommandError(f"template parsing error: {str(error).partition(' template: ')[2]}") from None
     return 0
 
 
@@ -114,16 +112,58 @@ def _row(
             "Reclaimable": free, "Percent": percent or kind == "Images"}
 
 
-def _verbose_json(usage: Record) -> str:
-    """Return every list as one JSON object, whole ids and all."""
-    lists: list[tuple[str, View, Sequence[Record]]] = [
-        ("Images", image_view(truncate=False),
-         [{**row, "_digest": ""} for row in image_rows(usage.get("Images") or (), digests=False)]),
-        ("Containers", container_view(truncate=False), _without_image(usage)),
-        ("Volumes", volume_view(), usage.get("Volumes") or ()),
-        ("BuildCache", _CACHE_VIEW, usage.get("BuildCache") or ())]
-    parts = [f'"{name}":[{",".join(render(view, rows, "json").splitlines())}]' for name, view, rows in lists]
-    return "{" + ",".join(parts) + "}"
+class _Lists:
+    """The four lists as one object, as templates of ``-v`` see it."""
+
+    def __init__(self, usage: Record, *, truncate: bool) -> None:
+        lists: list[tuple[str, View, Sequence[Record]]] = [
+            ("Images", image_view(truncate=truncate), _image_rows(usage)),
+            ("Containers", container_view(truncate=truncate), _without_image(usage)),
+            ("Volumes", volume_view(), usage.get("Volumes") or ()),
+            ("BuildCache", _CACHE_VIEW, usage.get("BuildCache") or ())]
+        self._lists = {name: [Row(view, row) for row in rows] for name, view, rows in lists}
+
+    def method(self, name: str, _args: Sequence[object]) -> list[Row]:
+        if name not in self._lists:
+            raise TemplateError(f"can't evaluate field {name} in type *formatter.diskUsageContext")
+        return self._lists[name]
+
+    def fields(self) -> dict[str, list[Row]]:
+        return self._lists
+
+
+def _verbose_format(usage: Record, layout: str) -> str:
+    """Return everything in one go through a template, or as one JSON object. No line end is added.
+
+    Raises:
+        CommandError: the template is wrong, with Docker's words.
+    """
+    is_table = layout.startswith("table")
+    text = layout.removeprefix("table").strip()
+    text = "{{json .}}" if text == "json" else text
+    try:
+        template = Template(text.replace("\\t", "\t").replace("\\n", "\n"))
+    except TemplateError as error:
+        raise CommandError(f"template parsing error: {error}") from None
+    try:
+        found = template.execute(_Lists(usage, truncate=is_table))
+    except TemplateError as error:
+        raise CommandError(str(error)) from None
+    if text == "{{json .}}":
+        from pallet.client.wire import escape_html
+
+        return escape_html(found)
+    return found
+
+
+def _image_rows(usage: Record) -> list[Record]:
+    """Return one record an image, under its first tag: unlike ``images``, no image comes twice."""
+    rows = []
+    for image in usage.get("Images") or ():
+        tags = [tag for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]
+        repo, _, name = (tags[0] if tags else "<none>:<none>").rpartition(":")
+        rows.append({**image, "_repo": repo, "_tag": name, "_digest": ""})
+    return rows
 
 
 def _hidden(session: Session, usage: Record) -> int:
@@ -156,7 +196,7 @@ def _without_image(usage: Record) -> list[Record]:
 
 
 def _verbose(usage: Record) -> int:
-    images = image_rows(usage.get("Images") or (), digests=False)
+    images = _image_rows(usage)
     out("Images space usage:\n")
     sys.stdout.write(render(
         image_view(truncate=True), images,

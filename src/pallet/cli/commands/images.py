@@ -25,6 +25,7 @@ LS_FLAGS: Table = (
     ("format", "", "string", "Format output: table, table TEMPLATE, json, or a Go template"),
     ("no-trunc", "", "bool", "Don't truncate output"),
     ("quiet", "q", "bool", "Only show image IDs"),
+    ("tree", "", "bool", "List multi-platform images as a tree", "", "", "1.47"),
 )
 TAG_FLAGS: Table = ()
 RM_FLAGS: Table = (
@@ -39,6 +40,8 @@ def ls(session: Session, flags: Flags) -> int:
     filters = dict(flags["filter"])
     if flags.args:
         filters["reference"] = [*filters.get("reference", []), flags.args[0]]
+    if flags["tree"]:
+        return _tree(session, flags, filters)
     digests = flags["digests"]
     layout = layout_for(
         flags["format"], IMAGE_DIGEST_TABLE if digests else IMAGE_TABLE, quiet=flags["quiet"],
@@ -53,6 +56,18 @@ def ls(session: Session, flags: Flags) -> int:
         found = [{**image, "_pinned": image["Id"] in pinned} for image in found]
     rows = image_rows(found, digests=digests or ".Digest" in layout)
     sys.stdout.write(render(image_view(truncate=not flags["no-trunc"], pins=pins), rows, layout))
+    return 0
+
+
+def _tree(session: Session, flags: Flags, filters: dict[str, list[str]]) -> int:
+    from pallet.cli.commands import imagetree
+
+    imagetree.refuse_others(flags)
+    found = session.engine.json("GET", "/images/json", {
+        "all": flags["all"], "manifests": True,
+        "filters": wire.encode_text(api_filters(filters)) if filters else None})
+    shown = [image for image in found if flags["all"] or image.get("RepoTags")]
+    imagetree.show(sorted(shown, key=lambda image: image["Created"], reverse=True))
     return 0
 
 

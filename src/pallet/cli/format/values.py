@@ -81,14 +81,18 @@ def truth(value: Any) -> bool:
 
 def to_json(value: Any) -> str:
     """Return compact JSON."""
-    from pallet.client.wire import encode_text
+    from pallet.client.wire import encode_text, escape_html
 
-    return encode_text(value.fields() if hasattr(value, "fields") else _unmark(value))
+    text = encode_text(_unmark(value))
+    # Rows encode themselves, and escape as Go does by default; the function json itself does not.
+    return escape_html(text) if isinstance(value, list) and any(hasattr(item, "fields") for item in value) else text
 
 
 def _unmark(value: Any) -> Any:
     if isinstance(value, (NilList, NilMap)):
         return None
+    if hasattr(value, "fields"):
+        return _unmark(value.fields())
     if isinstance(value, dict):
         return {key: _unmark(item) for key, item in value.items()}
     if isinstance(value, list):
