@@ -105,7 +105,7 @@ class Verifier:
                 token, key.key, algorithms=list(key.algorithms), audience=self._service, issuer=self._issuer,
                 leeway=_LEEWAY_S, options={"require": ["exp", "iss", "aud"]})
             return _claims(claims)
-        except (jwt.PyJWTError, ValueError, TypeError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
             logger.debug("token refused: %s", error)
             return None
 
@@ -115,7 +115,7 @@ def _name(token: str) -> bytes:
 
 
 def _claims(claims: Mapping[str, Any]) -> Claims:
-    """Shape what was signed; raises ValueError or TypeError where it is not what tokens hold."""
+    """Shape what was signed; raises ValueError, TypeError or KeyError where it is not what tokens hold."""
     subject, entries = claims.get("sub") or "", claims.get("access") or []
     if not isinstance(subject, str) or not isinstance(entries, list) or len(entries) > _MAX_ENTRIES:
         message = "malformed claims"
