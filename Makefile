@@ -34,6 +34,7 @@ $(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 	@$(PYTHON) tools/host.py test
 	$(PIP) install --require-hashes -r requirements-dev.lock
+	@$(PYTHON) tools/peers.py
 	@touch $@
 
 run: setup ## the main job: pull an image from a registry and run a container from it
@@ -41,6 +42,7 @@ run: setup ## the main job: pull an image from a registry and run a container fr
 
 test: setup-dev check ## everything: check, then all the tests
 	@$(PYTHON) tools/host.py test
+	@$(PYTHON) tools/peers.py
 	$(PYTEST) -q tests
 
 check: $(VENV)/.dev ## ruff, mypy, import contracts

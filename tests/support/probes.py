@@ -24,6 +24,8 @@ from tests.support.isolation import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, ru
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+PLUGINS = Path(__file__).resolve().parents[2] / "build-out/peers/cli-plugins"
+"""Where tools/peers.py puts docker's plugins."""
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -168,6 +170,14 @@ def _module(name: str) -> Callable[[], str | None]:
     return probe
 
 
+def _plugin(name: str) -> Callable[[], str | None]:
+    def probe() -> str | None:
+        path = PLUGINS / name
+        return None if os.access(path, os.X_OK) else f"no {path.name}: run tools/peers.py"
+
+    return probe
+
+
 def _linux() -> str | None:
     return None if sys.platform == "linux" else "not Linux"
 
@@ -188,6 +198,8 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "seccomp": _seccomp,
     "busybox": _command("busybox"),
     "docker_cli": _command("docker"),
+    "buildx": _plugin("docker-buildx"),
+    "compose": _plugin("docker-compose"),
     "dockerd": _command("dockerd", "containerd", "runc", "iptables"),
     "runc": _command("runc"),
     "crun": _crun,
