@@ -36,8 +36,8 @@ _HEALTH_FLAGS: dict[str, Kind] = {"interval": "str", "timeout": "str", "start-pe
 _MILLISECOND_NS = 10**6
 
 
-def interpret(node: Node) -> ins.Instruction:
-    """Understand one node.
+def interpret(node: Node, *, where: bool = True) -> ins.Instruction:
+    """Understand one node; without ``where`` errors do not tell the line, as there is no file.
 
     Raises:
         ParseError: ``dockerfile parse error on line N: …``.
@@ -50,7 +50,7 @@ def interpret(node: Node) -> ins.Instruction:
             raise DockerfileError(message)
         return reader(node, Flags(node.flags, _TAKES_FLAGS.get(node.name, {})))
     except DockerfileError as error:
-        if error.lines is not None:
+        if error.lines is not None or not where:
             raise
         message = f"dockerfile parse error on line {node.start}: {error}"
         raise ParseError(message, node.lines) from error
