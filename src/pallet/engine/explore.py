@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pallet.aio import run_blocking
+from pallet.image.lazyblobs import LazyBlobs
 from pallet.layer.explore import ExploreReply, ExploreRequest
 from pallet.layer.index import IndexReply, IndexRequest
 from pallet.spec import digest as digests
@@ -40,6 +41,7 @@ class Explorer:
         self._images = images
         self._directory = paths.indexes
         self._workers = workers
+        self._blobs = LazyBlobs(images, workers)
         self._hidden: dict[str, int] = {}
 
     def hidden_bytes(self, image: Image) -> int | None:
@@ -60,6 +62,8 @@ class Explorer:
             for blob in blobs:
                 lease.add_blob(blob)
             for diff_id, blob in zip(image.diff_ids, blobs, strict=True):
+                if not self._path(diff_id).exists() and not self._images.content.has(blob):
+                    await self._blobs.ensure(blob, lease)
                 await self._index(diff_id, blob)
         frame = self._frame(image, [(layer.digest, layer.size) for layer in manifest.layers])
         out = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the iterator

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pallet.aio import run_blocking
-from pallet.errors import InvalidParameterError
+from pallet.errors import InvalidParameterError, PalletError
+from pallet.image import variants
 from pallet.image.archive.load import Loader
 from pallet.image.archive.save import Selection
+from pallet.image.lazyblobs import LazyBlobs
 from pallet.spec import platform as platform_spec
 from pallet.spec.engine.progress import ProgressMessage
+from pallet.spec.reference import parse_normalized
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from pallet.engine.events import EventSink
+    from pallet.image.model import Image
     from pallet.image.store import ImageStore
     from pallet.spec.engine.options import Stream
     from pallet.transfer.layer_job import WorkerRunner
@@ -29,6 +34,7 @@ class ImageArchives:
         self._images = images
         self._loader = Loader(images, supervisor, layers)
         self._events = events
+        self._blobs = LazyBlobs(images, supervisor)
 
     async def load(
         self, source: AsyncIterator[bytes], *, quiet: bool, platforms: Sequence[str],
@@ -55,10 +61,24 @@ class ImageArchives:
             message = "no image specified: invalid reference format"
             raise InvalidParameterError(message)
         wanted = [platform_spec.parse(text) for text in platforms]
-        selection = await run_blocking(Selection, self._images, names, wanted)
+        with self._images.lease() as lease:
+            for name in names:
+                await self._blobs.of_images(_named(self._images, name), lease)
+            selection = await run_blocking(Selection, self._images, names, wanted)
         for image in selection.chosen:
             self._events.emit("image", "save", image.id, {"name": image.id})
         return _Archive(selection)
+
+
+def _named(images: ImageStore, name: str) -> Sequence[Image]:
+    """Every image that a name stands for: one, several platforms, or all tags of a repository."""
+    found: list[Image] = []
+    with suppress(PalletError):  # ``Selection`` says what is wrong
+        found += variants.of_name(images, name)
+    with suppress(PalletError):
+        reference = parse_normalized(name)
+        found += variants.of_repository(images, reference) if reference.is_name_only else []
+    return found
 
 
 class _Archive:

@@ -22,6 +22,7 @@ from pallet.engine.manifestview import summaries
 from pallet.engine.search import search
 from pallet.errors import NotFoundError
 from pallet.image import variants
+from pallet.image.lazyblobs import LazyBlobs
 from pallet.spec import platform as platforms
 from pallet.spec import reference as references
 from pallet.spec.engine.auth import AuthResponse
@@ -74,6 +75,7 @@ class Images:
         self._snapshotter = snapshotter
         self._images = images
         self._events = events
+        self._blobs = LazyBlobs(images, supervisor)
         self.facts: Callable[[Image], ImageFacts] | None = None
         """Adds what Docker does not tell to an inspect."""
         self._transfers = Transfers(
@@ -148,10 +150,12 @@ class Images:
         progress(messages.message(
             f"The push refers to repository [{reference.name}]"))
         platform = platforms.parse(options.platform) if options.platform else None
-        request = await run_blocking(partial(
-            push_request, self._images, self._content, reference,
-            LoginCredentials.from_config(options.auth), options.meta_headers, platform=platform))
-        pushed = await self._transfers.pusher.push(request, progress)
+        with self._images.lease() as lease:
+            await self._blobs.of_images(variants.of_repository(self._images, reference), lease)
+            request = await run_blocking(partial(
+                push_request, self._images, self._content, reference,
+                LoginCredentials.from_config(options.auth), options.meta_headers, platform=platform))
+            pushed = await self._transfers.pusher.push(request, progress)
         for picture, manifest in zip(request.images, pushed, strict=True):
             image = self._images.find(picture.reference)
             if image is not None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pallet.aio import run_blocking, shielded
 from pallet.errors import NotFoundError, PalletError
+from pallet.image.lazyblobs import LazyBlobs
 from pallet.image.repair import unpack_again
 from pallet.layer.model import MissingLinkTargetError
 from pallet.layer.remove import remove_tree
@@ -26,6 +27,7 @@ from pallet.layer.worker import ApplyReply, ApplyRequest
 from pallet.spec import image as documents
 from pallet.spec.own.disk import CheckMessage
 from pallet.spec.reference import parse_normalized
+from pallet.types import DiffID
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from pallet.spec.reference import Reference
     from pallet.storage.leases import Lease
     from pallet.storage.metadata import Metadata
-    from pallet.types import DiffID, Digest
+    from pallet.types import Digest
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +92,7 @@ class StoreCheck:
         self._metadata = metadata
         self._drafts = paths.drafts
         self._workers = workers
+        self._blobs = LazyBlobs(images, workers)
         self._fetcher = fetcher
         self._users = users
         self._report = report
@@ -183,7 +186,8 @@ class StoreCheck:
         try:
             return "" if self._content.verify(digest) else "is damaged"
         except NotFoundError:
-            return "is missing" if needed else ""
+            # A build's layer has none until somebody wants it; its tree is looked at instead.
+            return "is missing" if needed and self._blobs.made(DiffID(digest)) is None else ""
         except OSError as error:
             return f"cannot be read: {error.strerror}"
 
@@ -244,7 +248,11 @@ class StoreCheck:
             if blob is None or blob in self._bad_blobs:
                 return  # the blob was told of; there is nothing to hold the layer against
             try:
-                problem = await self._layer_problem(image, index, blob)
+                made = self._blobs.made(diff_id) if not self._content.has(blob) else None
+                if made is not None:
+                    problem = "" if await self._blobs.digest(made) == diff_id else "is damaged"
+                else:
+                    problem = await self._layer_problem(image, index, blob)
             except (PalletError, OSError) as error:
                 problem = f"cannot be compared with its blob: {error}"
         if not problem:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pallet.image.model import Image
     from pallet.image.store import ImageStore
     from pallet.spec.platform import Platform
+    from pallet.spec.reference import Reference
     from pallet.storage.content import ContentStore
     from pallet.types import Digest
 
@@ -100,6 +101,14 @@ def of_name(store: ImageStore, name: str) -> list[Image]:
     image = store.resolve(name)
     target = target_of(store, name, image)
     return once([image, *(members(store.content, target, store.list()) if target else ())])
+
+
+def of_repository(store: ImageStore, reference: Reference) -> list[Image]:
+    """Every image that a tag stands for, or all tags of a repository where ``reference`` has none."""
+    wanted = [text for image in store.list() for text in image.repo_tags
+              if (parsed := parse_normalized(text)).name == reference.name
+              and reference.tag in {None, parsed.tag}]
+    return once([image for text in wanted for image in of_name(store, text)])
 
 
 def for_platform(store: ImageStore, name: str, wanted: Platform) -> Image:

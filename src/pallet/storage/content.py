@@ -78,12 +78,30 @@ class Ingest:
             view = view[written:]
         return self.size
 
+    def adopt(self, size_bytes: int) -> None:
+        """Take in what another process has written into the file, from its beginning.
+
+        Raises:
+            DigestMismatchError: it is not as long as that.
+        """
+        self._forget()
+        while data := os.pread(self._fd, _READ_BYTES, self.size):
+            self._hash.update(data)
+            self.size += len(data)
+        if self.size != size_bytes:
+            message = f"unexpected size: {self.size} bytes instead of {size_bytes}"
+            raise DigestMismatchError(message)
+
+    def _forget(self) -> None:
+        """Forget what was hashed; the file stays."""
+        self.size = 0
+        self._hash = digests.hasher(self._hash.name)
+
     def restart(self) -> None:
         """Drop what was written, for a server that cannot resume. Readers must be gone."""
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
-        self.size = 0
-        self._hash = digests.hasher(self._hash.name)
+        self._forget()
 
     @property
     def algorithm(self) -> str:

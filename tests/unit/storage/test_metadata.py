@@ -198,7 +198,8 @@ class TestMigrations:
         migrations.migrate(db)
         names = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
         assert names == {"containers", "images", "tags", "layers", "networks", "addresses",
-                         "volumes", "leases", "lease_resources", "counters"}
+                         "volumes", "leases", "lease_resources", "counters",
+                         "build_records", "build_keys", "build_contents"}
         assert db.execute("PRAGMA user_version").fetchone() == (migrations.CURRENT,)
         db.close()
 
