@@ -28,7 +28,7 @@ _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([!-~]+) HTTP/([0-9])\.([0-9])")
 _FIELDS: Final = re.compile(rb"(?:" + _TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+")
 _FIELD: Final = re.compile(rb"(" + _TOKEN + rb"):[\t ]*+([\t -~\x80-\xff]*+)\r\n")
-_ABSOLUTE: Final = re.compile(r"https?://[^/?#@]+", re.IGNORECASE)
+_ABSOLUTE: Final = re.compile(r"https?://[^/?#@]+(?=[/?]|$)", re.IGNORECASE)
 _BEGINNING: Final = re.compile(rb"(?:\r\n?)?+[!#$%&'*+\-.^_`|~0-9A-Za-z]*+ ?")
 _HOST: Final = re.compile(r"[A-Za-z0-9._~%!$&'()*+,;=\-]*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")
 _ONCE: Final = frozenset({"host", "content-length", "transfer-encoding", "authorization", "content-range",

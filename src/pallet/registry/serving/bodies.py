@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import socket
 
 RECEIVE_BYTES = 256 << 10
-_LEAST_BYTES_PER_S = 1024
+LEAST_BYTES_PER_S = 1024
 _LENIENCE_S = 60.0
 """Before the rate counts: a client may think for a while."""
 
@@ -152,7 +152,7 @@ class SocketBody:
             raise BrokenRequestError(message)
         self._arrived += got
         elapsed = time.monotonic() - self._since
-        if elapsed > _LENIENCE_S and self._arrived / elapsed < _LEAST_BYTES_PER_S:
+        if elapsed > _LENIENCE_S and self._arrived / elapsed < LEAST_BYTES_PER_S:
             message = "the client is too slow"
             raise BrokenRequestError(message)
 

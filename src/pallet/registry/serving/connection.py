@@ -28,7 +28,13 @@ from typing import TYPE_CHECKING, Final
 
 from pallet.http import strict
 from pallet.http.h1 import CONTINUE, BadRequestError, DateHeader
-from pallet.registry.serving.bodies import RECEIVE_BYTES, BrokenRequestError, MemoryBody, SocketBody
+from pallet.registry.serving.bodies import (
+    LEAST_BYTES_PER_S,
+    RECEIVE_BYTES,
+    BrokenRequestError,
+    MemoryBody,
+    SocketBody,
+)
 from pallet.registry.serving.replies import plain
 
 if TYPE_CHECKING:
@@ -252,7 +258,7 @@ class Connection:
             self._loop.post(lambda: self._worked(reply), self)
 
         # What waits for another request of the same upload must not keep others waiting.
-        self._loop.run_in_thread(work, may_wait="/blobs/uploads/" in head.target)
+        self._loop.run_in_thread(work, may_wait=service.waits(head))
 
     def _worked(self, reply: Reply) -> None:
         if self.state is not _WORKING:
@@ -352,7 +358,10 @@ class Connection:
             if self._file >= 0 and not self._write_file():
                 return
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
-            self.deadline = time.monotonic() + self._loop.settings.stall_s
+            now = time.monotonic()
+            self.deadline = now + self._loop.settings.stall_s
+            if self._is_slow(now):
+                self.deadline = now  # the next tick ends it
             self._loop.want_write(self)
             return
         except OSError:
@@ -364,6 +373,15 @@ class Connection:
         bodiless = (self._head is not None and self._head.method == "HEAD") or reply.status in {204, 304}
         self._done(reply.status, 0 if bodiless else reply.length)
         self._next()
+
+    def _is_slow(self, now: float) -> bool:
+        """Whether the client takes its reply so slowly that it only holds the connection."""
+        elapsed = now - self._since
+        reply = self._reply
+        if reply is None or elapsed <= self._loop.settings.stall_s:
+            return False
+        outstanding = sum(map(len, self._pending)) + (self._left if self._file >= 0 else 0)
+        return (reply.length - outstanding) / elapsed < LEAST_BYTES_PER_S
 
     def _write_file(self) -> bool:
         """Send of the file; False when it goes on later."""

@@ -68,6 +68,10 @@ class Service(Protocol):
         """
         ...
 
+    def waits(self, head: StrictHead) -> bool:
+        """Whether ``respond`` may wait for something but the disk and the database; on the loop."""
+        ...
+
     def version(self) -> int | None:
         """The content's version before ``respond``; on the loop."""
         ...
@@ -219,7 +223,9 @@ class Loop:
 
     def _accept(self, listener: socket.socket, service: Service) -> None:
         for _ in range(_ACCEPTS):
-            if len(self._connections) >= self.settings.max_connections and not self._make_room():
+            full = len(self._connections) >= self.settings.max_connections
+            idle = self._idlest() if full else None
+            if full and idle is None:
                 self._pause()
                 return
             try:
@@ -230,6 +236,8 @@ class Loop:
                 logger.warning("cannot accept a connection: %s", error)
                 self._pause()  # no descriptors or memory; the next tick tries again
                 return
+            if idle is not None:
+                idle.close()
             self._admit(sock, str(address[0]), service)
 
     def _admit(self, sock: socket.socket, peer: str, service: Service) -> None:
@@ -248,14 +256,10 @@ class Loop:
         self._poll.register(sock, _READ)
         self.metrics.set("connections", len(self._connections))
 
-    def _make_room(self) -> bool:
-        """Close the connection that has been idle for longest; False when none is idle."""
-        idle = min((one for one in self._connections.values() if one.idle),
+    def _idlest(self) -> Connection | None:
+        """The connection that has been idle for longest, to make room for a new one."""
+        return min((one for one in self._connections.values() if one.idle),
                    key=lambda one: one.deadline, default=None)
-        if idle is None:
-            return False
-        idle.close()
-        return True
 
     def _pause(self) -> None:
         if self._accepting:
@@ -273,7 +277,8 @@ class Loop:
 
     def run(self) -> None:
         """Serve until ``stop``."""
-        next_tick = time.monotonic() + _TICK_S
+        tick_s = min(_TICK_S, self.settings.head_s / 2, self.settings.idle_s / 2, self.settings.stall_s / 2)
+        next_tick = time.monotonic() + tick_s
         try:
             while not (self.stopping and not self._connections):
                 for fd, _mask in self._poll.poll(max(next_tick - time.monotonic(), 0)):
@@ -289,7 +294,7 @@ class Loop:
                     self._step(*self._posted.popleft())
                 now = time.monotonic()
                 if now >= next_tick:
-                    next_tick = now + _TICK_S
+                    next_tick = now + tick_s
                     self._tick(now)
                 self.log.flush()
         finally:
