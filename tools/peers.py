@@ -63,7 +63,7 @@ def fetch(suite: str, packages: list[str]) -> None:
         if not apt(scratch, "update") or not apt(scratch, "download", *packages):
             return
         for package in scratch.glob("*.deb"):
-            subprocess.run(["dpkg-deb", "-x", str(package), str(scratch / "tree")], stdin=subprocess.DEVNULL, check=False)
+            subprocess.run(["dpkg-deb", "-x", str(package), str(scratch / "tree")], check=False)
         for plugin in scratch.glob("tree/usr/lib*/docker/cli-plugins/*"):
             shutil.move(plugin, PLUGINS / f".{plugin.name}.new")
             os.replace(PLUGINS / f".{plugin.name}.new", PLUGINS / plugin.name)

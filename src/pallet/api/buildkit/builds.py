@@ -118,10 +118,10 @@ class Builds:
         """A build that runs, or None."""
         return self._active.get(reference)
 
-    async def get(self, reference: str, patience_s: float = _LATE_S) -> ActiveBuild | None:
+    async def get(self, reference: str, patience_s: float | None = None) -> ActiveBuild | None:
         """Return a build, waiting a little for one that is about to begin; None if it does not."""
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(_LATE_S if patience_s is None else patience_s):
                 while (found := self._active.get(reference)) is None:
                     arrival: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                     self._arrivals.add(arrival)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+    from google.protobuf.any_pb2 import Any as AnyMessage
+
     Handler = Callable[["ServerCall"], Awaitable[None]]
 
 logger = logging.getLogger(__name__)
@@ -447,4 +449,8 @@ def status_of_trailers(fields: Mapping[str, str]) -> GrpcError | None:
     if code is Code.OK:
         return None
     message = unquote_to_bytes(fields.get("grpc-message", "")).decode("utf-8", "replace")
-    return GrpcError(code, message)
+    details: Sequence[AnyMessage] = ()
+    if encoded := fields.get("grpc-status-details-bin"):
+        with contextlib.suppress(ValueError, DecodeError):
+            details = status_pb2.Status.FromString(base64.b64decode(encoded + "=" * (-len(encoded) % 4))).details
+    return GrpcError(code, message, details)

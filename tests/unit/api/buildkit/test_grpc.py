@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import h2.connection
@@ -151,6 +151,7 @@ async def test_an_error_keeps_code_and_text(word: bytes, code: Code, text: str) 
         with pytest.raises(GrpcError) as caught:
             await client.unary("/t.T/Fail", BytesMessage(data=word), BytesMessage)
         assert (caught.value.code, caught.value.message) == (code, text)
+        assert [(detail.type_url, detail.value) for detail in caught.value.details] == ([] if word else [("x/y", b"z")])
 
 
 async def test_unknown_methods_are_unimplemented() -> None:
@@ -279,10 +280,8 @@ async def test_a_header_bomb_closes() -> None:
         await client.flush()
         for _ in range(200):  # 200 references to one long entry of the table, a byte each
             client.begin(extra=[("x", "y" * 4000)] * 80)
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):
             await client.flush()
-        except (BrokenPipeError, ConnectionResetError):
-            pass
         await asyncio.wait_for(client.until_closed(), 10)
         while server._connections or server._tasks:
             await asyncio.sleep(0)
