@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from tests.support.probes import which
 from tests.support.waiting import eventually
@@ -105,7 +105,7 @@ class Registry:
         """The server's command."""
         raise NotImplementedError
 
-    def __enter__(self) -> Registry:
+    def __enter__(self) -> Self:
         """Start and wait until it answers."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / "log").open("wb") as log:
