@@ -17,8 +17,10 @@
 │   └── trash/<n>/                 renamed here, then deleted in the background
 ├── containers/<id>/               log files, hosts, hostname, resolv.conf
 ├── volumes/<name>/_data
-├── build/caches/<id>              directories of ``RUN --mount=type=cache``
 ├── indexes/<hex>                  what a layer holds by path, for ``image explore``
+├── build/
+│   ├── contexts/<key>/            the last copy of each client's tree
+│   └── caches/<id>                directories of ``RUN --mount=type=cache``
 └── seccomp/<hash>.bpf             compiled filters
 
 <exec-root>/                       /run/pallet

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from pallet.api import status
 from pallet.api.routes import (
     archive,
+    build,
     containers,
     disk,
     execs,
@@ -68,6 +69,7 @@ class EngineApi:
         for group in (
             swarm.SwarmRoutes(),  # first: its checkpoint paths also fit /containers/{id}
             system.SystemRoutes(backends.system),
+            build.BuildRoutes(backends.build, self.prelude),
             disk.PruneRoutes(backends.prunes),  # before /images/{name} and /containers/{id}
             disk.DiskRoutes(backends.disk),
             containers.ContainerRoutes(backends.containers, self.prelude),

@@ -38,6 +38,7 @@ from pallet.spec.engine.options import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+    from pallet.api.buildbackend import BuildBackend
     from pallet.api.diskbackend import DiskBackend, PruneBackend
     from pallet.api.treebackend import ArchiveBackend, TreeBackend
     from pallet.spec.engine.auth import AuthConfig, AuthResponse
@@ -466,3 +467,4 @@ class Backends:
     disk: DiskBackend | None = None
     trees: TreeBackend | None = None
     container_archives: ArchiveBackend | None = None
+    build: BuildBackend | None = None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pallet.aio import run_blocking
 from pallet.api.backends import Backends
 from pallet.build.assembly import assemble
+from pallet.daemon.builder import make_builder
 from pallet.engine import hostinfo
 from pallet.engine.archives import ContainerArchives
 from pallet.engine.attach import Attacher
@@ -180,6 +181,8 @@ class Daemon:
             workers=self.supervisor, runner=StepRunner(
                 config=config, exec_paths=self.run, facts=facts, snapshotter=self.snapshotter, network=self.network,
                 supervisor=self.supervisor, files=files, joins=joins, filters=filters))
+        self.build = make_builder(data=self.data, parts=self.solving, images=self.images, image_api=image_api,
+                                  supervisor=self.supervisor, events=self.events)
         self.restorer = Restorer(
             exec_paths=self.run, store=store, metadata=self.metadata, supervisor=self.supervisor,
             network=self.network, snapshotter=self.snapshotter, files=files, watcher=watcher, starter=starter,
@@ -199,7 +202,7 @@ class Daemon:
         self.backends = Backends(
             trees=self._trees(), container_archives=self._archives(), containers=containers, execs=execs,
             images=image_api, system=system, networks=Networks(self.network, self.events),
-            volumes=self.volumes, registries=image_api, disk=disk,
+            volumes=self.volumes, registries=image_api, disk=disk, build=self.build,
             prunes=Pruner(index=self.index, remover=remover, images=self.images, image_api=image_api,
                           snapshotter=self.snapshotter, events=self.events),
             archives=ImageArchives(images=self.images, supervisor=self.supervisor, layers=image_api.layers,
@@ -244,6 +247,7 @@ class Daemon:
         await run_blocking(self.images.collect)
         await repair(self.images, self.supervisor)
         self.volumes.store.sweep()
+        await run_blocking(self.build.builder.contexts.sweep)
         await run_blocking(self.solving.caches.sweep)
         wanted = await self.restorer.restore()
         await run_blocking(self._explorer.sweep)

@@ -20,6 +20,7 @@ WORKERS: dict[str, tuple[str, str]] = {
     "layer.export": ("pallet.layer.diffworker", "run_tree"),
     "layer.changes": ("pallet.layer.diffworker", "run_changes"),
     "container.archive": ("pallet.zygote.archive", "run"),
+    "build.untar": ("pallet.build.contextworker", "run_untar"),
     "container.freeze": ("pallet.zygote.freeze", "run"),
     "layer.verify": ("pallet.layer.verify", "run_verify"),
     "layer.index": ("pallet.layer.index", "run_index"),
@@ -32,7 +33,7 @@ WORKERS: dict[str, tuple[str, str]] = {
 
 HEAVY = frozenset({
     "layer.apply", "layer.copyup", "layer.verify", "layer.index", "layer.explore", "layer.diff",
-    "layer.export", "layer.changes", "container.archive", "layer.seal", "layer.tar", "build.files",
+    "layer.export", "layer.changes", "container.archive", "build.untar", "layer.seal", "layer.tar", "build.files",
     "build.digest"})
 """Kinds whose modules (decompression, hashing) the zygote itself does not import: a process of
 its own, forked when the first of them is asked for, does, and shims need not carry them."""

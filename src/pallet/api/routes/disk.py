@@ -14,7 +14,6 @@ from pallet.api.routing import JSON, Route, json_reply, no_content, unimplemente
 from pallet.api.status import message_of
 from pallet.http.messages import Reply, Request, StreamResponse
 from pallet.spec.engine import filters
-from pallet.spec.engine.prune import BuildPruneResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -45,8 +44,6 @@ class PruneRoutes:
                   self.containers if known else unimplemented("container prune"), (1, 25)),
             Route("POST", "/images/prune",
                   self.images if known else unimplemented("image prune"), (1, 25)),
-            Route("POST", "/build/prune",
-                  _no_build_cache if known else unimplemented("image builds"), (1, 31)),
         ]
 
     async def containers(self, request: Request) -> Reply:
@@ -60,12 +57,6 @@ class PruneRoutes:
         wanted = filters.parse(request.query.get("filters"))
         wanted.validate(_IMAGE_KEYS)
         return json_reply(await self._backend.images(wanted))
-
-
-async def _no_build_cache(request: Request) -> Reply:
-    """``POST /build/prune`` (BuildPrune): 200; nothing is built here yet, so there is no cache."""
-    filters.parse(request.query.get("filters"))
-    return json_reply(BuildPruneResponse())
 
 
 class DiskRoutes:

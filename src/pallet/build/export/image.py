@@ -1,0 +1,137 @@
+"""Output ``image``: into the image store under names, and to registries.
+
+Owns   what is recorded and in which order; the lines of ``exporting to image``.
+Runs   on the loop; disk work in threads.
+Spec   BuildKit's exporters ``moby`` and ``image``.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pallet.aio import run_blocking
+from pallet.build.export.documents import Documents, read_annotations
+from pallet.errors import InvalidParameterError
+from pallet.spec import image as spec
+from pallet.spec import reference as references
+from pallet.types import Digest, ImageId
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pallet.build.export.documents import Annotations, Written
+    from pallet.build.export.model import ExportJob
+    from pallet.build.request import Export
+    from pallet.image.model import Image
+    from pallet.spec.reference import Reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What an export of documents came to."""
+
+    written: tuple[Written, ...]
+    top: spec.Descriptor
+    """Manifest, or index."""
+    is_index: bool
+
+    def response(self, names: Sequence[Reference]) -> dict[str, str]:
+        """BuildKit's exporter response."""
+        found = {
+            "containerimage.digest": str(self.top.digest),
+            "containerimage.descriptor": base64.b64encode(spec.encode(self.top)).decode(),
+        }
+        if len(self.written) == 1:
+            found["containerimage.config.digest"] = str(self.written[0].config.digest)
+        if names:
+            found["image.name"] = ",".join(str(name) for name in names)
+        return found
+
+
+def names_of(attributes: Mapping[str, str]) -> list[Reference]:
+    """Names in ``name``, with their tags.
+
+    Raises:
+        InvalidParameterError: one is none: "invalid reference format".
+    """
+    return [references.parse_normalized(text).with_default_tag()
+            for text in attributes.get("name", "").split(",") if text]
+
+
+def flag(attributes: Mapping[str, str], name: str, *, default: bool = False) -> bool:
+    """Read a boolean attribute.
+
+    Raises:
+        InvalidParameterError: it is none.
+    """
+    text = attributes.get(name, "")
+    if not text:
+        return True if name in attributes else default
+    if text.lower() in {"1", "t", "true"}:
+        return True
+    if text.lower() in {"0", "f", "false"}:
+        return False
+    message = f"non-bool value {text!r} specified for {name}"
+    raise InvalidParameterError(message)
+
+
+def uses_oci(attributes: Mapping[str, str], *, attested: bool) -> bool:
+    """Whether the documents are to be OCI's: unless Docker's are asked for, and can hold what there is."""
+    return attested or flag(attributes, "oci-mediatypes", default=True)
+
+
+async def write_documents(job: ExportJob, export: Export) -> Stored:
+    """Write the documents of all targets, and an index where one is needed."""
+    attributes = export.attributes
+    attested = bool(job.attestations)
+    annotations = read_annotations(attributes)
+    documents = Documents(job.images, job.lease, oci=uses_oci(attributes, attested=attested))
+    several = len(job.targets) > 1 or job.multi_platform
+    written = tuple([await run_blocking(documents.write, target, annotations) for target in job.targets])
+    entries = [one.manifest for one in written]
+    if attested:
+        from pallet.build.export import attest  # few builds need it
+
+        for target, one in zip(job.targets, written, strict=True):
+            entries += await attest.write(job, documents, target, one)
+    if not several and not attested:
+        return Stored(written=written, top=written[0].manifest, is_index=False)
+    index = await run_blocking(documents.index, entries, annotations)
+    return Stored(written=written, top=_described(index, annotations), is_index=True)
+
+
+def _described(index: spec.Descriptor, annotations: Annotations) -> spec.Descriptor:
+    return spec.Descriptor(media_type=index.media_type, digest=index.digest, size=index.size,
+                           annotations=dict(annotations.index_descriptor) or None)
+
+
+async def export_image(job: ExportJob, export: Export) -> dict[str, str]:
+    """Record the images; push them with ``push=true``. Returns the exporter's response."""
+    names = names_of(export.attributes)
+    with job.progress.vertex("exporting to image") as vertex:
+        with vertex.status("exporting layers"):
+            stored = await write_documents(job, export)
+        images: list[Image] = []
+        for one in stored.written:
+            with vertex.status(f"writing image {one.config.digest}"):
+                images.append(await run_blocking(partial(
+                    job.images.put, one.config.digest, manifest_digest=one.manifest.digest)))
+        job.image_ids = [image.id for image in images]
+        main = job.main_image(images)
+        target = Digest(stored.top.digest) if stored.is_index else None
+        for name in names:
+            with vertex.status(f"naming to {name}"):
+                await run_blocking(partial(job.images.tag, main.id, name, target=target))
+            job.note("tag", main.id, name.familiar())
+    if flag(export.attributes, "push"):
+        if not names:
+            message = "tag is needed when pushing to registry"
+            raise InvalidParameterError(message)
+        for name in names:
+            await job.push(name)
+    job.image_id = ImageId(main.id)
+    job.digest = Digest(stored.top.digest)
+    return stored.response(names)

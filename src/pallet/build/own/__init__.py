@@ -1,0 +1,1 @@
+"""The door of ``pallet build``: one conversation over a raw stream."""

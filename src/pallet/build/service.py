@@ -1,0 +1,161 @@
+"""The builder: one build from its request to its outputs, whoever asks.
+
+Owns   the order of the work (Dockerfile, plan, solve, export) and the builds that run.
+Runs   on the loop.
+Needs  the solver's parts (``assembly.py``), the front end, the context store.
+Spec   ``docs/dev/build.md``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from pallet.aio import run_blocking
+from pallet.build.compose import solved_target
+from pallet.build.dockerfile.plan import plan
+from pallet.build.errors import BuildError
+from pallet.build.export.image import export_image
+from pallet.build.export.model import ExportJob, Progress
+from pallet.build.job import Job
+from pallet.build.progress import WarningEvent
+from pallet.build.request import BuildResult
+from pallet.errors import InvalidParameterError, NotImplementedApiError
+from pallet.spec.dockerfile.errors import DockerfileError
+from pallet.spec.ignore import read_patterns
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pallet.build.assembly import SolverParts
+    from pallet.build.context import ContextStore
+    from pallet.build.export.model import Notes, Pushes
+    from pallet.build.graph import Plan
+    from pallet.build.ports import BuildClient, ResolvedImage, SolvedTarget
+    from pallet.build.progress import Watch
+    from pallet.build.request import BuildRequest, Export
+    from pallet.image.store import ImageStore
+    from pallet.spec.platform import Platform
+
+_MAX_DOCKERFILE_BYTES = 16 << 20
+
+
+class Builder:
+    """Builds of one daemon."""
+
+    def __init__(self, parts: SolverParts, *, images: ImageStore, contexts: ContextStore, pushes: Pushes,
+                 notes: Notes) -> None:
+        self.parts = parts
+        self.contexts = contexts
+        self._images = images
+        self._pushes = pushes
+        self._notes = notes
+
+    async def build(self, request: BuildRequest, client: BuildClient, watch: Watch, *,
+                    on_plan: Callable[[bytes, Plan], None] | None = None) -> BuildResult:
+        """Plan, solve and export one build. Cancelling stops it and what runs for it.
+
+        Args:
+            on_plan: is told the Dockerfile and the plan before anything is solved.
+
+        Raises:
+            BuildError: a vertex failed.
+            DockerfileError: the Dockerfile cannot be understood.
+            PalletError: anything else.
+        """
+        progress = Progress(watch, request.ref)
+        lease = await run_blocking(self._images.lease)
+        job = Job(client=client, watch=watch, options=request.options, lease=lease, debug=request.debug)
+        try:
+            source, made = await self._plan(request, client, progress)
+            if on_plan is not None:
+                on_plan(source, made)
+            targets = await self._solve(request, made, job)
+            return await self._export(request, made, targets, job, progress)
+        finally:
+            await asyncio.shield(self.parts.solver.end(job))
+
+    async def _plan(self, request: BuildRequest, client: BuildClient, progress: Progress) -> tuple[bytes, Plan]:
+        """Read the Dockerfile and say what there is to do."""
+        source, exclude = await self._read(request, client, progress)
+        made = await plan(source, request.options, resolver=self.parts.images, client=client,
+                          watch=progress.watch, exclude=exclude)
+        for warning in made.warnings:
+            progress.watch(WarningEvent(vertex=progress.definition, warning=warning))
+        return source, made
+
+    async def _solve(self, request: BuildRequest, made: Plan, job: Job) -> list[SolvedTarget]:
+        try:
+            await self.parts.solver.solve([target.vertex for target in made.targets], job)
+        except BuildError as error:
+            error.sources = made.sources
+            raise
+        epoch_s = epoch_of(request)
+        return [solved_target(target, job.results, epoch_s=epoch_s, classic=request.classic)
+                for target in made.targets]
+
+    async def _read(self, request: BuildRequest, client: BuildClient,
+                    progress: Progress) -> tuple[bytes, tuple[str, ...]]:
+        """The Dockerfile and the patterns of the ignore file that counts."""
+        options = request.options
+        name = options.filename
+        with progress.vertex(f"[internal] load build definition from {name.rpartition('/')[2]}") as vertex:
+            progress.definition = vertex.digest
+            source = await client.read_file("dockerfile", name, _MAX_DOCKERFILE_BYTES)
+            if source is None:
+                message = f"failed to read dockerfile: open {name}: no such file or directory"
+                raise InvalidParameterError(message)
+        if not source.strip():
+            message = "the Dockerfile cannot be empty"
+            raise DockerfileError(message)
+        with progress.vertex("[internal] load .dockerignore"):
+            ignore = await client.read_file("dockerfile", f"{name}.dockerignore", _MAX_DOCKERFILE_BYTES)
+            if ignore is None:
+                ignore = await client.read_file("context", ".dockerignore", _MAX_DOCKERFILE_BYTES)
+        return source, tuple(read_patterns(ignore)) if ignore else ()
+
+    async def _export(self, request: BuildRequest, made: Plan, targets: list[SolvedTarget], job: Job,
+                      progress: Progress) -> BuildResult:
+        export_job = ExportJob(
+            request=request, targets=targets, client=job.client, progress=progress, images=self._images,
+            lease=job.lease, pushes=self._pushes, notes=self._notes, epoch_s=epoch_of(request))
+        response: dict[str, str] = {}
+        for export in request.exports:
+            response |= await self._exporter(export)(export_job, export)
+        return BuildResult(image_id=export_job.image_id, digest=export_job.digest, response=response,
+                           warnings=made.warnings)
+
+    def _exporter(self, export: Export) -> Callable[[ExportJob, Export], Awaitable[dict[str, str]]]:
+        if export.kind == "image":
+            return export_image
+        if export.kind == "cacheonly":
+            return _nothing
+        message = f"exporter {export.kind} could not be found"
+        raise NotImplementedApiError(message)
+
+    async def resolve_image(self, reference: str, platform: Platform, *, pull: bool, client: BuildClient,
+                            watch: Watch) -> ResolvedImage:
+        """Find an image's config."""
+        return await self.parts.images.resolve(reference, platform, pull=pull, client=client, watch=watch)
+
+
+async def _nothing(job: ExportJob, export: Export) -> dict[str, str]:
+    """Output ``cacheonly``: the build was for the cache."""
+    del job, export
+    return {}
+
+
+def epoch_of(request: BuildRequest) -> int | None:
+    """SOURCE_DATE_EPOCH of a build; None where it is not given.
+
+    Raises:
+        InvalidParameterError: it is no number.
+    """
+    text = request.options.build_args.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        message = f"invalid SOURCE_DATE_EPOCH: {text}"
+        raise InvalidParameterError(message) from error

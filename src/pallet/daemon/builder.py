@@ -1,0 +1,80 @@
+"""The builder of one daemon: its parts made and joined to the engine's.
+
+Runs   at the daemon's start. ``engine`` and ``build`` do not know each other: this is where they meet.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+
+from pallet.build.backend import BuildDoors
+from pallet.build.context import ContextStore
+from pallet.build.progress import LogEvent, StatusEvent
+from pallet.build.service import Builder
+from pallet.errors import SystemFailureError
+from pallet.spec.engine.auth import AuthConfig
+from pallet.spec.engine.options import PushOptions
+
+if TYPE_CHECKING:
+    from pallet.build.assembly import SolverParts
+    from pallet.build.progress import Watch
+    from pallet.engine.events import EventBus
+    from pallet.engine.images import Images
+    from pallet.image.store import ImageStore
+    from pallet.paths import DataPaths
+    from pallet.spec.engine.progress import ProgressMessage
+    from pallet.spec.reference import Reference
+    from pallet.supervisor.client import Supervisor
+    from pallet.types import Digest
+
+_TOKEN_USER = "<token>"  # noqa: S105 - the name that says what comes with it
+
+
+def make_builder(*, data: DataPaths, parts: SolverParts, images: ImageStore, image_api: Images,
+                 supervisor: Supervisor, events: EventBus) -> BuildDoors:
+    """Make the builder's doors. ``contexts.sweep`` is due before the first build."""
+    builder = Builder(parts, images=images, contexts=ContextStore(data.build / "contexts"),
+                      pushes=BuildPushes(image_api), notes=events)
+    return BuildDoors(builder, supervisor)
+
+
+class BuildPushes:
+    """Pushes of builds are the engine's own."""
+
+    def __init__(self, images: Images) -> None:
+        self._images = images
+
+    async def push(self, reference: Reference, credentials: tuple[str, str] | None, watch: Watch,
+                   vertex: Digest) -> None:
+        """Push one name of the image store."""
+        user, secret = credentials or ("", "")
+        auth = AuthConfig(identitytoken=secret) if user == _TOKEN_USER else AuthConfig(
+            username=user, password=secret)
+
+        def tell(message: ProgressMessage) -> None:
+            _tell(message, watch, vertex)
+
+        await self._images.push(PushOptions(
+            reference=reference.familiar_name, tag=reference.tag or "", platform="", auth=auth,
+            meta_headers={}), tell)
+
+
+def _tell(message: ProgressMessage, watch: Watch, vertex: Digest) -> None:
+    import time
+
+    now = time.time_ns()
+    if message.error is not UNSET and message.error:
+        raise SystemFailureError(message.error)
+    text = message.status if message.status is not UNSET else ""
+    if message.id is UNSET:
+        watch(LogEvent(vertex=vertex, stream=1, data=f"{text}\n".encode(), timestamp_ns=now))
+        return
+    detail = message.progress_detail if message.progress_detail is not UNSET else None
+    done = detail is None or detail.current is UNSET
+    watch(StatusEvent(
+        id=str(message.id), vertex=vertex, name=f"{text} {message.id}".lower() if text else "",
+        current=0 if detail is None or detail.current is UNSET else detail.current,
+        total=0 if detail is None or detail.total is UNSET else detail.total, timestamp_ns=now, started_ns=now,
+        completed_ns=now if done else 0))
