@@ -99,7 +99,8 @@ def test_dependencies_are_what_is_imported() -> None:
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.split(".")[0])
-    imported = {"protobuf" if name == "google" else name for name in imported}
+    names = {"google": "protobuf", "jwt": "PyJWT"}
+    imported = {names.get(name, name) for name in imported}
     assert declared <= imported, f"declared and never imported: {declared - imported}"
     third_party = imported - _standard_library() - {"pallet"}
     assert third_party <= declared, f"imported and not declared: {third_party - declared}"

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from tests.support.daemon import ROOT, pallet_command
@@ -174,15 +174,10 @@ def issue(port: str, root: str, kind: str) -> None:
     from urllib.parse import parse_qs, urlsplit
 
     import jwt
-    from cryptography.hazmat.primitives.asymmetric import rsa
 
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     jwk = {**json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key())), "kid": "one", "use": "sig"}
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "issuer")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    certificate = certificate.serial_number(1).not_valid_before(now - datetime.timedelta(hours=1))
-    signed = certificate.not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
+    signed = _self_signed(key)
     Path(root, "issuer.crt").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
     Path(root, "issuer.key").write_bytes(key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
@@ -227,6 +222,14 @@ def issue(port: str, root: str, kind: str) -> None:
             pass
 
     ThreadingHTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
+
+
+def _self_signed(key: rsa.RSAPrivateKey) -> x509.Certificate:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "issuer")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now - datetime.timedelta(hours=1))
+    return builder.not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
 
 
 def run_pallet(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
