@@ -39,6 +39,7 @@ ENTRIES: dict[str, Entry] = {
                        "Block until one or more containers stop, then print their exit codes"),
     "container rename": ("lifecycle", "rename", "CONTAINER NEW_NAME", (2, 2),
                          "Rename a container"),
+    "image build": ("build", "build", "[OPTIONS] PATH | URL | -", (1, 1), "Build an image from a Dockerfile"),
     "container prune": ("prune", "containers", "[OPTIONS]", (0, 0),
                         "Remove all stopped containers"),
     "container ls": ("ps", "ls", "[OPTIONS]", (0, 0), "List containers"),
@@ -152,7 +153,9 @@ SHORTCUTS: dict[str, str] = {
         "run", "create", "start", "stop", "restart", "kill", "rm", "pause", "unpause", "wait",
         "rename", "logs", "attach", "exec", "port", "top", "commit", "cp", "diff",
         "export")},
-    **{name: f"image {name}" for name in ("pull", "push", "tag", "history", "import", "save", "load")},
+    **{name: f"image {name}" for name in (
+        "pull", "push", "tag", "history", "import", "save", "load", "build")},
+    "builder build": "image build", "buildx build": "image build", "buildx b": "image build",
     "ps": "container ls", "container list": "container ls", "container ps": "container ls",
     "container remove": "container rm",
     "images": "image ls", "image list": "image ls", "rmi": "image rm", "image remove": "image rm",
@@ -165,6 +168,7 @@ SHORTCUTS: dict[str, str] = {
 _HIDDEN = frozenset(("system dial-stdio",))
 
 GROUPS: dict[str, str] = {
+    "builder": "Manage builds", "buildx": "Manage builds",
     "container": "Manage containers", "context": "Manage contexts", "image": "Manage images",
     "manifest": "Manage Docker image manifests and manifest lists",
     "network": "Manage networks", "registry": "Serve images to others",
@@ -172,10 +176,10 @@ GROUPS: dict[str, str] = {
 }
 
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Common Commands", ("run", "exec", "ps", "pull", "push", "images", "login", "logout",
+    ("Common Commands", ("run", "exec", "ps", "build", "pull", "push", "images", "login", "logout",
                          "search", "version", "info", "doctor")),
     ("Management Commands", (
-        "container", "context", "image", "manifest", "network", "registry", "system", "volume")),
+        "builder", "container", "context", "image", "manifest", "network", "registry", "system", "volume")),
     ("Commands", ("attach", "commit", "cp", "create", "diff", "events", "export", "history", "import",
                   "inspect", "kill", "load", "logs", "pause", "port", "rename", "restart", "rm", "rmi", "save",
                   "start", "stop", "tag", "top",

@@ -1,0 +1,1 @@
+"""``pallet build``: options, the walk over a context, the conversation, the views."""
