@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pallet.build.ports import BuildClient, ContextTree, ResolvedImage
     from pallet.build.progress import Watch
     from pallet.build.request import BuildRequest, BuildResult
+    from pallet.build.usage import CachePrune, CacheUsage
     from pallet.spec.platform import Platform
 
 
@@ -30,40 +31,6 @@ class ContextTrees(Protocol):
     async def release(self, held: ContextTree) -> None:
         """Let go of a tree."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheRecord:
-    """One thing the builder keeps, for ``buildx du`` and ``system df``."""
-
-    id: str
-    kind: str
-    """``regular``, ``source.local``, ``exec.cachemount``, ``source.git.checkout``, ``internal``, ``frontend``."""
-    description: str
-    size_bytes: int
-    created_ns: int
-    last_used_ns: int = 0
-    """0 for never."""
-    usage_count: int = 0
-    in_use: bool = False
-    shared: bool = False
-    mutable: bool = False
-    parents: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CachePrune:
-    """What ``buildx prune`` and ``builder prune`` ask for."""
-
-    all: bool = False
-    """Also what images still use, and internal things."""
-    filters: tuple[str, ...] = ()
-    """containerd's filter expressions, one of which has to match (``id~=…``, ``type==…``, ``until==…``)."""
-    keep_duration_ns: int = 0
-    reserved_bytes: int = 0
-    """Never shrink below this."""
-    max_used_bytes: int = 0
-    min_free_bytes: int = 0
 
 
 class BuildKitBackend(Protocol):
@@ -100,11 +67,11 @@ class BuildKitBackend(Protocol):
         """Find an image's config."""
         ...
 
-    async def usage(self, filters: Sequence[str] = ()) -> Sequence[CacheRecord]:
+    async def usage(self, filters: Sequence[str] = ()) -> Sequence[CacheUsage]:
         """What is kept now, of what matches one of ``filters`` (as in ``CachePrune``), the largest first."""
         ...
 
-    async def prune_cache(self, prune: CachePrune) -> Sequence[CacheRecord]:
+    async def prune_cache(self, prune: CachePrune) -> Sequence[CacheUsage]:
         """Remove what the request means; return it."""
         ...
 

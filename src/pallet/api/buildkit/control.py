@@ -22,7 +22,7 @@ from pallet.api.buildkit.grpc import streaming, unary
 from pallet.api.buildkit.status import Code, GrpcError
 from pallet.api.buildkit.trace import stamp
 from pallet.api.buildkit.wire import content_pb2, control_pb2, gateway_pb2
-from pallet.api.buildkitbackend import CachePrune
+from pallet.build.usage import CachePrune
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from pallet.api.buildkit.builds import ActiveBuild, Builds
     from pallet.api.buildkit.grpc import Handler, ServerCall
     from pallet.api.buildkit.history import History
-    from pallet.api.buildkitbackend import BuildKitDoor, CacheRecord
+    from pallet.api.buildkitbackend import BuildKitDoor
     from pallet.build.request import BuildResult
+    from pallet.build.usage import CacheUsage
 
 _CONTROL: Final = "/moby.buildkit.v1.Control"
 _CONTENT: Final = "/containerd.services.content.v1.Content"
@@ -228,7 +229,7 @@ def _filters(filters: Iterable[str]) -> tuple[str, ...]:
     return tuple(text for text in filters if text)
 
 
-def _usage_record(record: CacheRecord) -> control_pb2.UsageRecord:
+def _usage_record(record: CacheUsage) -> control_pb2.UsageRecord:
     found = control_pb2.UsageRecord(
         ID=record.id, Mutable=record.mutable, InUse=record.in_use, Size=record.size_bytes,
         UsageCount=record.usage_count, Description=record.description, RecordType=record.kind,

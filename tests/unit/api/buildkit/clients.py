@@ -17,10 +17,11 @@ from pallet.api.buildkit.status import Code, GrpcError
 from pallet.api.buildkit.wire import auth_pb2, content_pb2, filesync_pb2, secrets_pb2, ssh_pb2, upload_pb2
 from pallet.api.buildkit.wire.fsutil_pb2 import Packet, Stat
 from pallet.api.buildkit.wire.status_pb2 import HealthCheckRequest, HealthCheckResponse
-from pallet.api.buildkitbackend import BuildKitDoor, CacheRecord
+from pallet.api.buildkitbackend import BuildKitDoor
 from pallet.build.context import ContextStore
 from pallet.build.progress import LogEvent, VertexEvent
 from pallet.build.request import BuildResult
+from pallet.build.usage import CacheUsage
 from pallet.spec.platform import Platform
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class FakeBuilder:
         self.contexts.sweep()
         self.requests: list[BuildRequest] = []
         self.work: Callable[..., Any] | None = None
-        self.records = [CacheRecord(id="one", kind="regular", description="[1/1] X", size_bytes=10,
+        self.records = [CacheUsage(id="one", kind="regular", description="[1/1] X", size_bytes=10,
                                     created_ns=1_000_000_000, last_used_ns=2_000_000_000)]
         self.pruned: list[Any] = []
 
@@ -65,10 +66,10 @@ class FakeBuilder:
     async def resolve_image(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError
 
-    async def usage(self, filters: Any = ()) -> list[CacheRecord]:
+    async def usage(self, filters: Any = ()) -> list[CacheUsage]:
         return self.records
 
-    async def prune_cache(self, prune: Any) -> list[CacheRecord]:
+    async def prune_cache(self, prune: Any) -> list[CacheUsage]:
         self.pruned.append(prune)
         return self.records
 
