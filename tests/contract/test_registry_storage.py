@@ -179,6 +179,17 @@ def test_redirect(s3_server: S3Config) -> None:
             assert http.request("GET", body.url, headers={"Range": "bytes=3-4"}).data == b"34"
 
 
+def test_whole_file_becomes_an_object(driver: BlobDriver, tmp_path: Path) -> None:
+    data = pattern(7 * MIB + 3)
+    file = tmp_path / "file"
+    file.write_bytes(data)
+    digest = digests.of_bytes(data)
+    location = driver.adopt(file, ID, digest)
+    assert location == driver.location_of(ID, digest)
+    assert b"".join(driver.read(location)) == data
+    assert list(driver.uploads()) == []
+
+
 # Metadata, through the store
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from pallet.errors import InvalidParameterError
 from pallet.registry.auth.settings import AuthConfig, LimitsConfig, RuleConfig, TlsConfig
+from pallet.registry.mirror.settings import MirrorConfig
 
 DEFAULT_ROOT = "/var/lib/pallet/registry"
 
@@ -89,6 +90,8 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Without a byte of a body or a reply getting through."""
     drain_s: float = 60.0
     """For requests that run when the registry is told to stop."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks of balancers whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed."""
     cache_bytes: int = 64 << 20
     """Of manifests and small blobs kept in memory; 0: none."""
 
@@ -142,6 +145,7 @@ class RegistryConfig(msgspec.Struct, frozen=True, kw_only=True):
     rule: tuple[RuleConfig, ...] = ()
     limits: LimitsConfig = LimitsConfig()
     tls: TlsConfig = TlsConfig()
+    mirror: MirrorConfig | None = None
 
     @property
     def database_url(self) -> str:

@@ -34,12 +34,16 @@ import logging
 import secrets
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pallet.registry import retention
+from pallet.registry.mirror.eviction import evict
+from pallet.registry.mirror.settings import DIRECTORY, MirroredNames
+from pallet.registry.mirror.spool import sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from pallet.registry.store import RegistryStore
 
@@ -74,6 +78,7 @@ def collect(store: RegistryStore, *, dry_run: bool = False) -> Collected:
     """
     result = Collected()
     _retire(store, result, dry_run=dry_run)
+    _evict(store, result, dry_run=dry_run)
     if dry_run:
         return result
     garbage, now = store.metadata.garbage, store.metadata.database.now()
@@ -82,8 +87,10 @@ def collect(store: RegistryStore, *, dry_run: bool = False) -> Collected:
     for record in store.metadata.uploads.all(now - gc.upload_s):
         store.uploads.drop(record)
         result.uploads += 1
+    mirrored = _mirrored(store)
     for name, digest in garbage.unused_links(before, at_last):
-        result.links += garbage.drop_unused_link(name, digest, before, at_last)
+        if name not in mirrored:  # what a mirror holds it holds without a manifest that needs it
+            result.links += garbage.drop_unused_link(name, digest, before, at_last)
     garbage.drop_unlinked_blobs()
     for record_ in garbage.trash():
         store.driver.delete(record_.location)
@@ -109,6 +116,39 @@ def _retire(store: RegistryStore, result: Collected, *, dry_run: bool) -> None:
         for digest in garbage.untagged(name, before):
             if dry_run or garbage.drop_untagged(name, digest, before):
                 result.manifests.append(f"{name}@{digest}")
+
+
+def _mirrored(store: RegistryStore) -> Container[str]:
+    """The names of mirrored repositories."""
+    if store.config.mirror is None:
+        return ()
+    return MirroredNames(store.config.mirror)
+
+
+def _evict(store: RegistryStore, result: Collected, *, dry_run: bool) -> None:
+    config = store.config.mirror
+    if config is None:
+        return
+    links, manifests = evict(store.metadata, config, MirroredNames(config), grace_s=store.config.gc.grace_s,
+                             dry_run=dry_run)
+    result.links += links
+    result.manifests += manifests
+    if not dry_run:
+        sweep(Path(store.config.storage.root) / DIRECTORY)
+
+
+def take_turn(store: RegistryStore, holder: str) -> Collected | None:
+    """Collect unless somebody else does."""
+    garbage = store.metadata.garbage
+    if not garbage.take_task(_TASK, holder, _TURN_S):
+        return None
+    try:
+        done = collect(store)
+    finally:
+        garbage.release_task(_TASK, holder)
+    logger.info("collected %d tags, %d manifests, %d blobs (%d bytes), %d uploads",
+                len(done.tags), len(done.manifests), done.blobs, done.freed_bytes, done.uploads)
+    return done
 
 
 class Collector:
@@ -140,16 +180,9 @@ class Collector:
                 self._watch(None)
 
     def _turn(self) -> None:
-        garbage = self._store.metadata.garbage
-        if not garbage.take_task(_TASK, self._holder, _TURN_S):
-            return
-        try:
-            done = collect(self._store)
-        finally:
-            garbage.release_task(_TASK, self._holder)
-        self._watch(done)
-        logger.info("collected %d tags, %d manifests, %d blobs (%d bytes), %d uploads",
-                    len(done.tags), len(done.manifests), done.blobs, done.freed_bytes, done.uploads)
+        done = take_turn(self._store, self._holder)
+        if done is not None:
+            self._watch(done)
 
     def stop(self) -> None:
         """End after the running collection, or in the middle of a long one: it may end anywhere."""

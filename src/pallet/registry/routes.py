@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -30,6 +29,8 @@ from pallet.registry.messages import (
     link_to_next,
     parse_digest,
 )
+from pallet.registry.proxies import Proxies
+from pallet.registry.ranges import byte_range
 from pallet.registry.sizes import SizeLimits
 from pallet.spec import digest as digests
 
@@ -38,13 +39,14 @@ if TYPE_CHECKING:
 
     from pallet.registry.auth import AccessControl, Caller
     from pallet.registry.events import Events
+    from pallet.registry.mirror.service import Mirror
+    from pallet.registry.mirror.settings import Target as MirrorTarget
     from pallet.registry.store import RegistryStore
     from pallet.registry.uploads import Upload
     from pallet.types import Digest
 
 logger = logging.getLogger(__name__)
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _MAX_PAGE = 10_000
 
 
@@ -52,10 +54,13 @@ class Routes:
     """Answers requests."""
 
     def __init__(self, store: RegistryStore, access: AccessControl, *, allow_delete: bool = True,
-                 limits: LimitsConfig | None = None, events: Events | None = None) -> None:
+                 limits: LimitsConfig | None = None, events: Events | None = None,
+                 mirror: Mirror | None = None, proxies: Proxies | None = None) -> None:
         self._store = store
         self._uploads = store.uploads
         self._access = access
+        self._proxies = proxies or Proxies(())
+        self._mirror = mirror
         self._allow_delete = allow_delete
         limits = limits or LimitsConfig()
         self._sizes = SizeLimits.of(limits)
@@ -73,7 +78,7 @@ class Routes:
         if wanted is None or not self._access.prompt(header, access := wanted.access(method)):
             return False
         try:
-            self._access.authorize(header, access, "", peer)
+            self._access.authorize(header, access, "", self._proxies.client(peer, headers))
         except RegistryHttpError:
             return False
         return True
@@ -106,8 +111,11 @@ class Routes:
             raise RegistryHttpError("NOT_FOUND")
         if not target.is_valid:
             raise RegistryHttpError("NAME_INVALID", {"name": target.name})
-        caller = self._authorize(request, target.access(request.method))
-        response = self._answer(request, target, caller)
+        mirrored = self._mirrored(request, target)
+        wanted = target if mirrored is None else replace(target, name=mirrored.subject)
+        caller = self._authorize(request, wanted.access(request.method))
+        response = (self._answer(request, target, caller) if mirrored is None
+                    else self._answer_mirrored(request, target, mirrored, caller))
         if caller.headers:
             response = replace(response, headers={**response.headers, **caller.headers}, keep_s=0.0)
         return response
@@ -115,7 +123,7 @@ class Routes:
     def _token(self, request: RegistryRequest) -> RegistryResponse:
         body = request.body.read(1 << 16) if request.method == "POST" else b""
         reply = self._access.token(request.method, request.query, request.headers.get("authorization", ""),
-                                   body, request.peer)
+                                   body, self._proxies.client(request.peer, request.headers))
         return replace(_json(200, reply), headers={
             "Content-Type": "application/json", "Cache-Control": "no-store"})
 
@@ -139,9 +147,40 @@ class Routes:
             return self._manifests.referrers(request, name, target.ref)
         return self._manifests.handle(request, name, target.ref, caller.name)
 
+    # Mirrored repositories
+
+    def may_wait(self, target: str) -> bool:
+        """Whether a request waits for others: for another one on the same upload, or for upstream."""
+        path, _, query = target.partition("?")
+        if "/blobs/uploads/" in path or self._mirror is None:
+            return "/blobs/uploads/" in path
+        url = urls.parse(path)
+        return url is not None and bool(url.name) and self._mirror.means(url.name, query)
+
+    def _mirrored(self, request: RegistryRequest, url: urls.Target) -> MirrorTarget | None:
+        if self._mirror is None or not url.name:
+            return None
+        return self._mirror.target(url.name, request)
+
+    def _answer_mirrored(self, request: RegistryRequest, url: urls.Target, mirrored: MirrorTarget,
+                         caller: Caller) -> RegistryResponse:
+        mirror = self._mirror
+        assert mirror is not None
+        stored = replace(url, name=mirrored.name)
+        if not stored.is_valid:
+            raise RegistryHttpError("NAME_INVALID", {"name": stored.name})
+        if url.kind != "tags" or request.method not in {"GET", "HEAD"}:
+            return mirror.answer(request, url, mirrored, lambda: self._answer(request, stored, caller))
+        tags, headers = mirror.tags(mirrored)
+        page, link = _page(request, lambda last, limit: list(islice((t for t in tags if t > last), limit)))
+        reply = _json(200, json.dumps({"name": url.name, "tags": page}).encode(), link)
+        return replace(reply, headers={**reply.headers, **headers})
+
     def _authorize(self, request: RegistryRequest, access: Access) -> Caller:
-        return self._access.authorize(request.headers.get("authorization", ""), access, request.base_url,
-                                      request.peer)
+        headers, peer = request.headers, request.peer
+        return self._access.authorize(
+            headers.get("authorization", ""), access, self._proxies.base_url(request.base_url, peer, headers),
+            self._proxies.client(peer, headers))
 
     # Lists
 
@@ -175,9 +214,7 @@ class Routes:
         headers = {"Content-Type": "application/octet-stream", "Docker-Content-Digest": digest,
                    "ETag": f'"{digest}"', "Accept-Ranges": "bytes",
                    "Cache-Control": "max-age=31536000"}
-        # A range of what the client began with; of anything else it gets the whole (RFC 9110 13.1.5).
-        same = request.headers.get("if-range", headers["ETag"]) == headers["ETag"]
-        wanted = _byte_range(request.headers.get("range", ""), size) if same else None
+        wanted = byte_range(request, headers["ETag"], size)
         first, last = wanted or (0, size - 1)
         if wanted is not None:
             headers["Content-Range"] = f"bytes {first}-{last}/{size}"
@@ -304,23 +341,3 @@ def _page(
     if not page or len(found) <= count:
         return page, ""
     return page, link_to_next(request, last=page[-1], n=str(count))
-
-
-def _byte_range(header: str, size: int) -> tuple[int, int] | None:
-    """First and last byte of a range request; None to send everything.
-
-    Raises:
-        RegistryHttpError: RANGE_INVALID.
-    """
-    match = _RANGE.fullmatch(header.replace(" ", ""))
-    if match is None or not (match[1] or match[2]):
-        return None
-    if not match[1]:
-        first, last = max(size - int(match[2]), 0), size - 1
-    else:
-        first = int(match[1])
-        last = min(int(match[2]), size - 1) if match[2] else size - 1
-    if first >= size or last < first:
-        raise RegistryHttpError("RANGE_INVALID", header, headers={
-            "Content-Range": f"bytes */{size}"})
-    return first, last

@@ -21,6 +21,8 @@ from pallet.registry.auth.settings import TlsConfig
 from pallet.registry.config import RegistryConfig, StorageConfig
 from pallet.registry.events import Events
 from pallet.registry.gc import Collector
+from pallet.registry.mirror.open import open_mirror
+from pallet.registry.proxies import Proxies
 from pallet.registry.routes import Routes
 from pallet.registry.serving import listeners, workers
 from pallet.registry.serving.accesslog import AccessLog
@@ -78,8 +80,10 @@ class RegistryServer:
             self.sockets.close()
             raise
         self._access = access or OpenAccess()
+        self._mirror = open_mirror(self.store)
         self.routes = Routes(self.store, self._access, allow_delete=allow_delete,
-                             limits=self.config.limits,
+                             limits=self.config.limits, mirror=self._mirror,
+                             proxies=Proxies(self.config.http.trusted_proxies),
                              events=Events(self.config.webhook, listeners.authority(self.sockets.main)))
         self._courier = Courier(self.config.webhook, self.store.metadata.deliveries, self.metrics.add)
         self.store.on_delivery = self._courier.wake
@@ -130,7 +134,10 @@ class RegistryServer:
 
     def end(self, drain_s: float | None = None) -> None:
         """Accept nothing more; let the requests in work finish for so long (or as configured)."""
-        self._loop.stop(self.config.http.drain_s if drain_s is None else drain_s)
+        wait_s = self.config.http.drain_s if drain_s is None else drain_s
+        if self._mirror is not None:
+            self._mirror.end(wait_s)
+        self._loop.stop(wait_s)
 
     def reload(self) -> None:
         """Open the access log anew; read the certificate, users, rules, keys and rates again.
@@ -148,6 +155,8 @@ class RegistryServer:
 
     def stop(self) -> None:
         """Stop serving, close every connection. Uploads stay, for another replica or a restart."""
+        if self._ended:
+            return
         if self._thread is not None:
             self.end(0)
             self._thread.join()
@@ -159,6 +168,8 @@ class RegistryServer:
         if self._ended:
             return
         self._ended = True
+        if self._mirror is not None:
+            self._mirror.close()
         self._courier.stop()
         if self._collector is not None:
             self._collector.stop()

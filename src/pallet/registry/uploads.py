@@ -8,8 +8,8 @@ Needs  a ``BlobDriver`` and the metadata.
 Spec   distribution-spec "Pushing blobs": POST, PATCH, PUT, GET, DELETE of a session.
 
 Digests: SHA-2 states of hashlib cannot be stored, so a process remembers the state after each chunk
-it recorded. It is used only when that process stored the whole upload; otherwise the finished object
-is read back and hashed before anybody can see it.
+it recorded, and records the digest so far. Whoever ends an upload compares that; only when chunks came
+over several processes the finished object is read back and hashed before anybody can see it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pallet.spec import digest as digests
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from hashlib import _Hash
+    from pathlib import Path
 
     from pallet.registry.blobs.driver import BlobDriver
     from pallet.registry.metadata.open import MetadataStore
@@ -117,10 +118,7 @@ class Uploads:
     def begin(self, name: str, algorithm: str = "sha256") -> Upload:
         """Open a session in repository ``name``."""
         record = self._metadata.uploads.begin(secrets.token_hex(16), name, algorithm)
-        with self._lock:
-            self._hashes[record.id] = (0, digests.hasher(algorithm))
-            while len(self._hashes) > _MAX_REMEMBERED:
-                del self._hashes[next(iter(self._hashes))]
+        self._remember(record.id, 0, digests.hasher(algorithm))
         return self._handle(record)
 
     def get(self, name: str, upload_id: str) -> Upload:
@@ -158,6 +156,8 @@ class Uploads:
         record = self._claim(record)
         with self._lock:
             size, state = self._hashes.pop(record.id, (-1, None))
+        if record.size == 0:  # begun in any process
+            size, state = 0, digests.hasher(record.algorithm)
         # A copy: what comes of a request that breaks off must not stay in the hash.
         hasher = state.copy() if state is not None and size == record.size else None
 
@@ -177,6 +177,8 @@ class Uploads:
             if state is not None and size == record.size:
                 self._remember(record.id, size, state)
             raise
+        if hasher is not None:
+            stored = msgspec.structs.replace(stored, digest=digests.from_hasher(hasher))
         writer = self._process if record.writer in {"", self._process} else _SEVERAL
         if not self._metadata.uploads.record(record, size=stored.size, writer=writer,
                                              state=msgspec.json.encode(stored)):
@@ -189,6 +191,8 @@ class Uploads:
     def _remember(self, upload_id: str, size: int, state: _Hash) -> None:
         with self._lock:
             self._hashes[upload_id] = (size, state)
+            while len(self._hashes) > _MAX_REMEMBERED:
+                del self._hashes[next(iter(self._hashes))]
 
     def finish(self, record: UploadRecord, digest: Digest) -> None:
         """See ``Upload.finish``."""
@@ -204,6 +208,7 @@ class Uploads:
             raise RegistryHttpError("DIGEST_INVALID", {"digest": digest})
         # From here on the record says which object may exist, so that none is ever unaccounted for.
         record = self._claim(record, digest)
+        trusted = trusted or _state(record).digest == digest
         try:
             location = self._driver.finish(_state(record), digest)
         except UploadBrokenError as error:
@@ -211,11 +216,20 @@ class Uploads:
         if not trusted and self._computed(location, digest) != digest:
             self.drop(record)
             raise RegistryHttpError("DIGEST_INVALID", {"digest": digest})
-        wanted = BlobRecord(digest=digest, size=record.size, location=location)
+        self._publish(record, BlobRecord(digest=digest, size=record.size, location=location))
+
+    def take(self, name: str, file: Path, size: int, digest: Digest) -> None:
+        """Publish a file of so many bytes, which hashes to ``digest``, as a blob; the file may be gone then."""
+        record = self._metadata.uploads.begin(secrets.token_hex(16), name, digests.algorithm(digest))
+        record = self._claim(record, digest)
+        location = self._driver.adopt(file, record.id, digest)
+        self._publish(record, BlobRecord(digest=digest, size=size, location=location))
+
+    def _publish(self, record: UploadRecord, wanted: BlobRecord) -> None:
         found = self._metadata.content.add_blob(record.repository, wanted, record)
         if found is None:
             raise RegistryHttpError("BLOB_UPLOAD_INVALID", "another request ends this upload")
-        if found.location != location:
+        if found.location != wanted.location:
             self.drop(record)
         self._forget(record.id)
 

@@ -9,6 +9,7 @@ Spec   distribution-spec end-1 to end-12. Manifests are verified here, blobs by 
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode, urljoin
 
@@ -24,6 +25,7 @@ from pallet.transfer.transport import abandon, finish, read_document
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from urllib3 import HTTPHeaderDict
     from urllib3.response import HTTPResponse
 
     from pallet.transfer.resolver import Endpoint
@@ -32,6 +34,15 @@ if TYPE_CHECKING:
 
 MAX_MANIFEST_BYTES = 4 << 20
 _ACCEPT_MANIFESTS = ", ".join(image.MANIFEST_TYPES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawManifest:
+    """A manifest as it came; ``digest`` is what it hashes to."""
+
+    raw: bytes
+    content_type: str
+    digest: Digest
 
 
 class RepositoryClient:
@@ -52,7 +63,9 @@ class RepositoryClient:
         self.path = path
         self._transport = transport
         self._headers = dict(headers or {})
-        self._scopes: tuple[str, ...] = (f"repository:{path}:{actions}",) if path else ()
+        # Another registry's repository has a name of its own on a mirror, which its challenge tells.
+        named = bool(path) and not endpoint.namespace
+        self._scopes: tuple[str, ...] = (f"repository:{path}:{actions}",) if named else ()
         self.authorizer = Authorizer(transport, credentials, insecure=endpoint.insecure)
 
     def request(
@@ -122,9 +135,19 @@ class RepositoryClient:
             BadContentError: another digest than asked for or announced.
             InvalidParameterError: of a type Pallet does not know.
         """
+        found = self.raw_manifest(reference)
+        media_type = image.sniff_media_type(found.raw, found.content_type)
+        return image.StoredManifest(raw=found.raw, media_type=media_type, digest=found.digest)
+
+    def raw_manifest(self, reference: str, accept: str = _ACCEPT_MANIFESTS) -> RawManifest:
+        """Fetch a manifest of any type, verified where it can be.
+
+        Raises:
+            RefusedError: the registry has none.
+            BadContentError: another digest than asked for or announced.
+        """
         response = self._expect(
-            self.request("GET", self._url("manifests", reference),
-                         headers={"Accept": _ACCEPT_MANIFESTS}), 200)
+            self.request("GET", self._url("manifests", reference), headers={"Accept": accept}), 200)
         announced = response.headers.get("Docker-Content-Digest", "")
         content_type = response.headers.get("Content-Type", "")
         raw = read_document(response, limit=MAX_MANIFEST_BYTES)
@@ -140,8 +163,32 @@ class RepositoryClient:
                 message = f"manifest verification failed for digest {announced}"
                 raise BadContentError(message)
             digest = actual
-        media_type = image.sniff_media_type(raw, content_type)
-        return image.StoredManifest(raw=raw, media_type=media_type, digest=digest)
+        return RawManifest(raw=raw, content_type=content_type, digest=digest)
+
+    def head(self, kind: str, name: str, accept: str = _ACCEPT_MANIFESTS) -> HTTPHeaderDict:
+        """The headers that a GET of a manifest or blob would answer with.
+
+        Args:
+            kind: ``manifests`` or ``blobs``.
+
+        Raises:
+            RefusedError: it is not there, or cannot be asked for like this.
+        """
+        headers = {"Accept": accept} if kind == "manifests" else {}
+        response = self._expect(self.request("HEAD", self._url(kind, name), headers=headers), 200)
+        finish(response)
+        return response.headers
+
+    def document(self, kind: str, name: str, query: Mapping[str, str]) -> tuple[bytes, str]:
+        """A JSON document of the repository as it is, and the target of its ``Link`` to the next.
+
+        Raises:
+            RefusedError: the registry has none.
+        """
+        url = self._url(kind, name)
+        joint = "&" if "?" in url else "?"
+        response = self._expect(self.request("GET", f"{url}{joint}{urlencode(query)}" if query else url), 200)
+        return read_document(response), _next_link(response.headers.get("Link", ""))
 
     def has_manifest(self, digest: Digest) -> bool:
         """Whether the repository has the manifest of this digest."""
@@ -284,7 +331,9 @@ class RepositoryClient:
             finish(self.request("DELETE", location))
 
     def _url(self, kind: str, name: str) -> str:
-        return f"/v2/{self.path}/{kind}/{quote(name, safe=':')}"
+        namespace = self.endpoint.namespace
+        query = f"?ns={quote(namespace, safe=':')}" if namespace else ""
+        return f"/v2/{self.path}/{kind}/{quote(name, safe=':')}{query}"
 
 
 def refusal(response: HTTPResponse) -> RefusedError:

@@ -35,7 +35,9 @@ class Endpoint:
     insecure: bool = False
     """Certificates are not verified."""
     mirror: bool = False
-    """A mirror of docker.io: its failures fall through and it never sees the hub's credentials."""
+    """A mirror: its failures fall through and it never sees the credentials of the origin."""
+    namespace: str = ""
+    """The origin's host, told to a mirror of other registries than Docker Hub (``?ns=``)."""
 
     @property
     def authority(self) -> str:

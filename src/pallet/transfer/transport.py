@@ -79,7 +79,7 @@ class Cancellation:
             self._cancelled = True
             closers, self._closers = self._closers, set()
         for closer in closers:
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, RuntimeError):  # the reply was given back meanwhile
                 closer()
 
     def check(self) -> None:
@@ -98,7 +98,7 @@ class Cancellation:
             if not self._cancelled:
                 self._closers.add(closer)
                 return
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RuntimeError):
             closer()
 
     def discard(self, closer: Callable[[], None]) -> None:

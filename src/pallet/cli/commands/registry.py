@@ -24,6 +24,7 @@ SERVE_FLAGS: Table = (
     ("allow-delete", "", "bool", "Manifests and blobs may be deleted", "true"),
     ("tlscert", "", "string", "Path to TLS certificate file"),
     ("tlskey", "", "string", "Path to TLS key file"),
+    ("mirror", "", "list", "Mirror HOST, HOST=URL or * (every host)"),
     ("workers", "", "int", "Worker processes (0: one a processor, at most 4)", "0"),
     ("quiet", "q", "bool", "Do not print the address"),
 )
@@ -71,6 +72,10 @@ def settings_with_access(flags: Flags) -> RegistryConfig:
         auth = replace(auth, anonymous=(*auth.anonymous, "pull"))
     if flags["tlscert"] or flags["tlskey"]:
         tls = replace(tls, certificate=flags["tlscert"], key=flags["tlskey"])
+    if flags["mirror"]:
+        from pallet.registry.mirror.settings import with_hosts
+
+        config = replace(config, mirror=with_hosts(config.mirror, flags["mirror"]))
     return replace(config, auth=auth, tls=tls)
 
 

@@ -21,6 +21,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from pallet.registry.messages import FileRange, Stream
     from pallet.types import Digest
@@ -54,6 +55,8 @@ class UploadState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     token: str = ""
     """The object store's name of the multipart upload."""
     pieces: tuple[Piece, ...] = ()
+    digest: str = ""
+    """Of all pieces, where the process that stored the last one knew it; kept by ``uploads.py``."""
 
     @property
     def size(self) -> int:
@@ -100,6 +103,10 @@ class BlobDriver(Protocol):
         Raises:
             UploadBrokenError: pieces are missing or not what was recorded.
         """
+        ...
+
+    def adopt(self, file: Path, upload_id: str, digest: Digest) -> str:
+        """Make an object of a whole file, durable; return its location. The file may be gone then."""
         ...
 
     def location_of(self, upload_id: str, digest: Digest) -> str:

@@ -99,10 +99,31 @@ class FileSystemDriver:
             os.fdatasync(fd)
         finally:
             os.close(fd)
+        self._place(whole, target)
+        self.discard(state.upload_id)
+        return location
+
+    def _place(self, whole: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         whole.rename(target)
         _sync_directory(target.parent)
-        self.discard(state.upload_id)
+
+    def adopt(self, file: Path, upload_id: str, digest: Digest) -> str:
+        """See ``BlobDriver``."""
+        location = self.location_of(upload_id, digest)
+        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+        try:
+            self._place(file, self._root / location)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with file.open("rb", buffering=0) as source:
+                state = self.append(UploadState(upload_id=upload_id), _chunks(source.read, None), writer="")
+            return self.finish(state, digest)
         return location
 
     def _open_piece(self, upload_id: str, piece: Piece, flags: int = os.O_RDONLY) -> int:

@@ -30,6 +30,7 @@ from pallet.registry.messages import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from pallet.registry.config import S3Config
     from pallet.types import Digest
@@ -157,6 +158,13 @@ class S3Driver:
             raise UploadBrokenError(message)
         self.discard(state.upload_id)
         return location
+
+    def adopt(self, file: Path, upload_id: str, digest: Digest) -> str:
+        """See ``BlobDriver``."""
+        with file.open("rb", buffering=0) as source:
+            state = self.append(UploadState(upload_id=upload_id),
+                                iter(lambda: source.read(CHUNK_BYTES), b""), writer="")
+        return self.finish(state, digest)
 
     def _completed(self, state: UploadState) -> bool:
         """Whether the multipart upload is over, so that the object there is the whole of it."""

@@ -57,6 +57,10 @@ class RegistryService:
             return reply.not_modified
         return reply
 
+    def waits(self, head: StrictHead) -> bool:
+        """See ``Service``."""
+        return self._routes.may_wait(head.target)
+
     def version(self) -> int | None:
         """See ``Service``."""
         return self._cache.version()
@@ -122,6 +126,10 @@ class MetricsService:
     def quick(self, head: StrictHead, peer: str) -> Reply | None:
         """See ``Service``."""
         return None
+
+    def waits(self, head: StrictHead) -> bool:
+        """See ``Service``."""
+        return False
 
     def version(self) -> int | None:
         """See ``Service``."""
