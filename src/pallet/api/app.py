@@ -16,6 +16,7 @@ from pallet.api import status
 from pallet.api.routes import (
     archive,
     build,
+    buildkit,
     containers,
     disk,
     execs,
@@ -65,11 +66,13 @@ class EngineApi:
             f"Api-Version: {API_VERSION}\r\nDocker-Experimental: false\r\nOstype: linux\r\n"
             f"Server: Docker/{server_version} (linux)\r\n"
         ).encode()
+        self._buildkit = buildkit.BuildKitRoutes(backends.buildkit, self.prelude)
         self._router: Router[Route] = Router()
         for group in (
             swarm.SwarmRoutes(),  # first: its checkpoint paths also fit /containers/{id}
-            system.SystemRoutes(backends.system),
+            system.SystemRoutes(backends.system, buildkit=backends.buildkit is not None),
             build.BuildRoutes(backends.build, self.prelude),
+            self._buildkit,
             disk.PruneRoutes(backends.prunes),  # before /images/{name} and /containers/{id}
             disk.DiskRoutes(backends.disk),
             containers.ContainerRoutes(backends.containers, self.prelude),
@@ -83,6 +86,10 @@ class EngineApi:
         ):
             for route in group.routes():
                 self._router.add(route.method, route.pattern, route)
+
+    async def close(self) -> None:
+        """End the connections that were turned over for gRPC, and what runs on them."""
+        await self._buildkit.close()
 
     async def __call__(self, request: Request) -> Reply:
         """Answer one request."""

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from pallet.api.buildbackend import BuildBackend
+    from pallet.api.buildkitbackend import BuildKitDoor
     from pallet.api.diskbackend import DiskBackend, PruneBackend
     from pallet.api.treebackend import ArchiveBackend, TreeBackend
     from pallet.spec.engine.auth import AuthConfig, AuthResponse
@@ -468,3 +469,4 @@ class Backends:
     trees: TreeBackend | None = None
     container_archives: ArchiveBackend | None = None
     build: BuildBackend | None = None
+    buildkit: BuildKitDoor | None = None

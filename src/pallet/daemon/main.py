@@ -96,7 +96,8 @@ async def _serve(words: Sequence[str], chosen: Options) -> None:
         try:
             await daemon.start()
             version = (await daemon.backends.system.version()).version
-            server = Server(EngineApi(daemon.backends, server_version=version))
+            api = EngineApi(daemon.backends, server_version=version)
+            server = Server(api)
             for listener in opened:
                 await server.listen(listener.sock, tls=listener.tls)
                 logger.info("API listen on %s", listener.url)
@@ -105,7 +106,7 @@ async def _serve(words: Sequence[str], chosen: Options) -> None:
             systemd.notify("READY=1")
             await signals.stop.wait()
             systemd.notify("STOPPING=1")
-            await server.close()
+            await asyncio.gather(server.close(), api.close())
         finally:
             await daemon.close()
     finally:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pallet.api.routing import Route
+from pallet.api.routing import Route, unimplemented
 from pallet.errors import InvalidParameterError
 from pallet.http.messages import HIJACKED, Reply, Request
 
@@ -28,9 +28,10 @@ class BuildKitRoutes:
         self._made: BuildKitService | None = None
 
     def routes(self) -> list[Route]:
-        """Return the routes; none without a builder, so that clients go to the classic endpoint."""
+        """Return the routes; without a builder they answer 501, and clients go to the classic endpoint."""
         if self._door is None:
-            return []
+            missing = unimplemented("build sessions")
+            return [Route("POST", "/grpc", missing), Route("POST", "/session", missing)]
         return [Route("POST", "/grpc", self.grpc), Route("POST", "/session", self.session)]
 
     async def close(self) -> None:

@@ -42,8 +42,6 @@ _UNIMPLEMENTED: Final = (
     ("GET", "/plugins/privileges", "managed plugins"),
     ("POST", "/plugins/pull", "managed plugins"),
     ("POST", "/plugins/create", "managed plugins"),
-    ("POST", "/session", "build sessions"),
-    ("POST", "/grpc", "build sessions"),
 )
 
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _USAGE_KINDS: Final = frozenset({"container", "image", "volume", "build-cache"})
 
 _PING_HEADERS: Final = (
-    ("Builder-Version", "1"),
     ("Cache-Control", "no-cache, no-store, must-revalidate"),
     ("Pragma", "no-cache"),
     ("Swarm", "inactive"),
@@ -36,8 +35,10 @@ _PING_HEADERS: Final = (
 class SystemRoutes:
     """The daemon about itself."""
 
-    def __init__(self, backend: SystemBackend) -> None:
+    def __init__(self, backend: SystemBackend, *, buildkit: bool = False) -> None:
+        """Make the routes; with ``buildkit`` clients are told to build over gRPC."""
         self._backend = backend
+        self._ping_headers = (("Builder-Version", "2" if buildkit else "1"), *_PING_HEADERS)
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -53,7 +54,7 @@ class SystemRoutes:
     async def ping(self, request: Request) -> Reply:
         """``GET`` and ``HEAD /_ping`` (SystemPing): 200 OK."""
         body = b"" if request.method == "HEAD" else b"OK"
-        return Response(200, body, "text/plain; charset=utf-8", _PING_HEADERS)
+        return Response(200, body, "text/plain; charset=utf-8", self._ping_headers)
 
     async def version(self, request: Request) -> Reply:
         """``GET /version`` (SystemVersion): 200."""

@@ -1,0 +1,59 @@
+"""``api.buildkitbackend.BuildKitBackend``: the builder as BuildKit's clients see it.
+
+Runs   on the loop.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pallet.errors import NotImplementedApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pallet.build.cachegc import CacheKeeper
+    from pallet.build.context import ContextStore
+    from pallet.build.ports import BuildClient, ResolvedImage
+    from pallet.build.progress import Watch
+    from pallet.build.request import BuildRequest, BuildResult
+    from pallet.build.service import Builder
+    from pallet.build.usage import CachePrune, CacheUsage
+    from pallet.spec.platform import Platform
+
+
+class BuildKitBuilder:
+    """One daemon's builder behind ``/grpc``."""
+
+    def __init__(self, builder: Builder, keeper: CacheKeeper) -> None:
+        self._builder = builder
+        self._keeper = keeper
+
+    @property
+    def contexts(self) -> ContextStore:
+        """Where trees go that a session brings."""
+        return self._builder.contexts
+
+    async def build(self, request: BuildRequest, client: BuildClient, watch: Watch) -> BuildResult:
+        """Do one build."""
+        return await self._builder.build(request, client, watch)
+
+    async def describe(self, subrequest: str, request: BuildRequest, client: BuildClient, watch: Watch
+                       ) -> Mapping[str, bytes]:
+        """Answer a front end's subrequest."""
+        del request, client, watch
+        message = f"unsupported request {subrequest}"
+        raise NotImplementedApiError(message)
+
+    async def resolve_image(self, reference: str, platform: Platform, *, pull: bool, client: BuildClient,
+                            watch: Watch) -> ResolvedImage:
+        """Find an image's config."""
+        return await self._builder.resolve_image(reference, platform, pull=pull, client=client, watch=watch)
+
+    async def usage(self, filters: Sequence[str] = ()) -> Sequence[CacheUsage]:
+        """What the cache keeps."""
+        return self._keeper.usage(filters)
+
+    async def prune_cache(self, prune: CachePrune) -> Sequence[CacheUsage]:
+        """Remove from the cache."""
+        return await self._keeper.prune(prune)
