@@ -20,6 +20,7 @@
 ├── indexes/<hex>                  what a layer holds by path, for ``image explore``
 ├── build/
 │   ├── contexts/<key>/            the last copy of each client's tree
+│   ├── scratch/                   trees on their way to a client; removed at start-up
 │   └── caches/<id>                directories of ``RUN --mount=type=cache``
 └── seccomp/<hash>.bpf             compiled filters
 

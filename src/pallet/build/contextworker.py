@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class UntarRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Unpack a context. fds: the archive (a pipe), the directory."""
+    """Unpack an archive. fds: the archive (a pipe), the directory."""
+
+    keep_owner: bool = False
+    """Else everything is root's, as in a context."""
 
 
 class UntarReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,12 +38,15 @@ class UntarReply(msgspec.Struct, frozen=True, kw_only=True):
         return self.entries
 
 
+_request = msgspec.json.Decoder(UntarRequest)
+
+
 def run_untar(request: bytes, fds: Sequence[int]) -> bytes:
     """Worker kind ``build.untar``: ``UntarRequest`` to ``UntarReply``."""
-    del request
+    owner = None if _request.decode(request).keep_owner else Owner(0, 0)
     source_fd, root_fd = fds
     try:
-        reply = UntarReply(entries=extract(source_fd, root_fd, "/", owner=Owner(0, 0)))
+        reply = UntarReply(entries=extract(source_fd, root_fd, "/", owner=owner))
     except ArchiveError as error:
         message = f"Error processing tar file(exit status 1): {error}"
         reply = UntarReply(failure=failure_of(InvalidParameterError(message)))

@@ -9,6 +9,8 @@ Spec   ``docs/dev/build.md``.
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 from typing import TYPE_CHECKING
 
 from pallet.aio import run_blocking
@@ -21,11 +23,13 @@ from pallet.build.job import Job
 from pallet.build.progress import WarningEvent
 from pallet.build.request import BuildResult
 from pallet.errors import InvalidParameterError, NotImplementedApiError
+from pallet.image.lazyblobs import LazyBlobs
 from pallet.spec.dockerfile.errors import DockerfileError
 from pallet.spec.ignore import read_patterns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from pallet.build.assembly import SolverParts
     from pallet.build.context import ContextStore
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from pallet.build.ports import BuildClient, ResolvedImage, SolvedTarget
     from pallet.build.progress import Watch
     from pallet.build.request import BuildRequest, Export
+    from pallet.build.treeclient import WorkerRunner
     from pallet.image.store import ImageStore
     from pallet.spec.platform import Platform
 
@@ -43,13 +48,22 @@ _MAX_DOCKERFILE_BYTES = 16 << 20
 class Builder:
     """Builds of one daemon."""
 
-    def __init__(self, parts: SolverParts, *, images: ImageStore, contexts: ContextStore, pushes: Pushes,
-                 notes: Notes) -> None:
+    def __init__(self, parts: SolverParts, *, images: ImageStore, contexts: ContextStore, workers: WorkerRunner,
+                 scratch: Path, pushes: Pushes, notes: Notes) -> None:
+        """``scratch`` is a directory that nobody else uses; what an earlier daemon left there goes in ``sweep``."""
         self.parts = parts
         self.contexts = contexts
         self._images = images
+        self._workers = workers
+        self._blobs = LazyBlobs(images, workers)
+        self._scratch = os.fspath(scratch)
         self._pushes = pushes
         self._notes = notes
+
+    def sweep(self) -> None:
+        """Drop what an earlier daemon's builds left. At start-up only; blocking."""
+        self.contexts.sweep()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     async def build(self, request: BuildRequest, client: BuildClient, watch: Watch, *,
                     on_plan: Callable[[bytes, Plan], None] | None = None) -> BuildResult:
@@ -118,7 +132,8 @@ class Builder:
                       progress: Progress) -> BuildResult:
         export_job = ExportJob(
             request=request, targets=targets, client=job.client, progress=progress, images=self._images,
-            lease=job.lease, pushes=self._pushes, notes=self._notes, epoch_s=epoch_of(request))
+            workers=self._workers, blobs=self._blobs, scratch=self._scratch, lease=job.lease, pushes=self._pushes,
+            notes=self._notes, epoch_s=epoch_of(request))
         response: dict[str, str] = {}
         for export in request.exports:
             response |= await self._exporter(export)(export_job, export)
@@ -130,6 +145,15 @@ class Builder:
             return export_image
         if export.kind == "cacheonly":
             return _nothing
+        # Their modules are needed by few builds.
+        if export.kind in {"oci", "docker"}:
+            from pallet.build.export.archives import export_archive
+
+            return export_archive
+        if export.kind in {"local", "tar"}:
+            from pallet.build.export import trees
+
+            return trees.export_local if export.kind == "local" else trees.export_tar
         message = f"exporter {export.kind} could not be found"
         raise NotImplementedApiError(message)
 

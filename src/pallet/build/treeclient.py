@@ -17,7 +17,7 @@ from pallet.errors import InvalidParameterError, NotFoundError, SyscallError
 from pallet.linux import safepath
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from typing import TypeVar
 
     import msgspec
@@ -139,20 +139,31 @@ async def unpacked(store: ContextStore, workers: WorkerRunner,
 
 
 async def _unpack(workers: WorkerRunner, source: AsyncIterator[bytes], root: str) -> None:
+    reply = await feed_pipe(source, lambda read_fd, root_fd: workers.run_worker(
+        "build.untar", UntarRequest(), [read_fd, root_fd], reply_type=UntarReply), root)
+    reply.result()
+
+
+async def feed_pipe(source: AsyncIterator[bytes], run: Callable[[int, int], Awaitable[UntarReply]],
+                    directory: str) -> UntarReply:
+    """Run an unpacking worker on a pipe and a directory, and write ``source`` into the pipe."""
     read_fd, write_fd = os.pipe()
     os.set_blocking(write_fd, False)
-    root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    async def work() -> UntarReply:
+        return await run(read_fd, root_fd)
+
     try:
         async with asyncio.TaskGroup() as group:
-            work = group.create_task(workers.run_worker(
-                "build.untar", UntarRequest(), [read_fd, root_fd], reply_type=UntarReply))
-            group.create_task(_feed(source, write_fd, work))
+            working = group.create_task(work())
+            group.create_task(_feed(source, write_fd, working))
     except BaseExceptionGroup as problems:
         raise _first(problems) from None
     finally:
         os.close(read_fd)
         os.close(root_fd)
-    work.result().result()
+    return working.result()
 
 
 async def _feed(source: AsyncIterator[bytes], write_fd: int, work: asyncio.Task[UntarReply]) -> None:

@@ -247,7 +247,7 @@ class Daemon:
         await run_blocking(self.images.collect)
         await repair(self.images, self.supervisor)
         self.volumes.store.sweep()
-        await run_blocking(self.build.builder.contexts.sweep)
+        await run_blocking(self.build.builder.sweep)
         await run_blocking(self.solving.caches.sweep)
         wanted = await self.restorer.restore()
         await run_blocking(self._explorer.sweep)

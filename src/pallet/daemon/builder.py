@@ -36,7 +36,7 @@ def make_builder(*, data: DataPaths, parts: SolverParts, images: ImageStore, ima
                  supervisor: Supervisor, events: EventBus) -> BuildDoors:
     """Make the builder's doors. ``contexts.sweep`` is due before the first build."""
     builder = Builder(parts, images=images, contexts=ContextStore(data.build / "contexts"),
-                      pushes=BuildPushes(image_api), notes=events)
+                      workers=supervisor, scratch=data.build / "scratch", pushes=BuildPushes(image_api), notes=events)
     return BuildDoors(builder, supervisor)
 
 

@@ -27,7 +27,14 @@ async def remote_context(url: str, store: ContextStore, workers: WorkerRunner, s
     Raises:
         InvalidParameterError: it cannot be had.
     """
-    del dockerfile, say, store, workers
-    message = f"unable to prepare context: unsupported remote {url}"
-    raise InvalidParameterError(message)
-    yield
+    del dockerfile, say
+    if not url:
+        message = f"unable to prepare context: unsupported remote {url}"
+        raise InvalidParameterError(message)
+    async with unpacked(store, workers, _nothing()) as tree:
+        yield tree
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for _ in ():
+        yield b""

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from pallet.aio import run_blocking
 from pallet.build.export.documents import Documents, read_annotations
+from pallet.build.export.values import flag, names_of
 from pallet.errors import InvalidParameterError
 from pallet.spec import image as spec
-from pallet.spec import reference as references
 from pallet.types import Digest, ImageId
 
 if TYPE_CHECKING:
@@ -49,33 +49,6 @@ class Stored:
         if names:
             found["image.name"] = ",".join(str(name) for name in names)
         return found
-
-
-def names_of(attributes: Mapping[str, str]) -> list[Reference]:
-    """Names in ``name``, with their tags.
-
-    Raises:
-        InvalidParameterError: one is none: "invalid reference format".
-    """
-    return [references.parse_normalized(text).with_default_tag()
-            for text in attributes.get("name", "").split(",") if text]
-
-
-def flag(attributes: Mapping[str, str], name: str, *, default: bool = False) -> bool:
-    """Read a boolean attribute.
-
-    Raises:
-        InvalidParameterError: it is none.
-    """
-    text = attributes.get(name, "")
-    if not text:
-        return True if name in attributes else default
-    if text.lower() in {"1", "t", "true"}:
-        return True
-    if text.lower() in {"0", "f", "false"}:
-        return False
-    message = f"non-bool value {text!r} specified for {name}"
-    raise InvalidParameterError(message)
 
 
 def uses_oci(attributes: Mapping[str, str], *, attested: bool) -> bool:

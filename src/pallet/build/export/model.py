@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pallet.build.ports import BuildClient, SolvedTarget
     from pallet.build.progress import Watch
     from pallet.build.request import BuildRequest
+    from pallet.build.treeclient import WorkerRunner
+    from pallet.image.lazyblobs import LazyBlobs
     from pallet.image.model import Image
     from pallet.image.store import ImageStore
     from pallet.spec.reference import Reference
@@ -102,6 +104,10 @@ class ExportJob:
     client: BuildClient
     progress: Progress
     images: ImageStore
+    workers: WorkerRunner
+    blobs: LazyBlobs
+    scratch: str
+    """Directory for trees that are gone before the build ends."""
     lease: Lease
     pushes: Pushes
     notes: Notes

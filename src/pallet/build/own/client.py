@@ -291,18 +291,22 @@ class OwnClient:
         conversation = self._wire.question("output", name=export.id, attributes=dict(metadata))
         return _Output(self._wire, conversation)
 
-    async def send_tree(self, export: Export, root: str, metadata: Mapping[str, str]) -> None:
+    async def send_tar(self, export: Export, chunks: AsyncIterator[bytes], metadata: Mapping[str, str]) -> None:
         """Send a tree as a tar that the client unpacks."""
-        from pallet.build.export.trees import tar_of  # its modules are needed by few builds
-
         output = await self.open_output(export, metadata)
         try:
-            async for chunk in tar_of(root):
+            async for chunk in chunks:
                 await output.write(chunk)
             await output.close()
         except BaseException:
             await output.abort()
             raise
+
+    async def send_tree(self, export: Export, root: str, metadata: Mapping[str, str]) -> None:
+        """It takes trees as tars: see ``send_tar``."""
+        del export, root, metadata
+        message = "this client takes trees as archives"
+        raise NotFoundError(message)
 
 
 class _Output:
