@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pallet.build.cachegc import CacheKeeper
 from pallet.build.cachestore import CacheStore
 from pallet.build.images import BuildImages
 from pallet.build.ops.cachemounts import CacheMounts
@@ -37,6 +38,7 @@ class SolverParts:
     images: BuildImages
     cache: CacheStore
     caches: CacheMounts
+    keeper: CacheKeeper
 
 
 def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pulls, workers: WorkerRunner,
@@ -55,4 +57,5 @@ def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pull
     found = BuildImages(images, puller)
     performer = Performer(snapshotter=snapshotter, workers=workers, runner=runner, steps=StepMaker(caches, trees))
     solver = Solver(cache=cache, sources=Sources(images=found), contents=contents, performer=performer)
-    return SolverParts(solver=solver, images=found, cache=cache, caches=caches)
+    keeper = CacheKeeper(cache=cache, mounts=caches, images=images, root=str(root.parent))
+    return SolverParts(solver=solver, images=found, cache=cache, caches=caches, keeper=keeper)

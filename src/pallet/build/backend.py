@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pallet.build import cacheview
 from pallet.build.classic.door import ClassicDoor
 from pallet.build.own.door import OwnDoor
-from pallet.spec.engine.prune import BuildPruneResponse
 
 if TYPE_CHECKING:
     import socket
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from pallet.build.treeclient import WorkerRunner
     from pallet.spec.engine.build import BuildCacheRecord, BuildOptions, BuildPruneOptions
     from pallet.spec.engine.progress import ProgressMessage
+    from pallet.spec.engine.prune import BuildPruneResponse
 
 
 class BuildDoors:
     """The doors of one daemon."""
 
-    def __init__(self, builder: Builder, workers: WorkerRunner) -> None:
+    def __init__(self, builder: Builder, workers: WorkerRunner, *, age_of: Callable[[str], float]) -> None:
+        """``age_of`` reads an ``until`` filter: how many seconds ago it means."""
         self.builder = builder
+        self._age_of = age_of
         self._classic = ClassicDoor(builder, workers)
         self._own = OwnDoor(builder)
 
@@ -41,9 +44,8 @@ class BuildDoors:
 
     async def prune(self, options: BuildPruneOptions) -> BuildPruneResponse:
         """Remove cache records that no build uses."""
-        del options
-        return BuildPruneResponse()
+        return await cacheview.prune(self.builder.parts.keeper, options, self._age_of)
 
     async def cache(self) -> Sequence[BuildCacheRecord]:
         """List the cache."""
-        return []
+        return cacheview.records(self.builder.parts.keeper)

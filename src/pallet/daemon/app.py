@@ -10,10 +10,12 @@ import asyncio
 import logging
 import os
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pallet.aio import run_blocking
 from pallet.api.backends import Backends
+from pallet.build import cacheview
 from pallet.build.assembly import assemble
 from pallet.daemon.builder import make_builder
 from pallet.engine import hostinfo
@@ -193,6 +195,8 @@ class Daemon:
             volumes=self.volumes, warnings=self._warnings)
         self._starter = starter
         self._budget = DiskBudget(config.disk_budget_bytes, images=self.images, index=self.index, events=self.events)
+        self._budget.cache = self.solving.keeper
+        system.build_cache = partial(cacheview.records, self.solving.keeper)
         self._explorer = Explorer(images=self.images, paths=self.data, workers=self.supervisor)
         disk = Disk(
             images=self.images, budget=self._budget, explorer=self._explorer, events=self.events,

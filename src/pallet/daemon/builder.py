@@ -5,6 +5,7 @@ Runs   at the daemon's start. ``engine`` and ``build`` do not know each other: t
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
@@ -13,6 +14,7 @@ from pallet.build.backend import BuildDoors
 from pallet.build.context import ContextStore
 from pallet.build.progress import LogEvent, StatusEvent
 from pallet.build.service import Builder
+from pallet.engine.imagefilter import parse_until
 from pallet.errors import SystemFailureError
 from pallet.spec.engine.auth import AuthConfig
 from pallet.spec.engine.options import PushOptions
@@ -37,7 +39,12 @@ def make_builder(*, data: DataPaths, parts: SolverParts, images: ImageStore, ima
     """Make the builder's doors. ``contexts.sweep`` is due before the first build."""
     builder = Builder(parts, images=images, contexts=ContextStore(data.build / "contexts"),
                       workers=supervisor, scratch=data.build / "scratch", pushes=BuildPushes(image_api), notes=events)
-    return BuildDoors(builder, supervisor)
+    parts.keeper.contexts = builder.contexts
+    return BuildDoors(builder, supervisor, age_of=_age_of)
+
+
+def _age_of(text: str) -> float:
+    return time.time() - parse_until(text)
 
 
 class BuildPushes:
@@ -62,8 +69,6 @@ class BuildPushes:
 
 
 def _tell(message: ProgressMessage, watch: Watch, vertex: Digest) -> None:
-    import time
-
     now = time.time_ns()
     if message.error is not UNSET and message.error:
         raise SystemFailureError(message.error)

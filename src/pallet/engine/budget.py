@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pallet.aio import run_blocking
 from pallet.errors import PalletError
@@ -34,8 +34,24 @@ _USES = frozenset({"create", "start"})
 _GROWTH = frozenset({"pull", "import", "load", "tag", "commit", "build", "create"})
 
 
+class BuildCache(Protocol):
+    """What the builder keeps: ``build/cachegc.py``."""
+
+    def extra_bytes(self) -> int:
+        """What is kept beside layers and blobs."""
+        ...
+
+    def oldest(self) -> float | None:
+        """When what would go next was last used (Unix seconds); None where nothing may go."""
+        ...
+
+    async def evict(self, excess_bytes: int) -> int:
+        """Remove the least recently used until so much is gone; return how many records."""
+        ...
+
+
 class DiskBudget:
-    """Watches what images take."""
+    """Watches what images and the build cache take."""
 
     def __init__(self, limit_bytes: int, *, images: ImageStore, index: ContainerIndex, events: EventBus) -> None:
         """``limit_bytes`` 0 is no limit: uses are noted all the same."""
@@ -46,6 +62,8 @@ class DiskBudget:
         self._uses: dict[ImageId, float] = {}
         self._grown = asyncio.Event()
         self._complained = False
+        self.cache: BuildCache | None = None
+        """What builds keep goes, too, in the order of its last use."""
         events.observe(self._observe)
 
     def _observe(self, event: EventMessage) -> None:
@@ -92,23 +110,44 @@ class DiskBudget:
         gone = 0
         size = await run_blocking(self.size)
         for image in self._candidates() if size > self.limit_bytes else ():
+            gone += await self._evict_cache(size, before=self.last_used(image))
+            size = await run_blocking(self.size)
+            if size <= self.limit_bytes:
+                break
             if await self._evict(image, size):
                 gone += 1
                 size = await run_blocking(self.size)
                 if size <= self.limit_bytes:
                     break
+        if size > self.limit_bytes:
+            gone += await self._evict_cache(size)
+            size = await run_blocking(self.size)
         if size > self.limit_bytes and not self._complained:
             logger.warning("images take %d bytes of a disk budget of %d, and the rest is in use, pinned or new",
                            size, self.limit_bytes)
         self._complained = size > self.limit_bytes
         return gone
 
+    async def _evict_cache(self, size: int, *, before: float | None = None) -> int:
+        """Let what builds keep go; with ``before`` only if it was last used earlier. How many records."""
+        if self.cache is None:
+            return 0
+        oldest = self.cache.oldest()
+        if oldest is None or (before is not None and oldest > before):
+            return 0
+        count = await self.cache.evict(size - self.limit_bytes)
+        if count:
+            logger.info("%d records of the build cache are evicted: images and cache take %d bytes of a disk "
+                        "budget of %d", count, size, self.limit_bytes)
+        return count
+
     def size(self) -> int:
-        """Bytes of all blobs and unpacked layers; not on the loop."""
+        """Bytes of all blobs, unpacked layers and what builds keep; not on the loop."""
         snapshotter = self._images.snapshotter
         layers = sum(snapshotter.layer_size(layer) for layer in snapshotter.layers()
                      if snapshotter.has_layer(layer))
-        return layers + sum(size for _, size in self._images.content.walk())
+        kept = self.cache.extra_bytes() if self.cache is not None else 0
+        return kept + layers + sum(size for _, size in self._images.content.walk())
 
     def _candidates(self) -> Sequence[Image]:
         """What may go, least recently used first.

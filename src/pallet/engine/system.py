@@ -23,7 +23,7 @@ from pallet.spec.engine.api_version import API_VERSION, MIN_API_VERSION
 from pallet.spec.engine.options import EventsOptions, ImageListOptions, ListOptions, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pallet.config import Config
     from pallet.engine.containers import Containers
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from pallet.engine.index import ContainerIndex
     from pallet.engine.volumes import Volumes
     from pallet.image.store import ImageStore
+    from pallet.spec.engine.build import BuildCacheRecord
     from pallet.spec.engine.event import EventMessage
     from pallet.storage.snapshot import Snapshotter
 
-_COMPATIBLE_VERSION = "28.3.0"
+COMPATIBLE_VERSION = "28.3.0"
 """The Docker Engine whose API this speaks; clients compare it, so it comes first in ``version``."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
@@ -64,6 +65,8 @@ class System:
         self._image_api = image_api
         self._volumes = volumes
         self._warnings = warnings
+        self.build_cache: Callable[[], Sequence[BuildCacheRecord]] = list
+        """Rows of what builds keep: set by who has a builder."""
 
     async def version(self) -> documents.SystemVersion:
         """See ``SystemBackend.version``."""
@@ -74,8 +77,8 @@ class System:
             "MinAPIVersion": MIN_API_VERSION, "Os": "linux"}
         return documents.SystemVersion(
             platform=documents.PlatformName(name=f"Pallet {pallet.__version__}"),
-            components=[documents.ComponentVersion(name="Engine", version=_COMPATIBLE_VERSION, details=details)],
-            version=_COMPATIBLE_VERSION, api_version=API_VERSION, min_api_version=MIN_API_VERSION,
+            components=[documents.ComponentVersion(name="Engine", version=COMPATIBLE_VERSION, details=details)],
+            version=COMPATIBLE_VERSION, api_version=API_VERSION, min_api_version=MIN_API_VERSION,
             git_commit=pallet.__version__, go_version=python, arch=go_arch(self._host.machine),
             kernel_version=self._host.kernel)
 
@@ -106,7 +109,7 @@ class System:
             architecture=host.machine, registry_config=self._registries(), ncpu=host.cpus,
             mem_total=host.memory_bytes, docker_root_dir=str(config.data_root), http_proxy=_proxy("HTTP_PROXY"),
             https_proxy=_proxy("HTTPS_PROXY"), no_proxy=_proxy("NO_PROXY"), name=host.hostname,
-            labels=list(config.labels), server_version=_COMPATIBLE_VERSION, runtimes=self._runtimes(),
+            labels=list(config.labels), server_version=COMPATIBLE_VERSION, runtimes=self._runtimes(),
             default_runtime=config.default_runtime, live_restore_enabled=config.live_restore,
             init_binary="docker-init", security_options=self._security(), warnings=self._warnings() or None,
             default_address_pools=[documents.AddressPoolInfo(base=base, size=size)
@@ -116,12 +119,13 @@ class System:
         registry = self._config.registry
         cidrs = [entry for entry in registry.insecure if "/" in entry]
         hosts = [entry for entry in registry.insecure if "/" not in entry]
-        index = {"docker.io": documents.IndexInfo(name="docker.io", mirrors=list(registry.mirrors), secure=True,
-                                                  official=True)}
-        index |= {host: documents.IndexInfo(name=host, secure=False, official=False) for host in hosts}
+        hub, others = _mirrors(registry.mirrors)
+        index = {"docker.io": documents.IndexInfo(name="docker.io", mirrors=hub, secure=True, official=True)}
+        index |= {host: documents.IndexInfo(name=host, mirrors=others.get(host, []), secure=host not in hosts,
+                                            official=False) for host in (*hosts, *others)}
         return documents.RegistryServiceConfig(
             insecure_registry_cidrs=["::1/128", "127.0.0.0/8", *cidrs], index_configs=index,
-            mirrors=list(registry.mirrors) or None)
+            mirrors=hub or None)
 
     def _runtimes(self) -> dict[str, documents.Runtime]:
         known = {"pallet": documents.Runtime(path="pallet")}
@@ -158,7 +162,22 @@ class System:
             containers=list(await self._containers.list(ListOptions(all=True, size=True)))
             if wanted("container") else UNSET,
             volumes=list(await self._volumes.usage()) if wanted("volume") else UNSET,
-            build_cache=[] if wanted("build-cache") else UNSET)
+            build_cache=list(self.build_cache()) if wanted("build-cache") else UNSET)
+
+
+def _mirrors(configured: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """URLs of Docker Hub's mirrors, and those of other registries by host (``*`` is every one)."""
+    hub: list[str] = []
+    others: dict[str, list[str]] = {}
+    for text in configured:
+        host, equals, url = text.partition("=")
+        if not equals or "/" in host:
+            host, url = "docker.io", text
+        if host in {"docker.io", "*"}:
+            hub.append(url)
+        if host != "docker.io":
+            others.setdefault(host, []).append(url)
+    return hub, others
 
 
 def _proxy(name: str) -> str:

@@ -25,6 +25,7 @@ from pallet.linux import mount as m
 from pallet.linux import safepath
 from pallet.runtime import user as users
 from pallet.runtime.failure import StartFailureError
+from pallet.spec.ignore import PathMatcher
 from pallet.spec.mounts import RootMount
 
 if TYPE_CHECKING:
@@ -162,9 +163,7 @@ def excluder_of(patterns: Sequence[str]) -> Excluder | None:
     """What leaves out the paths that ``--exclude`` names."""
     if not patterns:
         return None
-    from pallet.build.ignore import PatternMatcher
-
-    return PatternMatcher(patterns).matches
+    return PathMatcher(patterns).excludes
 
 
 def _carry_out(wanted: FilesRequest) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from msgspec import UNSET, Struct, field
 
+from pallet.spec.engine.build import BuildCacheRecord
 from pallet.spec.engine.container import ContainerSummary
 from pallet.spec.engine.image import ImageSummary
 from pallet.spec.engine.volume import Volume
@@ -181,4 +182,4 @@ class DiskUsage(Struct, frozen=True, kw_only=True, rename="pascal"):
     images: Maybe[list[ImageSummary]] = UNSET
     containers: Maybe[list[ContainerSummary]] = UNSET
     volumes: Maybe[list[Volume]] = UNSET
-    build_cache: Maybe[list[None]] = UNSET
+    build_cache: Maybe[list[BuildCacheRecord]] = UNSET
