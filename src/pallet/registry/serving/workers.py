@@ -23,6 +23,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from pallet.errors import PalletError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -140,6 +142,8 @@ class Supervisor:
                 os.kill(pid, number)
 
     def _end_all(self) -> None:
+        for sockets in self._sockets:
+            sockets.close()  # or connections would wait in queues that nobody empties any more
         self._signal(signal.SIGTERM)
         until = time.monotonic() + self._drain_s + _KILL_S
         while self._workers and time.monotonic() < until:
@@ -185,6 +189,8 @@ class Supervisor:
             if number == signal.SIGHUP:
                 try:
                     worker.reload()
+                except PalletError as error:
+                    logger.error("reload: %s; what was in force stays", error)  # noqa: TRY400
                 except Exception:
                     logger.exception("reload failed; what was in force stays")
             elif number in {signal.SIGTERM, signal.SIGINT}:
