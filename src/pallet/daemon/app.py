@@ -18,6 +18,7 @@ from pallet.api.backends import Backends
 from pallet.build import cacheview
 from pallet.build.assembly import assemble
 from pallet.daemon.builder import make_builder
+from pallet.daemon.buildkit import make_door
 from pallet.engine import hostinfo
 from pallet.engine.archives import ContainerArchives
 from pallet.engine.attach import Attacher
@@ -52,7 +53,7 @@ from pallet.engine.start import HostFacts, Starter
 from pallet.engine.status import Status, is_running
 from pallet.engine.stop import Stopper, stop_signal
 from pallet.engine.store import ContainerStore
-from pallet.engine.system import System
+from pallet.engine.system import COMPATIBLE_VERSION, System
 from pallet.engine.tasks import Tasks
 from pallet.engine.trees import ContainerTrees
 from pallet.engine.volumes import Volumes
@@ -207,6 +208,8 @@ class Daemon:
             trees=self._trees(), container_archives=self._archives(), containers=containers, execs=execs,
             images=image_api, system=system, networks=Networks(self.network, self.events),
             volumes=self.volumes, registries=image_api, disk=disk, build=self.build,
+            buildkit=make_door(self.build.builder, self.solving.keeper, worker_id=daemon_id(self.data),
+                               host_gateway=self.network.gateway, version=COMPATIBLE_VERSION),
             prunes=Pruner(index=self.index, remover=remover, images=self.images, image_api=image_api,
                           snapshotter=self.snapshotter, events=self.events),
             archives=ImageArchives(images=self.images, supervisor=self.supervisor, layers=image_api.layers,
