@@ -16,7 +16,6 @@ from pallet.spec.dockerfile.errors import DockerfileError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pallet.build.ports import FrontendOptions
     from pallet.spec.dockerfile.instructions import Arg
     from pallet.spec.platform import Platform
 
@@ -63,19 +62,19 @@ def automatic_arguments(build: Platform, target: Platform, target_stage: str) ->
     return values
 
 
-def global_scope(options: FrontendOptions, declared: Sequence[Arg], automatic: Mapping[str, str],
+def global_scope(build_args: Mapping[str, str], declared: Sequence[Arg], automatic: Mapping[str, str],
                  budget: expand.Budget, escape: str) -> GlobalScope:
     """Evaluate the ARGs before the first FROM.
 
     Raises:
         DockerfileError: a default cannot be expanded.
     """
-    values = {name: options.build_args.get(name, value) for name, value in automatic.items()}
+    values = {name: build_args.get(name, value) for name, value in automatic.items()}
     scope = GlobalScope(values=values, automatic=frozenset(automatic))
     style = expand.Style(escape=escape)
     for instruction in declared:
         for argument in instruction.arguments:
-            value = options.build_args.get(argument.name)
+            value = build_args.get(argument.name)
             used: frozenset[str] = frozenset()
             if value is None and argument.default is not None:
                 try:

@@ -253,6 +253,7 @@ def begin(state: StageState, scope: Scope) -> None:
         state.env, state.arguments = dict(parent.env), dict(parent.arguments)
         state.history = list(parent.history)
         state.config.on_build = []
+        state.workdir_set = parent.workdir_set
         return
     if state.image is not None:
         config = state.image.config
@@ -307,5 +308,5 @@ def _add_triggers(state: StageState, stages: Stages, scope: Scope) -> None:
     if not commands:
         return
     stages.link(state, commands)
-    state.trigger_total = sum(isinstance(item, ins.Copy | ins.Run | ins.Workdir) for item in commands)
+    state.trigger_total = len(commands)
     state.commands = [*commands, *state.commands]

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 from pallet.build.dockerfile import texts
 from pallet.build.dockerfile.copy import copy
 from pallet.build.dockerfile.draft import Draft
+from pallet.build.dockerfile.lint import lint_command, lint_workdir, words_of
 from pallet.build.dockerfile.run import run
 from pallet.build.dockerfile.state import Entry
 from pallet.build.graph import FileOp, MakeDirectoryAction
 from pallet.spec.dockerfile import instructions as ins
 from pallet.spec.dockerfile import runconfig
 from pallet.spec.dockerfile.errors import DockerfileError
-from pallet.spec.dockerfile.runconfig import Words
 
 if TYPE_CHECKING:
     from pallet.build.dockerfile.scope import Scope
     from pallet.build.dockerfile.state import StageState
+    from pallet.spec.dockerfile.runconfig import Words
 
 
 def carry_out(state: StageState, scope: Scope) -> None:
@@ -31,6 +32,7 @@ def carry_out(state: StageState, scope: Scope) -> None:
         DockerfileError: with the lines of the instruction.
     """
     for command in state.commands:
+        lint_command(state, command, scope)
         try:
             dispatch(state, command, scope)
         except DockerfileError as error:
@@ -39,7 +41,7 @@ def carry_out(state: StageState, scope: Scope) -> None:
 
 def dispatch(state: StageState, command: ins.Instruction, scope: Scope) -> None:
     """Carry out one instruction."""
-    words = Words(state.env, escape=scope.escape, budget=scope.budget, report=state.note)
+    words = words_of(state, command, scope)
     match command:
         case ins.Run():
             run(state, command, scope)
@@ -69,6 +71,7 @@ def _arg(state: StageState, command: ins.Arg, scope: Scope, words: Words) -> Non
 
 
 def _workdir(state: StageState, command: ins.Workdir, scope: Scope, words: Words) -> None:
+    lint_workdir(state, command, words.word(command.path), scope.linter)
     runconfig.apply(state.config, command, words)
     path = state.config.working_dir
     draft = None
@@ -83,10 +86,13 @@ def _workdir(state: StageState, command: ins.Workdir, scope: Scope, words: Words
 
 def _metadata(state: StageState, command: ins.Instruction, words: Words) -> None:
     values = _values(command, words)
-    pairs = words.pairs(command.pairs) if isinstance(command, ins.Env) else ()
-    runconfig.apply(state.config, command, words)
-    for name, value in pairs:
-        state.set_env(name, value)
+    if isinstance(command, ins.Env):
+        # No pair sees what another one sets: all are expanded before any is set.
+        for name, value in words.pairs(command.pairs):
+            state.config.env[name] = value
+            state.set_env(name, value)
+    else:
+        runconfig.apply(state.config, command, words)
     text = texts.metadata_history(command, state.config, values)
     if text is not None:
         state.history.append(Entry(created_by=text, instruction=command))

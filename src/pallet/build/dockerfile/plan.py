@@ -14,13 +14,26 @@ from pallet.build.dockerfile import sources as remote
 from pallet.build.dockerfile.arguments import automatic_arguments, global_scope
 from pallet.build.dockerfile.commands import carry_out
 from pallet.build.dockerfile.draft import Draft, Drafts
+from pallet.build.dockerfile.lint import lint_base, lint_from, lint_text
+from pallet.build.dockerfile.rules import CheckOptions, Linter, read_check
 from pallet.build.dockerfile.scope import Scope
 from pallet.build.dockerfile.stages import FileText, Stages, in_order, read_stages
-from pallet.build.graph import CopyAction, FileOp, HistoryStep, HttpSource, LocalSource, Plan, Target, Vertex
+from pallet.build.graph import (
+    CopyAction,
+    FileOp,
+    HistoryStep,
+    HttpSource,
+    LocalSource,
+    Plan,
+    Span,
+    Target,
+    Vertex,
+)
 from pallet.spec import platform as platforms
 from pallet.spec.dockerfile import expand
 from pallet.spec.dockerfile.errors import DockerfileError
 from pallet.spec.dockerfile.parser import Document, parse
+from pallet.spec.ignore import PathMatcher
 from pallet.spec.image import ImageConfigFile
 
 if TYPE_CHECKING:
@@ -41,60 +54,113 @@ async def plan(source: bytes, options: FrontendOptions, *, resolver: ImageResolv
         exclude: patterns of ``.dockerignore`` (``spec.ignore.read_patterns``).
 
     Raises:
-        DockerfileError: it cannot be understood, or a base cannot be had; with ``filename``,
-            ``lines`` and ``source`` set, so that ``snippet()`` shows the place.
+        DockerfileError: it cannot be understood, a base cannot be had, or lint findings are errors;
+            with ``filename``, ``lines`` and ``source`` set, so that ``snippet()`` shows the place,
+            and ``warnings``.
     """
+    planner = Planner(source, options, exclude)
     try:
-        return await _Planner(source, options, exclude).run(resolver, client, watch)
+        made = await planner.run(resolver, client, watch)
+        planner.linter.check()
     except DockerfileError as error:
         error.filename, error.source = options.filename, source
+        error.warnings = planner.linter.warnings
         raise
+    return made
 
 
-class _Planner:
-    def __init__(self, source: bytes, options: FrontendOptions, exclude: Sequence[str]) -> None:
+class Planner:
+    """One run of the front end; also what subrequests look at."""
+
+    def __init__(self, source: bytes, options: FrontendOptions, exclude: Sequence[str], *,
+                 every_stage: bool = False) -> None:
+        """``every_stage`` carries out also the stages that the target does not need."""
+        self.text = FileText()
+        self.finals: list[StageState] = []
+        self.orders: list[list[StageState]] = []
+        """Stages that were carried out, for each target platform."""
+        self.scopes: list[Scope] = []
+        self.linter = Linter(CheckOptions(), self._span)
         self._source, self._options, self._exclude = source, options, tuple(exclude)
+        self._every_stage = every_stage
         self._drafts = Drafts()
         self._budget = expand.Budget()
         self._paths: set[str] = set()
         self._context: Draft | None = None
+        self._ignored = PathMatcher(exclude)
+
+    def _span(self, lines: tuple[int, int] | None) -> Span | None:
+        if lines is None:
+            return None
+        return Span(filename=self._options.filename, start=lines[0], end=lines[1])
 
     async def run(self, resolver: ImageResolver, client: BuildClient, watch: Watch) -> Plan:
-        document = parse(self._source)
-        text = read_stages(document)
+        """Make the plan."""
         options = self._options
+        document = self.read()
         wanted = options.platforms or (platforms.host(),)
         finder = bases.Resolver(resolver, client, watch, pull=options.pull)
         try:
-            finals = [await self._target(document, text, platform, finder) for platform in wanted]
+            for platform in wanted:
+                self.finals.append(await self._target(document, platform, finder))
         finally:
             await finder.close()
         self._finish_context()
         vertices = self._drafts.finish()
-        targets = tuple(_target(state, options, vertices) for state in finals)
-        return Plan(targets=targets, sources={options.filename: self._source})
+        targets = tuple(_target(state, options, vertices) for state in self.finals)
+        return Plan(targets=targets, warnings=self.linter.warnings,
+                    sources={options.filename: self._source})
 
-    async def _target(self, document: Document, text: FileText, platform: Platform,
-                      finder: bases.Resolver) -> StageState:
+    def read(self) -> Document:
+        """Parse the text and run the rules that need nothing else."""
+        document = parse(self._source)
+        check = self._options.build_args.get("BUILDKIT_DOCKERFILE_CHECK")
+        if check is None:
+            check = document.directives.get("check", ("", 0))[0]
+        self.linter = Linter(read_check(check), self._span)
+        self.text = read_stages(document)
+        lint_text(document, self.text, self.linter)
+        return document
+
+    def _scope(self, document: Document, platform: Platform) -> Scope:
         options = self._options
         build = platforms.host()
         automatic = automatic_arguments(build, platform, options.target)
-        scope = Scope(
+        arguments = self.text.arguments
+        return Scope(
             options=options, build=build, target=platform, several_platforms=len(options.platforms) > 1,
-            globals=global_scope(options, text.arguments, automatic, self._budget, document.escape),
-            escape=document.escape, budget=self._budget, drafts=self._drafts,
-            context=self._context_draft, paths=self._paths)
-        stages = Stages(text, scope)
-        target = stages.target(options.target)
-        order = in_order(target)
+            globals=global_scope(options.build_args, arguments, automatic, self._budget, document.escape),
+            escape=document.escape, budget=self._budget, drafts=self._drafts, linter=self.linter,
+            ignored=self._ignored, context=self._context_draft, paths=self._paths)
+
+    def _lint_from(self, scope: Scope) -> None:
+        automatic = {name: scope.globals.values[name] for name in scope.globals.automatic}
+        defaults = global_scope({}, self.text.arguments, automatic, self._budget, scope.escape).values
+        for stage in self.text.stages:
+            lint_from(stage.start, scope, defaults)
+
+    async def _target(self, document: Document, platform: Platform, finder: bases.Resolver) -> StageState:
+        scope = self._scope(document, platform)
+        self.scopes.append(scope)
+        self._lint_from(scope)
+        stages = Stages(self.text, scope)
+        target = stages.target(self._options.target)
+        order = self._order(stages, target)
         while await bases.resolve(order, stages, finder):
-            order = in_order(target)
+            order = self._order(stages, target)
+        self.orders.append(order)
         for state in order:
             bases.begin(state, scope)
+            lint_base(state, scope)
             if not state.replaced:
                 state.total += state.trigger_total
                 carry_out(state, scope)
         return target
+
+    def _order(self, stages: Stages, target: StageState) -> list[StageState]:
+        if not self._every_stage:
+            return in_order([target])
+        return in_order([target, *stages.all])
 
     # --- the build context ---
 
@@ -106,8 +172,7 @@ class _Planner:
         return self._context
 
     def _remote_context(self) -> Draft | None:
-        options = self._options
-        url = options.remote_context
+        url = self._options.remote_context
         if not url:
             return None
         git = remote.git_source(url)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from pallet.build.dockerfile import texts
 from pallet.build.dockerfile.arguments import proxy_environment
 from pallet.build.dockerfile.draft import Draft
+from pallet.build.dockerfile.lint import words_of
 from pallet.build.dockerfile.state import Entry
 from pallet.build.graph import RunMount, RunOp
 from pallet.spec.dockerfile import mounts
 from pallet.spec.dockerfile.errors import DockerfileError
 from pallet.spec.dockerfile.gotext import quote
 from pallet.spec.dockerfile.parser import heredoc_word
-from pallet.spec.dockerfile.runconfig import DEFAULT_SHELL, Words
+from pallet.spec.dockerfile.runconfig import DEFAULT_SHELL
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -40,7 +41,7 @@ def run(state: StageState, command: ins.Run, scope: Scope) -> None:
     """
     args, files, summary = _command_line(state, command)
     inputs = [state.root()]
-    words = Words(state.env, escape=scope.escape, budget=scope.budget, report=state.note)
+    words = words_of(state, command, scope)
     specs = tuple(_mount(state, mounts.resolve(mount, words.word), inputs, scope)
                   for mount in command.mounts)
     shown = texts.shown_code(command, state.env, scope.escape, scope.budget)
@@ -108,7 +109,7 @@ def _mount(state: StageState, spec: mounts.MountSpec, inputs: list[Draft], scope
     return RunMount(
         kind=spec.kind, target=target, input=_input(state, spec, source, inputs, scope), source=source,
         readonly=spec.readonly if spec.readonly is not None else spec.kind == "bind",
-        id=_mount_id(spec, target), sharing=spec.sharing,
+        id=_mount_id(spec, target), sharing=spec.sharing or "shared",
         mode=spec.mode if spec.mode is not None else _DEFAULT_MODE.get(spec.kind),
         uid=spec.uid or 0, gid=spec.gid or 0, size_bytes=spec.size_bytes, required=spec.required,
         env=spec.env or "")

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     from pallet.build.dockerfile.arguments import GlobalScope
     from pallet.build.dockerfile.draft import Draft, Drafts
+    from pallet.build.dockerfile.rules import Linter
     from pallet.build.ports import FrontendOptions
     from pallet.spec.dockerfile import expand
+    from pallet.spec.ignore import PathMatcher
     from pallet.spec.platform import Platform
 
 
@@ -35,6 +37,9 @@ class Scope:
     escape: str
     budget: expand.Budget
     drafts: Drafts
+    linter: Linter
+    ignored: PathMatcher
+    """What ``.dockerignore`` leaves out."""
     context: Callable[[], Draft]
     """The build context's vertex."""
     paths: set[str]

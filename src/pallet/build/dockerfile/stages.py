@@ -21,7 +21,7 @@ from pallet.spec.dockerfile.gotext import quote
 from pallet.spec.dockerfile.interpret import interpret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from pallet.build.dockerfile.scope import Scope
     from pallet.spec.dockerfile.parser import Document
@@ -71,6 +71,10 @@ def read_stages(document: Document) -> FileText:
     return text
 
 
+class _UnplacedError(DockerfileError):
+    """Shown without lines, as BuildKit does it."""
+
+
 class Stages:
     """All stages for one target platform."""
 
@@ -95,14 +99,17 @@ class Stages:
                 self._by_name[state.name] = state
         for state in self.all:
             self.link(state, state.commands)
-        several = len(self.all) + len(self.extra) > 1
+        several = len(self.all) + len(self.extra) > 1 or any(map(_mounts_nothing, self._commands()))
         for state in self.all:
             state.shown_name = state.name or (f"stage-{state.index}" if several else "")
+
+    def _commands(self) -> Iterable[ins.Instruction]:
+        return (command for state in self.all for command in state.commands)
 
     def _stage(self, index: int, stage: StageText) -> StageState:
         scope, start = self.scope, stage.start
         base_name = self._base_name(start)
-        parent = self._by_name.get(base_name.lower())
+        parent = self._by_name.get(base_name)
         platform = self._platform(start) or (parent.platform if parent is not None else scope.target)
         state = StageState(
             index=index, start=start, base_name=base_name, name=start.alias,
@@ -149,6 +156,8 @@ class Stages:
                 if name not in state.sources:
                     try:
                         source = self._source(state, name)
+                    except _UnplacedError:
+                        raise
                     except DockerfileError as error:
                         raise error.at(command.lines) from None
                     state.sources[name] = source
@@ -166,7 +175,7 @@ class Stages:
             index = int(name) if len(name) <= _MAX_INDEX_DIGITS else len(self.all)
             if index >= len(self.all):
                 message = f"invalid stage index {name}"
-                raise DockerfileError(message)
+                raise _UnplacedError(message)
             return self.all[index]
         if name not in self.extra:
             self.extra[name] = StageState(
@@ -197,6 +206,17 @@ class Stages:
         return list(self._by_name)
 
 
+def _mounts_nothing(command: ins.Instruction) -> bool:
+    """Whether a RUN has a mount that comes from nowhere: BuildKit counts a stage for that."""
+    if not isinstance(command, ins.Run):
+        return False
+    for mount in command.mounts:
+        fields = dict(mount.fields)
+        if fields.get("type", "bind") != "bind" and not fields.get("from"):
+            return True
+    return False
+
+
 def sources_of(command: ins.Instruction) -> list[str]:
     """The ``--from`` words of an instruction."""
     if isinstance(command, ins.Copy):
@@ -207,8 +227,8 @@ def sources_of(command: ins.Instruction) -> list[str]:
     return []
 
 
-def in_order(target: StageState) -> list[StageState]:
-    """All stages that ``target`` needs, each after those that it needs itself.
+def in_order(targets: Sequence[StageState]) -> list[StageState]:
+    """All stages that ``targets`` need, each after those that it needs itself.
 
     Raises:
         DockerfileError: they need one another, or one that stands further down.
@@ -216,7 +236,7 @@ def in_order(target: StageState) -> list[StageState]:
     order: list[StageState] = []
     done: set[int] = set()
     open_: set[int] = set()
-    stack: list[tuple[StageState, bool]] = [(target, False)]
+    stack: list[tuple[StageState, bool]] = [(target, False) for target in reversed(targets)]
     while stack:
         state, left = stack.pop()
         if left:

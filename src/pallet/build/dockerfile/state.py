@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pallet.build.dockerfile.draft import Draft
     from pallet.build.ports import ResolvedImage
     from pallet.spec.dockerfile import instructions as ins
-    from pallet.spec.dockerfile.expand import Budget, Expansion
+    from pallet.spec.dockerfile.expand import Budget
     from pallet.spec.platform import Platform
 
 
@@ -62,7 +62,7 @@ class StageState:
     label: str = ""
     """Name of its base's vertex where that is not the usual one."""
     trigger_total: int = 0
-    """Vertices that ONBUILD triggers of its base make."""
+    """ONBUILD triggers of its base: BuildKit counts each as a vertex."""
 
     draft: Draft | None = None
     config: ConfigState = field(default_factory=ConfigState)
@@ -73,7 +73,9 @@ class StageState:
     history: list[Entry] = field(default_factory=list)
     total: int = 0
     number: int = 0
-    workdir_seen: bool = False
+    workdir_set: bool = False
+    last_of: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Lines of the last CMD, ENTRYPOINT and HEALTHCHECK."""
     ssh_mounts: int = 0
 
     @property
@@ -84,8 +86,6 @@ class StageState:
     _env_items: tuple[str, ...] | None = None
     used: set[str] = field(default_factory=set)
     """Variables that words named and that have a value."""
-    unset: dict[str, None] = field(default_factory=dict)
-    """Variables that the present instruction's words named and that have none."""
 
     def root(self) -> Draft:
         """The vertex with its files so far."""
@@ -103,8 +103,3 @@ class StageState:
             budget.spend(len(self.env))
             self._env_items = tuple(f"{name}={value}" for name, value in self.env.items())
         return self._env_items
-
-    def note(self, result: Expansion) -> None:
-        """Remember which variables words looked at."""
-        self.used |= result.used
-        self.unset |= result.unset

@@ -45,8 +45,12 @@ def _prefix(state: StageState) -> str:
 
 def shown_code(instruction: ins.Instruction, env: Mapping[str, str], escape: str,
                budget: expand.Budget) -> str:
-    """The instruction for the progress: variables that have a value expanded, keyword in capitals."""
-    style = expand.Style(escape=escape, raw_quotes=True, keep_unset=True)
+    """The instruction for the progress: variables expanded, keyword in capitals.
+
+    What a shell is to read keeps its quotes and the variables that have no value here.
+    """
+    raw = isinstance(instruction, ins.Run)
+    style = expand.Style(escape=escape, raw_quotes=raw, keep_unset=raw)
     try:
         text = expand.expand(instruction.code, env, style, budget).text
     except DockerfileError:

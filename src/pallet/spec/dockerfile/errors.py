@@ -6,7 +6,12 @@ Runs   anywhere; pure.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from pallet.errors import InvalidParameterError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _MAX_SHOWN = 1000
 """Characters of a line in a snippet; a hostile line must not flood a terminal."""
@@ -25,6 +30,8 @@ class DockerfileError(InvalidParameterError):
         self.filename = ""
         """Set by who knows it."""
         self.source = b""
+        self.warnings: Sequence[Any] = ()
+        """``build.graph.LintWarning``s found before it."""
 
     def at(self, lines: tuple[int, int] | None) -> DockerfileError:
         """Say where, unless a nearer place was said already."""

@@ -283,7 +283,7 @@ class _Scanner:
                 return f"${{{name}}}"
             return value or ""
         if not char:
-            message = "syntax error: missing '}'"
+            message = "unsupported modifier (\ufffd) in substitution"
             raise DockerfileError(message)
         if char == "/":
             return self._replace(name)
@@ -387,6 +387,10 @@ def shell_pattern(pattern: str, *, greedy: bool) -> re.Pattern[str]:
             at += 1
             if at == len(pattern):
                 message = f"invalid pattern ({pattern}) in substitution: escape at end"
+                raise DockerfileError(message)
+            if pattern[at] not in "*?\\":
+                message = (f"invalid pattern ({pattern}) in substitution: "
+                           f"invalid escape '\\{pattern[at]}'")
                 raise DockerfileError(message)
             parts.append(re.escape(pattern[at]))
         else:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Kind = Literal["bind", "cache", "tmpfs", "secret", "ssh"]
+Sharing = Literal["shared", "private", "locked"]
 
 _KINDS = ("bind", "cache", "tmpfs", "secret", "ssh")
 _KEYS = ("type", "from", "source", "target", "readonly", "id", "sharing", "required", "size", "mode",
@@ -43,7 +44,8 @@ class MountSpec:
     target: str = ""
     readonly: bool | None = None
     id: str = ""
-    sharing: Literal["shared", "private", "locked"] = "shared"
+    sharing: Sharing | None = None
+    """None where not said."""
     required: bool = False
     size_bytes: int = 0
     mode: int | None = None
@@ -64,6 +66,9 @@ def parse_fields(text: str) -> Mount:
     except csv.Error as error:
         message = f"failed to parse csv mounts: {error}"
         raise DockerfileError(message) from error
+    if not text:
+        message = "failed to parse csv mounts: EOF"
+        raise DockerfileError(message)
     fields: list[tuple[str, str | None]] = []
     for field in rows[0] if rows else []:
         key, equals, value = field.partition("=")
@@ -114,7 +119,7 @@ def _with(spec: MountSpec, key: str, value: str | None) -> MountSpec:
                 message = (f'unsupported sharing value "{text}"'
                            f'{did_you_mean(text, ("shared", "private", "locked"))}')
                 raise DockerfileError(message)
-            return replace(spec, sharing=cast('Literal["shared", "private", "locked"]', text.lower()))
+            return replace(spec, sharing=cast("Sharing", text.lower()))
         case "size":
             return replace(spec, size_bytes=_size(text))
         case "mode":
@@ -161,19 +166,31 @@ def _size(text: str) -> int:
 
 
 def _checked(spec: MountSpec) -> MountSpec:
-    if spec.env is not None and spec.kind != "secret":
-        message = f"unexpected key 'env' for mount type '{spec.kind}'"
-        raise DockerfileError(message)
-    if spec.kind == "secret" and not (spec.id or spec.source or spec.target):
-        message = "invalid secret mount. one of source, target required"
-        raise DockerfileError(message)
-    if spec.kind == "secret" and spec.source and spec.id and spec.source != spec.id:
-        message = "both id and source can't be set"
+    if spec.kind not in ("secret", "ssh", "cache"):
+        for name, value in (("mode", spec.mode), ("uid", spec.uid), ("gid", spec.gid)):
+            if value is not None:
+                message = f'{name} not allowed for "{spec.kind}" type mounts'
+                raise DockerfileError(message)
+    if spec.sharing is not None and spec.kind != "cache":
+        message = f"invalid cache sharing set for {spec.kind} mount"
         raise DockerfileError(message)
     if spec.size_bytes and spec.kind != "tmpfs":
         message = f"unexpected key 'size' for mount type '{spec.kind}'"
         raise DockerfileError(message)
-    if spec.kind in ("tmpfs",) and spec.readonly:
-        message = "tmpfs mount can't be readonly"
+    if spec.env is not None and spec.kind not in ("secret", "ssh"):
+        message = f"unexpected key 'env' for mount type '{spec.kind}'"
+        raise DockerfileError(message)
+    return _checked_secret(spec) if spec.kind == "secret" else spec
+
+
+def _checked_secret(spec: MountSpec) -> MountSpec:
+    message = ""
+    if spec.from_:
+        message = "secret mount should not have a from"
+    elif not (spec.id or spec.source or spec.target):
+        message = "invalid secret mount. one of source, target required"
+    elif spec.source and spec.id:
+        message = "both source and id can't be set"
+    if message:
         raise DockerfileError(message)
     return spec

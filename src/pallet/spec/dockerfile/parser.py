@@ -147,7 +147,6 @@ def parse(source: bytes) -> Document:
         start = reader.at
         joined, more = _continued(reader, stripped)
         if not joined and not more:
-            comments = []
             continue
         blank_inside, joined = _join(reader, joined, more=more)
         if blank_inside:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL = ("/bin/sh", "-c")
-_PORT = re.compile(r"(?:(?P<host>.*):)?(?P<first>\d{1,5})(?:-(?P<last>\d{1,5}))?")
+_PORT = re.compile(r"(?P<first>\d{1,5})(?:-(?P<last>\d{1,5}))?")
 _PROTOCOLS = frozenset({"tcp", "udp", "sctp"})
 _MAX_PORT = 65535
 
@@ -195,31 +195,43 @@ def _expose(state: ConfigState, instruction: ins.Expose, words: Words) -> None:
 
 
 def exposed_ports(instruction: ins.Expose, words: Words) -> list[str]:
-    """The ports that an EXPOSE names, sorted: ``53/udp``, ``80/tcp``.
+    """The ports that an EXPOSE names, in order: ``53/udp``, ``80/tcp``.
 
     Raises:
         DockerfileError: no port, or an unknown protocol.
     """
-    found: set[str] = set()
-    for text in instruction.ports:
-        for word in words.words(text):
-            found.update(_ports(word))
-    return sorted(found)
+    return [port for text in instruction.ports for word in words.words(text) for port in _ports(word)]
 
 
 def _ports(word: str) -> list[str]:
-    span, _, protocol = word.partition("/")
+    """The container's ports of ``[[address:]host:]container[/protocol]``."""
+    head, _, container = word.rpartition(":")
+    host = head.rpartition(":")[2]
+    span, _, protocol = container.partition("/")
     protocol = protocol.lower() or "tcp"
-    match = _PORT.fullmatch(span)
-    first = int(match["first"]) if match is not None else -1
-    last = int(match["last"] or first) if match is not None else -1
-    if match is None or not 0 <= first <= last <= _MAX_PORT:
-        message = f"invalid containerPort: {span.rpartition(':')[2]}"
+    if not span:
+        message = f'invalid port: "{word}": no port specified'
         raise DockerfileError(message)
     if protocol not in _PROTOCOLS:
         message = f'invalid port: "{word}": invalid proto: {protocol}'
         raise DockerfileError(message)
+    first, last = _range(span, "containerPort")
+    if host:
+        host_first, host_last = _range(host, "hostPort")
+        if last != first and host_last - host_first != last - first:
+            message = f"invalid ranges specified for container and host Ports: {span} and {host}"
+            raise DockerfileError(message)
     return [f"{port}/{protocol}" for port in range(first, last + 1)]
+
+
+def _range(span: str, what: str) -> tuple[int, int]:
+    match = _PORT.fullmatch(span)
+    first = int(match["first"]) if match is not None else -1
+    last = int(match["last"] or first) if match is not None else -1
+    if not 0 <= first <= last <= _MAX_PORT:
+        message = f"invalid {what}: {span}"
+        raise DockerfileError(message)
+    return first, last
 
 
 def _volume(state: ConfigState, instruction: ins.Volume, words: Words) -> None:

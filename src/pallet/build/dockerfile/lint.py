@@ -1,0 +1,270 @@
+"""Lint: what the rules of ``rules.py`` look for.
+
+Owns   the checks. Those on the text run before anything else; the others are called while
+       instructions are carried out, as they need variables.
+Runs   on the loop; pure.
+Spec   Docker "Build checks", one page a rule.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pallet.spec import reference as references
+from pallet.spec.dockerfile import expand
+from pallet.spec.dockerfile import instructions as ins
+from pallet.spec.dockerfile.errors import DockerfileError
+from pallet.spec.dockerfile.flags import nearest
+from pallet.spec.dockerfile.gotext import quote
+from pallet.spec.dockerfile.runconfig import Words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pallet.build.dockerfile.rules import Linter
+    from pallet.build.dockerfile.scope import Scope
+    from pallet.build.dockerfile.stages import FileText
+    from pallet.build.dockerfile.state import StageState
+    from pallet.spec.dockerfile.parser import Document
+
+_RESERVED = frozenset({"context", "scratch"})
+_SECRET = re.compile(r"(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)",
+                     re.IGNORECASE)
+_NO_SECRET = re.compile(r"(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
+_SCANNED = frozenset({"BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"})
+_TARGET_PLATFORM = frozenset({"$TARGETPLATFORM", "${TARGETPLATFORM}"})
+
+
+# --- on the text ---------------------------------------------------------------------------------
+
+
+def lint_text(document: Document, text: FileText, linter: Linter) -> None:
+    """Run the rules that need nothing but the instructions."""
+    for line, _ in document.empty_continuations:
+        linter.report("NoEmptyContinuation", (line, line), "Empty continuation line")
+    _casing(text, linter)
+    for argument in text.arguments:
+        _describe_arg(argument, linter)
+    seen: set[str] = set()
+    for stage in text.stages:
+        _stage_start(stage.start, seen, linter)
+        for command in stage.commands:
+            _command(command, linter)
+
+
+def _casing(text: FileText, linter: Linter) -> None:
+    words = [(stage.start.keyword, stage.start.lines) for stage in text.stages]
+    for stage in text.stages:
+        words += [(command.keyword, command.lines) for command in stage.commands]
+    lower = sum(word.islower() for word, _ in words)
+    upper = sum(word.isupper() for word, _ in words)
+    majority = "lowercase" if lower > upper else "uppercase"
+    for word, lines in sorted(words, key=lambda item: item[1]):
+        if not (word.islower() if lower > upper else word.isupper()):
+            linter.report("ConsistentInstructionCasing", lines,
+                          f"Command '{word}' should match the case of the command majority ({majority})")
+
+
+def _stage_start(start: ins.From, seen: set[str], linter: Linter) -> None:
+    name, lines = start.alias_as_written, start.lines
+    if name and name != name.lower():
+        linter.report("StageNameCasing", lines, f"Stage name '{name}' should be lowercase")
+    if start.as_keyword and (start.as_keyword.islower() != start.keyword.islower()
+                             or start.as_keyword.isupper() != start.keyword.isupper()):
+        linter.report("FromAsCasing", lines,
+                      f"'{start.as_keyword}' and '{start.keyword}' keywords' casing do not match")
+    if start.alias:
+        if start.alias in seen:
+            linter.report("DuplicateStageName", lines,
+                          f"Duplicate stage name {quote(start.alias)}, stage names should be unique")
+        seen.add(start.alias)
+        if start.alias in _RESERVED:
+            linter.report("ReservedStageName", lines,
+                          f"Stage name should not use the same name as reserved stage {quote(start.alias)}")
+        _describe(start, "FROM", [start.alias], linter)
+    if start.platform in _TARGET_PLATFORM:
+        linter.report("RedundantTargetPlatform", lines,
+                      f"Setting platform to predefined {start.platform} in FROM is redundant as this is "
+                      "the default behavior")
+
+
+def _command(command: ins.Instruction, linter: Linter) -> None:
+    match command:
+        case ins.Maintainer():
+            linter.report("MaintainerDeprecated", command.lines,
+                          "Maintainer instruction is deprecated in favor of using label")
+        case ins.Env(legacy=True) | ins.Label(legacy=True):
+            word = command.keyword
+            linter.report("LegacyKeyValueFormat", command.lines,
+                          f'"{word} key=value" should be used instead of legacy "{word} key value" format')
+        case ins.Arg():
+            _describe_arg(command, linter)
+
+
+def _describe_arg(command: ins.Arg, linter: Linter) -> None:
+    _describe(command, "ARG", [argument.name for argument in command.arguments], linter)
+
+
+def _describe(command: ins.Instruction, keyword: str, names: Sequence[str], linter: Linter) -> None:
+    if not command.comments or command.comments[-1].partition(" ")[0] in names:
+        return
+    example = names[0] if len(names) == 1 else "<arg_key>"
+    linter.report("InvalidDefinitionDescription", command.lines,
+                  f"Comment for {keyword} should follow the format: `# {example} <description>`")
+
+
+# --- on FROM -------------------------------------------------------------------------------------
+
+
+def lint_from(start: ins.From, scope: Scope, defaults: dict[str, str]) -> None:
+    """Run the rules on what a FROM is built from.
+
+    Args:
+        defaults: global arguments as they are without any of the client's.
+    """
+    linter = scope.linter
+    platform = start.platform
+    if platform and "$" not in platform:
+        parts = [part.lower() for part in platform.split("/")]
+        if not start.alias or not any(part and part in start.alias for part in parts):
+            linter.report("FromPlatformFlagConstDisallowed", start.lines,
+                          f"FROM --platform flag should not use constant value {quote(platform)}")
+    if not _is_reference(start.base, defaults, scope.escape):
+        linter.report("InvalidDefaultArgInFrom", start.lines,
+                      f"Default value for ARG {start.base} results in empty or invalid base image name")
+    for text in (start.base, platform):
+        _undeclared(text, start, scope)
+
+
+def _is_reference(base: str, defaults: dict[str, str], escape: str) -> bool:
+    if "$" not in base:
+        return True
+    try:
+        name = expand.expand(base, defaults, expand.Style(escape=escape)).text
+        references.parse_normalized(name)
+    except (DockerfileError, references.ReferenceFormatError):
+        return False
+    return True
+
+
+def _undeclared(text: str, start: ins.From, scope: Scope) -> None:
+    if "$" not in text:
+        return
+    try:
+        result = expand.expand(text, scope.globals.values, expand.Style(escape=scope.escape))
+    except DockerfileError:
+        return
+    for name in result.unset:
+        if name not in scope.globals.declared:
+            known = [*scope.globals.declared, *scope.globals.automatic]
+            scope.linter.report("UndefinedArgInFrom", start.lines,
+                                f"FROM argument '{name}' is not declared{_meant(name, known)}")
+
+
+def _meant(name: str, known: Iterable[str], prefix: str = "") -> str:
+    best = nearest(name, known, ignore_case=False)
+    return f" (did you mean {prefix}{best}?)" if best else ""
+
+
+# --- while instructions are carried out ----------------------------------------------------------
+
+
+def lint_command(state: StageState, command: ins.Instruction, scope: Scope) -> None:
+    """Run the rules on an instruction that is about to be carried out."""
+    linter, lines = scope.linter, command.lines
+    match command:
+        case ins.Cmd() | ins.Entrypoint():
+            if command.command.shell_form and not state.config.shell:
+                linter.report("JSONArgsRecommended", lines,
+                              f"JSON arguments recommended for {command.name} to prevent unintended "
+                              "behavior related to OS signals")
+            _once(state, command, linter)
+        case ins.Health():
+            _once(state, command, linter)
+        case ins.Arg():
+            for argument in command.arguments:
+                _secret("ARG", argument.name, lines, linter)
+        case ins.Env():
+            for name, _ in command.pairs:
+                _secret("ENV", name, lines, linter)
+        case ins.Expose():
+            _expose(command, linter)
+        case ins.Copy():
+            _ignored(command, scope)
+
+
+def _once(state: StageState, command: ins.Instruction, linter: Linter) -> None:
+    """The one that will have no effect is shown, so it is the one before."""
+    before = state.last_of.get(command.name)
+    if before is not None:
+        linter.report("MultipleInstructionsDisallowed", before,
+                      f"Multiple {command.name} instructions should not be used in the same stage because "
+                      "only the last one will be used")
+    state.last_of[command.name] = command.lines
+
+
+def lint_workdir(state: StageState, command: ins.Workdir, path: str, linter: Linter) -> None:
+    """Report a relative first WORKDIR; ``path`` is expanded."""
+    if not state.workdir_set and not path.startswith("/"):
+        linter.report("WorkdirRelativePath", command.lines,
+                      f"Relative workdir {quote(path)} can have unexpected results if the base "
+                      "image changes")
+    state.workdir_set = True
+
+
+def _secret(keyword: str, name: str, lines: tuple[int, int], linter: Linter) -> None:
+    if _SECRET.search(name) is not None and _NO_SECRET.search(name) is None:
+        linter.report("SecretsUsedInArgOrEnv", lines,
+                      f"Do not use ARG or ENV instructions for sensitive data ({keyword} {quote(name)})")
+
+
+def _expose(command: ins.Expose, linter: Linter) -> None:
+    for text in command.ports:
+        span, slash, protocol = text.partition("/")
+        if slash and "$" not in protocol and protocol != protocol.lower():
+            linter.report("ExposeProtoCasing", command.lines,
+                          f"Defined protocol '{text}' in EXPOSE instruction should be lowercase")
+        if ":" in re.sub(r"\$\{[^}]*\}", "", span):
+            linter.report("ExposeInvalidFormat", command.lines,
+                          "EXPOSE instruction should not define an IP address or host-port mapping, "
+                          f"found '{text}'")
+
+
+def _ignored(command: ins.Copy, scope: Scope) -> None:
+    if command.from_ or not scope.ignored:
+        return
+    word = "Add" if isinstance(command, ins.Add) else "Copy"
+    for source in command.sources:
+        if source in (".", "./", "/") or "://" in source:
+            continue
+        if scope.ignored.excludes(source.lstrip("/")):
+            scope.linter.report("CopyIgnoredFile", command.lines,
+                                f"Attempting to {word} file {quote(source)} that is excluded by .dockerignore")
+
+
+def words_of(state: StageState, command: ins.Instruction, scope: Scope) -> Words:
+    """Expand words for an instruction; variables without a value are reported."""
+    def report(result: expand.Expansion) -> None:
+        state.used |= result.used
+        if isinstance(command, ins.Expose):
+            return
+        for name in result.unset:
+            if name not in state.arguments and name not in _SCANNED:
+                known = [*scope.globals.declared, *state.env]
+                scope.linter.report("UndefinedVar", command.lines,
+                                    f"Usage of undefined variable '${name}'{_meant(name, known, '$')}")
+
+    return Words(state.env, escape=scope.escape, budget=scope.budget, report=report)
+
+
+def lint_base(state: StageState, scope: Scope) -> None:
+    """Compare the platform of a base with the one that was asked for."""
+    image = state.image
+    if image is None or state.start is None or not image.config.os:
+        return
+    actual, wanted = image.config.platform, state.platform
+    if (actual.os, actual.architecture) != (wanted.os, wanted.architecture):
+        scope.linter.report("InvalidBaseImagePlatform", state.lines,
+                            f"Base image {state.base_name} was pulled with platform "
+                            f"{quote(str(actual))}, expected {quote(str(wanted))} for current build")
