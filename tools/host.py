@@ -36,6 +36,8 @@ TEST = (
     ("iptables", "iptables", "dockerd's own networking"),
     ("skopeo", "skopeo", "an independent registry client"),
     ("podman", "podman", "archives of images as it writes and reads them"),
+    ("buildah", "buildah", "images and archives as it makes them"),
+    ("umoci", "umoci", "image layouts as it makes them"),
     ("docker-registry", "docker-registry", "an independent registry"),
     ("postgresql", "file:/usr/share/postgresql-common", "the registry's metadata for replicas"),
     ("iproute2", "ip", "an independent view of links and addresses"),

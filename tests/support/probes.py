@@ -209,6 +209,8 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "postgresql": lambda: None if any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     else "no PostgreSQL server (Debian package postgresql)",
     "podman": _command("podman"),
+    "buildah": _command("buildah"),
+    "umoci": _command("umoci"),
     "skopeo": _command("skopeo"),
     "tini": _command("tini"),
     "strace": _command("strace"),

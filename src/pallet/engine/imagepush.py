@@ -147,12 +147,12 @@ class _Gatherer:
                    if (stored := _stored(self._content, digest)) is not None and stored.is_index]
         if platform is not None:
             return PushImage(reference=tagged, manifests=[
-                self._for_platform(tagged, image, indexes, platform)])
+                self._for_platform(tagged, image, target, indexes, platform)])
         for index in indexes:
             tree = list(self._tree(index))
             if tree[-1].document is index and all(self._complete(item) for item in tree):
                 return PushImage(reference=tagged, manifests=tree)
-        document = self._own(image)
+        document = self._own(image, target)
         listed = any(entry.digest == document.digest
                      for index in indexes for entry in index.index().manifests)
         made_here = not listed and document.digest not in received
@@ -161,16 +161,16 @@ class _Gatherer:
             reference=tagged, manifests=[self._manifest(document, image.diff_ids, pack=made_here)],
             whole=incomplete)
 
-    def _own(self, image: Image) -> StoredManifest:
-        """The image's newest manifest exactly as stored."""
-        for digest in image.manifests:
+    def _own(self, image: Image, target: Digest | None) -> StoredManifest:
+        """The manifest that the name stands for, else the image's newest, exactly as stored."""
+        for digest in sorted(image.manifests, key=lambda digest: digest != target):
             if (stored := _stored(self._content, digest)) is not None:
                 return stored
         message = f"image {image.id} has no manifest in the store"
         raise DataLossError(message)
 
-    def _for_platform(self, tagged: Reference, image: Image, indexes: list[StoredManifest],
-                      platform: Platform) -> PushManifest:
+    def _for_platform(self, tagged: Reference, image: Image, target: Digest | None,
+                      indexes: list[StoredManifest], platform: Platform) -> PushManifest:
         for index in indexes:
             entries = [entry for entry in index.index().manifests if not entry.is_attestation]
             for position in platforms.choose(platform, [entry.platform for entry in entries]):
@@ -181,7 +181,7 @@ class _Gatherer:
             message = (f"image with reference {tagged.familiar()} was found but does not provide "
                        f"the specified platform ({platform})")
             raise NotFoundError(message)
-        return self._manifest(self._own(image), image.diff_ids)
+        return self._manifest(self._own(image, target), image.diff_ids)
 
     def _tree(self, index: StoredManifest) -> Iterator[PushManifest]:
         """What an index lists, depth first, and then itself; nothing behind a missing entry."""

@@ -262,7 +262,7 @@ class Images:
         image = self._images.resolve(name)
         reference = references.parse_repository_tag(repository, tag).with_default_tag()
         await run_blocking(partial(self._images.tag, image.id, reference,
-                                   target=variants.target_of(self._images, name, image)))
+                                   target=variants.brought_as(self._images, name, image)))
         self._emit("tag", image.id, image, name=reference.familiar())
 
     async def remove(

@@ -314,7 +314,8 @@ class ImageStore:
         """Point a tag (``latest`` when none is given) at an image.
 
         Args:
-            target: the index whose other platforms the tag stands for as well.
+            target: the index whose other platforms the tag stands for as well, or the manifest that
+                is meant where the image has several.
 
         Raises:
             ImageNotFoundError: no such image.

@@ -92,6 +92,17 @@ def target_of(store: ImageStore, name: str, image: Image) -> Digest | None:
     return target if manifests_of(store.content, target) else None
 
 
+def brought_as(store: ImageStore, name: str, image: Image) -> Digest | None:
+    """Index or manifest that ``name`` stands for: an image may be here in several packings.
+
+    None for an id, and for an image that was made here or came without a manifest.
+    """
+    if image.id.startswith(name) or digests.encoded(image.id).startswith(name):
+        return None
+    target = store.target(parse_normalized(name))
+    return target if target in image.manifests else target_of(store, name, image)
+
+
 def of_name(store: ImageStore, name: str) -> list[Image]:
     """Every image that a name stands for, the one that it runs first.
 

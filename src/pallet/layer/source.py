@@ -315,8 +315,8 @@ class ByteStream:
         self.pos = start + size
         return self.data[start:self.pos]
 
-    def skip_to(self, offset: int) -> None:
-        """Move forward to a stream offset.
+    def skip_to(self, offset: int, *, padding: int = 0) -> bool:
+        """Move forward to a stream offset; False at an end within the last ``padding`` bytes before it.
 
         Raises:
             ArchiveError: "unexpected EOF".
@@ -324,8 +324,11 @@ class ByteStream:
         while offset > self.base + self.end:
             self.pos = self.end
             if not self.more():
-                raise _eof()
+                if offset - padding > self.base + self.end:
+                    raise _eof()
+                return False
         self.pos = offset - self.base
+        return True
 
     def copy_to(self, fd: int, size: int) -> None:
         """Write the next ``size`` bytes to ``fd`` at its offset.

@@ -80,6 +80,7 @@ class TarReader:
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
         self._next = 0
+        self._padding = 0
         self._numbers: dict[bytes, int] = {}
 
     def next(self) -> Entry | None:
@@ -127,13 +128,15 @@ class TarReader:
         if kind in _OLD_REGULARS:
             # Old tars have no directory type: the slash says it.
             entry.type = DIRECTORY if kind == b"\0" and entry.name[-1:] == b"/" else REGULAR
+        self._padding = -entry.size & 511
         return entry
 
     def _header(self) -> bytes | None:
         """Return the next header block, None at the end of the archive."""
         stream = self._stream
-        if self._next != stream.base + stream.pos:
-            stream.skip_to(self._next)
+        # Like Go, take an archive that ends before the padding of its last file: umoci writes such.
+        if self._next != stream.base + stream.pos and not stream.skip_to(self._next, padding=self._padding):
+            return None
         if stream.end - stream.pos < BLOCK and not stream.need(BLOCK):
             if stream.pos == stream.end:
                 return None  # like Go, take a missing end marker for an end

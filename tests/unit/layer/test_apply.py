@@ -360,6 +360,16 @@ def test_truncated_archive(tmp_path: Path, length: int) -> None:
 
 def test_missing_end_marker_is_an_end(tmp_path: Path) -> None:
     unpack(build(Member("f", b"x"))[:1024], tmp_path / "t")
+
+
+@pytest.mark.parametrize("length", [1023, 1000, 513])
+def test_missing_padding_is_an_end(tmp_path: Path, length: int) -> None:
+    """As Go has it; the archives of umoci end so."""
+    archive = build(Member("f", b"x"))[:length]
+    assert unpack(archive, tmp_path / "t").diff_id == f"sha256:{hashlib.sha256(archive).hexdigest()}"
+    assert tree(tmp_path / "t") == {"f": "file:x"}
+    with pytest.raises(ArchiveError, match="EOF"):
+        unpack(archive[:512], tmp_path / "u")
     assert (tmp_path / "t/f").read_bytes() == b"x"
 
 

@@ -149,7 +149,7 @@ class Selection:
         for entry in self._entries.values():
             self._reach(entry.target.digest, small, large, depth=0)
             for image in entry.images:
-                digest, manifest = self._images.manifest(image.id)
+                digest, manifest = self._manifest_of(entry, image)
                 self._want(digest, small)
                 self._want(manifest.config.digest, small)
                 for layer in manifest.layers:
@@ -157,6 +157,15 @@ class Selection:
                             layer.digest):
                         self._want(layer.digest, large)
         return {**small, **large}
+
+    def _manifest_of(self, entry: _Entry, image: Image) -> tuple[Digest, spec.Manifest]:
+        """The manifest of an image that belongs to the entry: it may be here in several packings."""
+        content, target = self._images.content, entry.target
+        meant = variants.manifests_of(content, target.digest) if target.is_index else (target.digest,)
+        for digest in meant:
+            if digest in image.manifests and content.has(digest):
+                return digest, spec.decode_manifest(content.read(digest))
+        return self._images.manifest(image.id)
 
     def _reach(self, digest: Digest, small: dict[Digest, int], large: dict[Digest, int], *,
                depth: int) -> None:
@@ -202,7 +211,7 @@ class Selection:
         """``manifest.json`` has one image an entry: of an index the one that its names run."""
         found: list[layout.ArchivedImage] = []
         for entry in self._entries.values():
-            _, manifest = self._images.manifest(entry.images[0].id)
+            _, manifest = self._manifest_of(entry, entry.images[0])
             found.append(layout.ArchivedImage(
                 config=layout.blob_path(manifest.config.digest),
                 repo_tags=[name.familiar() for name in entry.names] or None,
@@ -212,7 +221,7 @@ class Selection:
     def _repositories(self) -> bytes:
         found: dict[str, dict[str, str]] = {}
         for entry in self._entries.values():
-            _, manifest = self._images.manifest(entry.images[0].id)
+            _, manifest = self._manifest_of(entry, entry.images[0])
             if manifest.layers:
                 for name in entry.names:
                     found.setdefault(name.familiar_name, {})[name.tag or ""] = digests.encoded(
