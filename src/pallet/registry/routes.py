@@ -74,8 +74,11 @@ class Routes:
         """
         if self._access.is_open:
             return True
-        wanted, header = urls.parse(target.partition("?")[0]), headers.get("authorization", "")
-        if wanted is None or not self._access.prompt(header, access := wanted.access(method)):
+        path, _, query = target.partition("?")
+        access, header = urls.access_of(method, path), headers.get("authorization", "")
+        if query and self._mirror is not None:
+            return False  # with a namespace the rules are those of another name
+        if access is None or not self._access.prompt(header, access):
             return False
         try:
             self._access.authorize(header, access, "", self._proxies.client(peer, headers))

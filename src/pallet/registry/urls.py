@@ -8,6 +8,7 @@ Spec   distribution-spec v1.1 end-1 to end-14; Docker's ``_catalog``; Docker tok
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -51,6 +52,13 @@ class Target:
         # Who may push may give up a push.
         delete = method == "DELETE" and self.kind != "uploads"
         return Access(name=self.name, actions=_DELETE if delete else _PUSH)
+
+
+@functools.lru_cache(4096)
+def access_of(method: str, path: str) -> Access | None:
+    """What a request needs, from memory where it can: it is asked for every reply that is kept."""
+    target = parse(path)
+    return None if target is None else target.access(method)
 
 
 _BASE, _CATALOG = Target(kind="base"), Target(kind="catalog")

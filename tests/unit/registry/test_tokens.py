@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import datetime
-import hashlib
 import hmac
 import json
 import time
@@ -314,9 +313,3 @@ def test_a_signer_that_is_itself_in_the_bundle(tmp_path: Path) -> None:
     assert verifier.verify(signed(claims(jti="2"), kid=keys.libtrust_id(RSA.public_key())))
     vouched = certificate("leaf", EC, signer, RSA)
     assert verifier.verify(signed(claims(jti="3"), EC, "ES256", x5c=chain(vouched, signer))) is None
-
-
-def test_names_of_remembered_tokens_are_hashes(verifier: Verifier) -> None:
-    token = signed(claims())
-    assert verifier.verify(token)
-    assert list(verifier._good) == [hashlib.sha256(token.encode()).digest()]

@@ -4,7 +4,7 @@ Owns   the file's present content, and which passwords were right a while ago.
 Runs   in any thread; ``remembers`` also on a loop.
 Needs  the ``bcrypt`` package.
 
-bcrypt takes some 50 ms on purpose and basic authentication comes with every request. A password that was
+bcrypt takes a tenth of a second on purpose and basic authentication comes with every request. A password that was
 right is remembered for some minutes, a wrong one for seconds, as an HMAC of user, hash and password under a
 key that dies with the process; a changed hash is another entry, so a changed password counts at once.
 Requests with the same password at the same time wait for one computation, and only so many run at once.

@@ -9,7 +9,6 @@ Spec   Docker token authentication (JWT with ``access``); RFC 7519; RFC 8725 (al
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 import threading
@@ -64,13 +63,13 @@ class Verifier:
         self._issuer = issuer
         self._service = service
         self._now = now
-        self._good: OrderedDict[bytes, Claims] = OrderedDict()
+        self._good: OrderedDict[str, Claims] = OrderedDict()
         self._lock = threading.Lock()
 
     def recall(self, token: str) -> Claims | None:
         """What a token says that was found good before; never slow."""
         with self._lock:
-            claims = self._good.get(_name(token))
+            claims = self._good.get(token)
         return claims if claims is not None and claims.expires_at + _LEEWAY_S > self._now() else None
 
     def verify(self, token: str) -> Claims | None:
@@ -81,7 +80,7 @@ class Verifier:
         claims = self._decode(token, refresh=False)
         if claims is not None:
             with self._lock:
-                self._good[_name(token)] = claims
+                self._good[token] = claims
                 while len(self._good) > _REMEMBERED:
                     self._good.popitem(last=False)
         return claims
@@ -108,10 +107,6 @@ class Verifier:
         except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
             logger.debug("token refused: %s", error)
             return None
-
-
-def _name(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 def _claims(claims: Mapping[str, Any]) -> Claims:
