@@ -51,6 +51,9 @@ class RegistryConfig:
     """How registries are reached."""
 
     mirrors: tuple[str, ...] = ()
+    """``URL`` mirrors Docker Hub; ``HOST=URL`` that registry, ``*=URL`` every one."""
+    mirror_auth: tuple[tuple[str, str, str], ...] = ()
+    """``(host[:port] of a mirror, user, password)``; without a user it gets the origin's credentials."""
     insecure: tuple[str, ...] = ()
     """Hosts and CIDRs that may speak plain HTTP or an unverified TLS; 127.0.0.0/8 always may."""
     max_concurrent_downloads: int = 3

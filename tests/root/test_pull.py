@@ -10,7 +10,7 @@ import json
 import random
 import tarfile
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
@@ -21,7 +21,7 @@ from pallet.spec.platform import Platform
 from pallet.transfer.auth import LoginCredentials
 from tests.support.access import basic_access, token_access
 from tests.support.faultyregistry import Fault, FaultyRegistry
-from tests.support.registry import MANIFEST, BuiltImage, build_image, digest
+from tests.support.registry import MANIFEST, BuiltImage, basic, build_image, digest
 from tests.support.transfers import layer_tar, site, upload
 
 if TYPE_CHECKING:
@@ -451,6 +451,63 @@ async def test_mirror(tmp_path: Path, registry: FaultyRegistry) -> None:
         texts = await here.pull("base:1")
         assert texts[0] == "1: Pulling from library/base"
         assert texts[-1] == "Status: Downloaded newer image for base:1"
+
+
+@pytest.mark.parametrize("pattern", ["", "*", "elsewhere.invalid"])
+async def test_mirror_of_another_registry(tmp_path: Path, registry: FaultyRegistry, pattern: str) -> None:
+    """A mirror of any registry is told whose image is wanted; Docker Hub's is not asked for others'."""
+    upload(registry.authority, "a/b", "1", IMAGE)
+    entry = f"{pattern}=http://{registry.authority}/" if pattern else f"http://{registry.authority}/"
+    async with site(tmp_path / "data", mirrors=(entry,)) as here:
+        if not pattern:
+            with pytest.raises(SystemFailureError):
+                await here.pull("elsewhere.invalid/a/b:1")
+            assert not registry.requests["GET /v2/a/b/manifests/1"]
+            return
+        registry.faults.append(Fault("/v2/a/b/manifests/1?ns=elsewhere.invalid", status=404))
+        with pytest.raises(SystemFailureError):  # the fault shows that ns was sent, and falls through
+            await here.pull("elsewhere.invalid/a/b:1")
+        texts = await here.pull("elsewhere.invalid/a/b:1")
+        assert texts[-1] == "Status: Downloaded newer image for elsewhere.invalid/a/b:1"
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "missing"])
+async def test_mirror_that_fails_in_the_middle(tmp_path: Path, registry: FaultyRegistry, damage: str) -> None:
+    """The registry itself has the rest."""
+    origin = FaultyRegistry(tmp_path / "origin")
+    with origin:
+        upload(origin.authority, "a/b", "1", IMAGE)
+        upload(registry.authority, "a/b", "1", IMAGE)
+        faults: dict[str, dict[str, Any]] = {
+            "cut": {"cut_at": 1000}, "missing": {"status": 404}, "changed": {"change": flip}}
+        registry.faults.append(Fault(f"GET /v2/a/b/blobs/{BIG}", times=1000, **faults[damage]))
+        async with site(tmp_path / "data", mirrors=(f"*=http://{registry.authority}/",)) as here:
+            texts = await here.pull(f"{origin.authority}/a/b:1")
+            assert texts[-1] == f"Status: Downloaded newer image for {origin.authority}/a/b:1"
+            assert here.file(digest(BASE), "base") == NOISE
+        assert registry.requests[f"GET /v2/a/b/blobs/{BIG}"]
+        assert origin.requests[f"GET /v2/a/b/blobs/{BIG}"] == 1
+
+
+@pytest.mark.parametrize("given", ["nothing", "own", "origin"])
+async def test_credentials_for_mirrors(tmp_path: Path, given: str) -> None:
+    """A mirror sees the origin's credentials only when told so."""
+    with FaultyRegistry(tmp_path / "mirror", access=basic_access({"ann": "a", "me": "m"})) as mirror:
+        transfer = FaultyRegistry(tmp_path / "mirror")  # the same store, open
+        with transfer:
+            upload(transfer.authority, "a/b", "1", IMAGE)
+        auth = {"nothing": (), "own": ((mirror.authority, "ann", "a"),), "origin": ((mirror.authority, "", ""),)}
+        async with site(tmp_path / "data", mirrors=(f"*=http://{mirror.authority}/",),
+                        mirror_auth=auth[given]) as here:
+            login = LoginCredentials(username="me", password="m")
+            if given == "nothing":
+                with pytest.raises(SystemFailureError):
+                    await here.pull("elsewhere.invalid/a/b:1", credentials=login)
+                assert "Authorization" not in mirror.seen_headers["GET /v2/a/b/manifests/1"]
+                return
+            await here.pull("elsewhere.invalid/a/b:1", credentials=login)
+            sent = mirror.seen_headers["GET /v2/a/b/manifests/1"]["Authorization"]
+            assert sent == (basic("ann", "a") if given == "own" else basic("me", "m"))
 
 
 async def test_proxy(tmp_path: Path, registry: FaultyRegistry, name: str) -> None:

@@ -114,8 +114,10 @@ def _network_rows() -> Iterator[Setting]:
 
 def _registry_rows() -> Iterator[Setting]:
     part = "Registries"
-    yield _row(part, "registry-mirror", "list", "Mirror of Docker Hub", key="registry-mirrors",
-               value="URL")
+    yield _row(part, "registry-mirror", "list", "Mirror of Docker Hub; HOST=URL, *=URL: of others",
+               key="registry-mirrors", value="URL")
+    yield _row(part, "registry-mirror-auth", "list", "Password for a mirror; =origin: the registry's",
+               value="MIRROR=USER:FILE")
     yield _row(part, "insecure-registry", "list", "Host or CIDR without verified TLS",
                key="insecure-registries", value="HOST")
     yield _row(part, "max-concurrent-downloads", "int", "Layers at a time (3)")

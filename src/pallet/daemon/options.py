@@ -28,6 +28,7 @@ _ULIMITS: Final = frozenset({
 })
 _UNITS: Final = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4,
                  "p": 1024**5}
+_REGISTRY_HOST: Final = re.compile(r"\*|[A-Za-z0-9.-]+(?::[0-9]+)?|\[[0-9A-Fa-f:]+\](?::[0-9]+)?")
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?)i?b?\Z", re.IGNORECASE)
 
 
@@ -173,6 +174,7 @@ def _registry(values: Mapping[str, Any]) -> RegistryConfig:
         raise InvalidParameterError(msg)
     reader = _Reader(values)
     reader.take("registry-mirror", "mirrors", _mirrors)
+    reader.take("registry-mirror-auth", "mirror_auth", _mirror_auth)
     reader.take("insecure-registry", "insecure", tuple)
     # dockerd reads 0 as "the default".
     for flag, name in (("max-concurrent-downloads", "max_concurrent_downloads"),
@@ -367,10 +369,16 @@ def _pools(values: Sequence[Any]) -> tuple[tuple[str, int], ...]:
 
 
 def _mirrors(values: Sequence[str]) -> tuple[str, ...]:
-    """Check mirrors as dockerd does: http or https, no user, no query, a path only of slashes."""
+    """Check mirrors as dockerd does: http or https, no user, no query; ``HOST=`` or ``*=`` before it."""
     mirrors = []
     for value in values:
-        scheme, separator, rest = value.partition("://")
+        host, equals, url = value.partition("=")
+        if not equals or "/" in host:
+            host, url = "", value
+        elif not _REGISTRY_HOST.fullmatch(host):
+            msg = f'invalid mirror: "{host}" is no registry\'s host in "{value}"'
+            raise ValueError(msg)
+        scheme, separator, rest = url.partition("://")
         if not separator or scheme not in ("http", "https"):
             scheme = scheme if separator else ""
             msg = f'invalid mirror: unsupported scheme "{scheme}" in "{value}"'
@@ -383,3 +391,24 @@ def _mirrors(values: Sequence[str]) -> tuple[str, ...]:
             raise ValueError(msg)
         mirrors.append(value.rstrip("/") + "/")
     return tuple(mirrors)
+
+
+def _mirror_auth(values: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
+    """Read ``MIRROR=USER:FILE``, whose first line is the password, and ``MIRROR=origin``."""
+    found = []
+    for value in values:
+        host, equals, rest = value.partition("=")
+        user, colon, file = rest.partition(":")
+        if not (equals and _REGISTRY_HOST.fullmatch(host) and user) or (rest != "origin" and not file):
+            msg = f'invalid mirror credentials "{value}": want MIRROR=USER:FILE or MIRROR=origin'
+            raise ValueError(msg)
+        if not colon:
+            found.append((host, "", ""))
+            continue
+        try:
+            password = Path(file).read_text(encoding="utf-8").partition("\n")[0]
+        except OSError as error:
+            msg = f"mirror credentials: {error}"
+            raise ValueError(msg) from error
+        found.append((host, user, password))
+    return tuple(found)

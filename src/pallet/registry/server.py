@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -204,7 +205,10 @@ def serve(
     access = ReloadableAccess(access_of(settings))
     tls_context(settings.tls)
     where = parse_address(address)
-    open_store(settings).close()  # errors appear here, once
+    with closing(open_store(settings)) as store:  # errors appear here, once
+        mirror = open_mirror(store)
+        if mirror is not None:
+            mirror.close()
     AccessLog(settings.log).close()
     count = settings.http.workers or workers.default_count()
     cells = Cells(count)

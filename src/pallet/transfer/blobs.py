@@ -76,17 +76,19 @@ class BlobFetcher:
         assert failure is not None, "there is always an endpoint"
         raise for_pull(failure, reference) from failure
 
+    def _client(self, endpoint: Endpoint, reference: Reference) -> RepositoryClient:
+        return RepositoryClient(self._transport, endpoint, reference.path,
+                                credentials=self._resolver.credentials(endpoint, LoginCredentials()))
+
     def _fetch_manifest(self, endpoint: Endpoint, reference: Reference, digest: Digest) -> None:
-        client = RepositoryClient(self._transport, endpoint, reference.path,
-                                  credentials=LoginCredentials())
+        client = self._client(endpoint, reference)
         with self._content.ingest(digest) as ingest:
             ingest.write(client.manifest(digest).raw)
             ingest.replace()
 
     def _fetch(self, endpoint: Endpoint, reference: Reference, digest: Digest, size_bytes: int,
                cancel: Cancellation) -> None:
-        client = RepositoryClient(self._transport, endpoint, reference.path,
-                                  credentials=LoginCredentials())
+        client = self._client(endpoint, reference)
         # One question first: a wrong scheme or an absent registry is not worth any retry.
         if not client.has_blob(digest):
             message = f"{reference.familiar_name} has no blob {digest}"

@@ -11,27 +11,30 @@ A failure or cancellation leaves at most blobs and layers that the next collecti
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pallet.errors import DataLossError
 from pallet.spec import image
 from pallet.spec import platform as platforms
 from pallet.spec.reference import DEFAULT_TAG
 from pallet.transfer import failures, progress
-from pallet.transfer.auth import LoginCredentials
 from pallet.transfer.client import RepositoryClient
 from pallet.transfer.failures import RegistryError, UnreachableError
 from pallet.transfer.image_pull import ImagePull, PulledImage, PullTools
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from pallet.errors import PalletError
     from pallet.spec.engine.progress import ProgressMessage
     from pallet.spec.image import StoredManifest
     from pallet.spec.platform import Platform
     from pallet.spec.reference import Reference
     from pallet.storage.content import ContentStore
+    from pallet.transfer.auth import LoginCredentials
     from pallet.transfer.image_pull import Protection
     from pallet.transfer.layers import LayerPool
     from pallet.transfer.resolver import Endpoint, Resolver
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
 
     Watcher = Callable[[ProgressMessage], None]
     Recorder = Callable[[PulledImage], Awaitable[bool]]
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,27 +90,29 @@ class Puller:
             DataLossError: content that is not what its digest says.
             SystemFailureError: the registry cannot be reached or failed.
         """
-        client, first = await self._reach(request)
-        run = _Run(self, request, client, watch, record)
-        if isinstance(first, image.StoredManifest):
-            changed = await run.one(request.reference, first)
-        else:
-            changed = False
-            for tag in first:
-                reference = request.reference.with_tag(tag)
-                changed |= await run.one(reference, await run.manifest(reference))
+        endpoints = await self._tools.threads.run(
+            partial(self._resolver.endpoints, request.reference.domain))
+        changed: bool | None = None
+        while changed is None:
+            client, first = await self._reach(request, endpoints)
+            try:
+                changed = await _Run(self, request, client, watch, record).all(first)
+            except (RegistryError, DataLossError) as error:
+                endpoints = endpoints[endpoints.index(client.endpoint) + 1:]
+                if not client.endpoint.mirror or not endpoints:
+                    raise _for_pull(error, request.reference) from error
+                # What the mirror did bring is here; the next one, or the registry itself, has the rest.
+                logger.warning("%s: mirror %s failed: %s", request.reference, client.endpoint.url, str(error))
         shown = request.reference.familiar()
         news = "Downloaded newer image" if changed else "Image is up to date"
         watch(progress.message(f"Status: {news} for {shown}"))
 
     async def _reach(
-        self, request: PullRequest
+        self, request: PullRequest, endpoints: Sequence[Endpoint]
     ) -> tuple[RepositoryClient, StoredManifest | list[str]]:
         """Find the endpoint that has the image and ask it the first question."""
         reference = request.reference
         failure: RegistryError | None = None
-        endpoints = await self._tools.threads.run(
-            partial(self._resolver.endpoints, reference.domain))
         for endpoint in endpoints:
             client = self._client(endpoint, request)
             question: Callable[[], StoredManifest | list[str]] = (
@@ -126,7 +134,7 @@ class Puller:
         raise failures.for_pull(failure, reference) from failure
 
     def _client(self, endpoint: Endpoint, request: PullRequest) -> RepositoryClient:
-        credentials = LoginCredentials() if endpoint.mirror else request.credentials
+        credentials = self._resolver.credentials(endpoint, request.credentials)
         return RepositoryClient(self._tools.transport, endpoint, request.reference.path,
                                 credentials=credentials, headers=request.headers)
 
@@ -151,12 +159,24 @@ class _Run:
         self._watch = watch
         self._record = record
 
-    async def manifest(self, reference: Reference) -> StoredManifest:
-        try:
-            return await self._puller.tools.threads.run(
-                partial(self._client.manifest, _name(reference)))
-        except RegistryError as error:
-            raise failures.for_pull(error, reference) from error
+    async def all(self, first: StoredManifest | list[str]) -> bool:
+        """Pull the image of a manifest, or those of tags; whether anything changed."""
+        if isinstance(first, image.StoredManifest):
+            return await self.one(self._request.reference, first)
+        changed = False
+        for tag in first:
+            reference = self._request.reference.with_tag(tag)
+            try:
+                manifest = await self._puller.tools.threads.run(
+                    partial(self._client.manifest, _name(reference)))
+            except RegistryError as error:
+                raise self._failure(error, reference) from error
+            changed |= await self.one(reference, manifest)
+        return changed
+
+    def _failure(self, error: RegistryError, reference: Reference) -> PalletError:
+        """A mirror's failure is worded once nobody else has the image either."""
+        return error if self._client.endpoint.mirror else failures.for_pull(error, reference)
 
     async def one(self, reference: Reference, target: StoredManifest) -> bool:
         pinned = reference.digest and str(reference.repository().with_digest(reference.digest))
@@ -168,11 +188,15 @@ class _Run:
             pulled = await pull.run(target, self._request.platform or platforms.host())
             changed = await self._record(pulled)
         except RegistryError as error:
-            raise failures.for_pull(error, reference) from error
+            raise self._failure(error, reference) from error
         finally:
             lease.end()
         self._watch(progress.message(f"Digest: {target.digest}"))
         return changed
+
+
+def _for_pull(error: PalletError, reference: Reference) -> PalletError:
+    return failures.for_pull(error, reference) if isinstance(error, RegistryError) else error
 
 
 def _name(reference: Reference) -> str:

@@ -1,6 +1,6 @@
 """Where a registry is: the endpoints to try for a domain, in order.
 
-Owns   mirrors, insecure registries and the order of schemes.
+Owns   mirrors and their credentials, insecure registries and the order of schemes.
 Runs   in transfer threads (it may look a name up).
 Needs  name resolution where insecure registries are given as CIDRs.
 Spec   Docker daemon options registry-mirrors and insecure-registries.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pallet.spec.reference import DEFAULT_DOMAIN
+from pallet.transfer.auth import LoginCredentials
 
 if TYPE_CHECKING:
     from pallet.config import RegistryConfig
@@ -49,7 +50,9 @@ class Resolver:
     """Endpoints by domain. Thread-safe."""
 
     def __init__(self, config: RegistryConfig) -> None:
-        self._mirrors = tuple(_mirror_url(mirror) for mirror in config.mirrors)
+        self._mirrors = tuple(_mirror(mirror) for mirror in config.mirrors)
+        self._mirror_auth = {authority: (user, password)
+                             for authority, user, password in config.mirror_auth}
         self._insecure_hosts = {entry for entry in config.insecure if "/" not in entry}
         self._insecure_networks = [ipaddress.ip_network(entry, strict=False)
                                    for entry in config.insecure if "/" in entry]
@@ -64,12 +67,18 @@ class Resolver:
         Pushes never go to mirrors. An insecure registry is tried over TLS first, then plain; the
         scheme that answered is tried first for the next minute.
         """
+        mirrors = [] if push else self._mirrors_of(domain)
+        return [*mirrors, *self._origins(domain)]
+
+    def _mirrors_of(self, domain: str) -> list[Endpoint]:
+        return [Endpoint(url=url, insecure=self.is_insecure(urlsplit(url).netloc), mirror=True,
+                         namespace=domain if host else "")
+                for host, url in self._mirrors
+                if host in {domain, "*"} or (not host and domain == DEFAULT_DOMAIN)]
+
+    def _origins(self, domain: str) -> list[Endpoint]:
         if domain == DEFAULT_DOMAIN:
-            hub = Endpoint(url=f"https://{HUB_HOST}")
-            mirrors = [] if push else [
-                Endpoint(url=url, insecure=self.is_insecure(urlsplit(url).netloc), mirror=True)
-                for url in self._mirrors]
-            return [*mirrors, hub]
+            return [Endpoint(url=f"https://{HUB_HOST}")]
         if not self.is_insecure(domain):
             return [Endpoint(url=f"https://{domain}")]
         secure = Endpoint(url=f"https://{domain}", insecure=True)
@@ -77,6 +86,15 @@ class Resolver:
         with self._lock:
             fresh = self._plain.get(domain, 0.0) > time.monotonic()
         return [plain, secure] if fresh else [secure, plain]
+
+    def credentials(self, endpoint: Endpoint, origin: LoginCredentials) -> LoginCredentials:
+        """What ``endpoint`` gets to see; ``origin`` is for the registry itself."""
+        if not endpoint.mirror:
+            return origin
+        if endpoint.authority not in self._mirror_auth:
+            return LoginCredentials()
+        user, password = self._mirror_auth[endpoint.authority]
+        return LoginCredentials(username=user, password=password) if user else origin
 
     def answered(self, endpoint: Endpoint) -> None:
         """Remember that an insecure registry answered, and over which scheme."""
@@ -115,9 +133,12 @@ def login_domain(server_address: str) -> str:
     return host
 
 
-def _mirror_url(mirror: str) -> str:
-    url = mirror if "://" in mirror else f"https://{mirror}"
-    return url.rstrip("/")
+def _mirror(text: str) -> tuple[str, str]:
+    """Host that is mirrored, "" where only a URL is given, and the URL."""
+    host, equals, url = text.partition("=")
+    if not equals or "/" in host:
+        host, url = "", text
+    return host, (url if "://" in url else f"https://{url}").rstrip("/")
 
 
 def _addresses(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:

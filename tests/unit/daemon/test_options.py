@@ -150,6 +150,11 @@ def test_wrong_command_line(load: Any, argv: list[str], words: str) -> None:
     (["--dns", "1.2.3"], "1.2.3 is not an ip address"),
     (["--registry-mirror", "foo"], 'invalid mirror: unsupported scheme "" in "foo"'),
     (["--registry-mirror", "http://u:p@m"], "username/password not allowed"),
+    (["--registry-mirror", "ghcr.io=m:5000"], 'unsupported scheme "" in "ghcr.io=m:5000"'),
+    (["--registry-mirror", "g*=http://m"], 'is no registry\'s host in "g*=http://m"'),
+    (["--registry-mirror-auth", "m:5000"], 'invalid mirror credentials "m:5000"'),
+    (["--registry-mirror-auth", "m:5000=joe"], 'invalid mirror credentials "m:5000=joe"'),
+    (["--registry-mirror-auth", "m=joe:/nothing/here"], "No such file"),
     (["--registry-mirror", "http://m/?q"], "path, query, or fragment"),
     (["--default-address-pool", "x"], "invalid field 'x' must be a key=value pair"),
     (["--default-address-pool", "base=10.0.0.0/8,size=4"], "invalid size 4 for pool"),
@@ -206,3 +211,13 @@ def test_help_names_every_flag_with_an_effect_in_100_columns() -> None:
     for setting in flags.SETTINGS:
         assert (f"--{setting.flag}" in text) is setting.effect
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_mirrors_of_other_registries(load: Any, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("pass:word\n")
+    config = load("--registry-mirror", "http://m:5000", "--registry-mirror", "ghcr.io=https://m/x",
+                  "--registry-mirror", "*=http://any/", "--registry-mirror-auth", f"m:5000=joe:{secret}",
+                  "--registry-mirror-auth", "any=origin").config
+    assert config.registry.mirrors == ("http://m:5000/", "ghcr.io=https://m/x/", "*=http://any/")
+    assert config.registry.mirror_auth == (("m:5000", "joe", "pass:word"), ("any", "", ""))
