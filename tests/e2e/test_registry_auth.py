@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 
 from tests.support.access import write_users
 from tests.support.guardedregistry import Certificates, GuardedRegistry, TokenIssuer, run_pallet
-from tests.support.registry import basic, build_image
+from tests.support.registry import DebianRegistry, basic, build_image
 from tests.support.terminal import Terminal
 from tests.support.transfers import layer_tar
 from tests.support.waiting import eventually
@@ -172,6 +173,62 @@ def push(server: GuardedRegistry, name: str, headers: dict[str, str]) -> None:
     status, _, body = server.request("PUT", f"/v2/{name}/manifests/1", IMAGE.manifest,
                                      {**headers, "Content-Type": IMAGE.media_type})
     assert status == 201, body
+
+
+def test_kept_replies_are_for_those_who_may_read(server: GuardedRegistry) -> None:
+    """What was answered before is answered again from memory, and still not to others."""
+    ann = {"Authorization": server.token("ann", PEOPLE["ann"], "repository:team/kept:pull,push")}
+    push(server, "team/kept", ann)
+    blob = next(iter(IMAGE.blobs))
+    paths = ["/v2/team/kept/manifests/1", f"/v2/team/kept/manifests/{IMAGE.digest}", f"/v2/team/kept/blobs/{blob}"]
+    other = server.token("ann", PEOPLE["ann"], "repository:team/other:pull")
+    joined = [{}, {"Authorization": other}, {"Authorization": f"{other}x"},
+              {"Authorization": basic("ann", "wrong")}, {"Authorization": "Basic x"}]
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
+
+        def status(method: str, path: str, headers: dict[str, str]) -> int:
+            connection.request(method, path, headers={**MANIFEST, **headers})  # all of them over one worker
+            reply = connection.getresponse()
+            reply.read()
+            return reply.status
+
+        for path in paths:
+            for method in ("GET", "HEAD"):
+                assert [status(method, path, ann) for _ in range(3)] == [200] * 3
+                assert [status(method, path, headers) for headers in joined] == [401] * len(joined)
+                assert status(method, path, {"Authorization": basic("bob", PEOPLE["bob"])}) == 200
+        assert [status("GET", "/v2/", headers) for headers in (ann, {}, ann)] == [200, 401, 200]
+
+
+def test_clients_behind_a_balancer(tmp_path: Path) -> None:
+    """Limits count them, and challenges name the scheme that they came by."""
+    users = write_users(tmp_path / "users", PEOPLE)
+    config = auth(users) + '[http]\ntrusted_proxies = ["127.0.0.0/8"]\n[limits]\nanonymous_requests = "3/1h"\n'
+    with GuardedRegistry(tmp_path / "registry", config=config) as server:
+        secure = {"X-Forwarded-For": "203.0.113.1, 198.51.100.7", "X-Forwarded-Proto": "https"}
+        for status in (401, 401, 401, 429):
+            found, headers, _ = server.request("GET", "/v2/", headers=secure)
+            assert found == status
+            assert status == 429 or 'realm="https://' in headers["www-authenticate"]
+        elsewhere = {**secure, "X-Forwarded-For": "198.51.100.8"}
+        assert server.request("GET", "/v2/", headers=elsewhere)[0] == 401
+
+
+@pytest.mark.needs("registry")
+def test_docker_registry_reads_our_users(tmp_path: Path) -> None:
+    """The file is what distribution and Apache's htpasswd write."""
+    with DebianRegistry(tmp_path / "registry", user="joe", password="secret") as server:
+        done = run_pallet("registry", "htpasswd", "--password-stdin", "--cost", "5", str(server.root / "users"), "ann",
+                          stdin="ann's pässword")
+        assert done.returncode == 0, done.stderr
+
+        def lets_in(user: str, password: str) -> bool:
+            server.user, server.password = user, password
+            return server.status("GET", "/v2/") == 200
+
+        assert lets_in("joe", "secret")
+        assert lets_in("ann", "ann's pässword")
+        assert not lets_in("ann", "ann's")
 
 
 def test_replicas_that_share_a_key(tmp_path: Path) -> None:
