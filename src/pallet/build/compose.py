@@ -7,6 +7,7 @@ Spec   image-spec config.md; BuildKit's image exporter for times of steps withou
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,7 +40,9 @@ def solved_target(target: Target, results: Mapping[Vertex, Solved], *, epoch_s: 
     base = target.base_config
     base_history = list(base.history or ()) if base is not None else []
     layers = list(solved.layers)
-    steps = [_entry(step, results, epoch_s, classic=classic) for step in target.steps]
+    steps = [_entry(step, results, epoch_s) for step in target.steps]
+    if classic:
+        steps = _classic(steps, target)
     covered = sum(1 for entry in [*base_history, *steps] if not entry.empty_layer)
     if covered < len(layers):
         # Layers that no step accounts for lie between the base's and the steps'.
@@ -49,15 +52,17 @@ def solved_target(target: Target, results: Mapping[Vertex, Solved], *, epoch_s: 
     created_at = history[-1].created if steps else base.created if base is not None else None
     if created_at is None and epoch_s is not None:
         created_at = rfc3339_nano(epoch_s * 1_000_000_000)
+    run = target.config.config
+    if classic and run is not None:
+        run = msgspec.structs.replace(run, args_escaped=False)
     config = msgspec.structs.replace(
-        target.config, created=created_at, rootfs=spec.RootFS(diff_ids=layers), history=history)
+        target.config, config=run, created=created_at, rootfs=spec.RootFS(diff_ids=layers), history=history)
     return SolvedTarget(
         platform=target.platform, layers=tuple(layers), config=spec.encode(config), base_manifest=base_manifest,
         created_by=tuple(step.created_by for step in steps))
 
 
-def _entry(step: HistoryStep, results: Mapping[Vertex, Solved], epoch_s: int | None, *,
-           classic: bool) -> spec.History:
+def _entry(step: HistoryStep, results: Mapping[Vertex, Solved], epoch_s: int | None) -> spec.History:
     """History of a step; without a time where it made no layer."""
     solved = results.get(step.vertex) if step.vertex is not None else None
     created: str | None = None
@@ -65,9 +70,32 @@ def _entry(step: HistoryStep, results: Mapping[Vertex, Solved], epoch_s: int | N
         created = rfc3339_nano(_clamped(solved.created_ns, epoch_s))
     elif epoch_s is not None:
         created = rfc3339_nano(epoch_s * 1_000_000_000)
-    return spec.History(
-        created=created, created_by=step.created_by.removesuffix(_BUILDKIT) if classic else step.created_by,
-        comment="" if classic else step.comment, empty_layer=step.vertex is None)
+    return spec.History(created=created, created_by=step.created_by, comment=step.comment,
+                        empty_layer=step.vertex is None)
+
+
+def _classic(steps: Sequence[spec.History], target: Target) -> list[spec.History]:
+    """History as the classic builder writes it: commands bare, the rest behind ``#(nop)``."""
+    base = target.base_config.config if target.base_config is not None else None
+    shell = " ".join((base.shell if base is not None else None) or ("/bin/sh", "-c"))
+    found = []
+    for step in steps:
+        text = step.created_by.removesuffix(_BUILDKIT)
+        name, _, rest = text.partition(" ")
+        if name == "SHELL":
+            shell = rest.strip("[]")
+        if name == "RUN":
+            text = rest
+        elif name in {"COPY", "ADD"}:
+            *sources, dest = rest.split(" ")
+            key = hashlib.sha256(" ".join(sources).encode("utf-8", "surrogateescape")).hexdigest()
+            text = f"{shell} #(nop) {name} {'multi' if len(sources) > 1 else 'file'}:{key} in {dest} "
+        elif name == "WORKDIR":
+            text = f"{shell} #(nop) {text}"
+        else:
+            text = f"{shell} #(nop)  {text}"
+        found.append(msgspec.structs.replace(step, created_by=text, comment=""))
+    return found
 
 
 def _with_times(history: Sequence[spec.History]) -> list[spec.History]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pallet.aio import run_blocking
@@ -21,10 +22,10 @@ from pallet.build.export.image import export_image
 from pallet.build.export.model import ExportJob, Progress
 from pallet.build.job import Job
 from pallet.build.progress import WarningEvent
+from pallet.build.remote import RemoteContext
 from pallet.build.request import BuildResult
-from pallet.errors import InvalidParameterError, NotImplementedApiError
+from pallet.errors import InvalidParameterError, NotFoundError, NotImplementedApiError
 from pallet.image.lazyblobs import LazyBlobs
-from pallet.spec.dockerfile.errors import DockerfileError
 from pallet.spec.ignore import read_patterns
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Builder:
         lease = await run_blocking(self._images.lease)
         job = Job(client=client, watch=watch, options=request.options, lease=lease, debug=request.debug)
         try:
-            source, made = await self._plan(request, client, progress)
+            source, made = await self._plan(request, job, progress)
             if on_plan is not None:
                 on_plan(source, made)
             targets = await self._solve(request, made, job)
@@ -89,10 +90,10 @@ class Builder:
         finally:
             await asyncio.shield(self.parts.solver.end(job))
 
-    async def _plan(self, request: BuildRequest, client: BuildClient, progress: Progress) -> tuple[bytes, Plan]:
+    async def _plan(self, request: BuildRequest, job: Job, progress: Progress) -> tuple[bytes, Plan]:
         """Read the Dockerfile and say what there is to do."""
-        source, exclude = await self._read(request, client, progress)
-        made = await plan(source, request.options, resolver=self.parts.images, client=client,
+        source, exclude = await self._read(request, job, progress)
+        made = await plan(source, request.options, resolver=self.parts.images, client=job.client,
                           watch=progress.watch, exclude=exclude)
         for warning in made.warnings:
             progress.watch(WarningEvent(vertex=progress.definition, warning=warning))
@@ -108,24 +109,37 @@ class Builder:
         return [solved_target(target, job.results, epoch_s=epoch_s, classic=request.classic)
                 for target in made.targets]
 
-    async def _read(self, request: BuildRequest, client: BuildClient,
-                    progress: Progress) -> tuple[bytes, tuple[str, ...]]:
+    async def _read(self, request: BuildRequest, job: Job, progress: Progress) -> tuple[bytes, tuple[str, ...]]:
         """The Dockerfile and the patterns of the ignore file that counts."""
         options = request.options
         name = options.filename
+        remote: RemoteContext | None = None
+
+        async def read(source: str, path: str) -> bytes | None:
+            with suppress(NotFoundError):
+                found = await job.client.read_file(source, path, _MAX_DOCKERFILE_BYTES)
+                if found is not None or remote is None:
+                    return found
+            return await remote.read(path, _MAX_DOCKERFILE_BYTES) if remote is not None else None
+
         with progress.vertex(f"[internal] load build definition from {name.rpartition('/')[2]}") as vertex:
             progress.definition = vertex.digest
-            source = await client.read_file("dockerfile", name, _MAX_DOCKERFILE_BYTES)
-            if source is None:
-                message = f"failed to read dockerfile: open {name}: no such file or directory"
-                raise InvalidParameterError(message)
+            source = await read("dockerfile", name)
+        if options.remote_context and source is None:
+            remote = RemoteContext(options.remote_context, solver=self.parts.solver, workers=self._workers,
+                                   snapshotter=self._images.snapshotter, scratch=self._scratch)
+            await remote.load(job, _MAX_DOCKERFILE_BYTES)
+            source = await read("dockerfile", name)
+        if source is None:
+            message = f"failed to read dockerfile: open {name}: no such file or directory"
+            raise InvalidParameterError(message)
         if not source.strip():
-            message = "the Dockerfile cannot be empty"
-            raise DockerfileError(message)
+            message = f"the Dockerfile ({name}) cannot be empty"
+            raise InvalidParameterError(message)
         with progress.vertex("[internal] load .dockerignore"):
-            ignore = await client.read_file("dockerfile", f"{name}.dockerignore", _MAX_DOCKERFILE_BYTES)
+            ignore = await read("dockerfile", f"{name}.dockerignore")
             if ignore is None:
-                ignore = await client.read_file("context", ".dockerignore", _MAX_DOCKERFILE_BYTES)
+                ignore = await read("context", ".dockerignore")
         return source, tuple(read_patterns(ignore)) if ignore else ()
 
     async def _export(self, request: BuildRequest, made: Plan, targets: list[SolvedTarget], job: Job,

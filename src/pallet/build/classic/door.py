@@ -8,14 +8,14 @@ Spec   semantics "classic query", "classic output".
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET
 
-from pallet.build.classic.remote import remote_context
-from pallet.build.classic.view import ClassicView, KnownSteps, steps_of
+from pallet.build.classic.view import ClassicView, KnownSteps, arguments_of, steps_of
 from pallet.build.errors import BuildError
 from pallet.build.ports import FrontendOptions
 from pallet.build.request import BuildRequest, CacheLink, Export
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from pallet.spec.engine.build import BuildOptions
 
 _SHORT: Final = 12
+_NO_STAGE: Final = re.compile(r'target stage "([^"]*)" could not be found')
+_NO_FILE: Final = re.compile(r'failed to compute cache key: .*"/(.*)": not found\Z', re.DOTALL)
+_PREDEFINED: Final = frozenset(name for upper in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
+                               for name in (upper, upper.lower()))
 _SESSION: Final = "client-session"
 
 
@@ -65,45 +69,48 @@ class ClassicDoor:
         view = ClassicView(progress, self._known, quiet=options.quiet)
         try:
             async with AsyncExitStack() as stack:
-                client = await self._client(options, body, view, stack)
+                client = await self._client(options, body, stack)
                 await self._run(request, client, view, options)
         except BuildError as error:
+            view.tell_all()
             self._tell_failure(error, progress)
         finally:
             self._running.pop(options.build_id, None)
 
-    async def _client(self, options: BuildOptions, body: AsyncIterator[bytes], view: ClassicView,
+    async def _client(self, options: BuildOptions, body: AsyncIterator[bytes],
                       stack: AsyncExitStack) -> TreeClient:
         """Bring the context here: the body's tar, or what ``remote`` names."""
         store = self._builder.contexts
         if options.session or options.remote == _SESSION:
             message = "a context over a session needs the builder's gRPC: use buildx"
             raise NotImplementedApiError(message)
-        if options.remote:
-            tree = await stack.enter_async_context(
-                remote_context(options.remote, store, self._workers, view.say, dockerfile=options.dockerfile))
-        else:
-            tree = await stack.enter_async_context(unpacked(store, self._workers, body))
+        source = _nothing() if options.remote else body
+        tree = await stack.enter_async_context(unpacked(store, self._workers, source))
         return TreeClient(store, tree, options.registries)
 
     async def _run(self, request: BuildRequest, client: TreeClient, view: ClassicView,
                    options: BuildOptions) -> None:
+        declared: set[str] = set()
+
         def planned(source: bytes, plan: Plan) -> None:
-            view.begin(steps_of(parse(source), plan, request.options.target))
+            document = parse(source)
+            declared.update(arguments_of(document))
+            view.begin(steps_of(document, plan, request.options.target, request.options.labels))
 
         try:
             result = await self._builder.build(request, client, view, on_plan=planned)
         except DockerfileError as error:
-            raise InvalidParameterError(str(error)) from error
+            raise InvalidParameterError(_classic_words(str(error))) from error
         except InvalidParameterError as error:
             if "failed to read dockerfile" in str(error):
                 message = f"Cannot locate specified Dockerfile: {request.options.filename}"
                 raise InvalidParameterError(message) from error
             raise
-        self._tell_result(result, request, view, options)
+        unused = sorted(set(options.build_args) - declared - _PREDEFINED)
+        self._tell_result(result, view, options, unused)
 
-    def _tell_result(self, result: BuildResult, request: BuildRequest, view: ClassicView,
-                     options: BuildOptions) -> None:
+    @staticmethod
+    def _tell_result(result: BuildResult, view: ClassicView, options: BuildOptions, unused: list[str]) -> None:
         image_id = result.image_id or ""
         bare = image_id.removeprefix("sha256:")
         view.finish(bare)
@@ -113,6 +120,8 @@ class ClassicDoor:
         if options.quiet:
             view.say(f"{image_id}\n")
             return
+        if unused:
+            view.say(f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed\n")
         view.say(f"Successfully built {bare[:_SHORT]}\n")
         for tag in options.tags:
             name = references.parse_normalized(tag).with_default_tag().familiar()
@@ -121,10 +130,27 @@ class ClassicDoor:
     @staticmethod
     def _tell_failure(error: BuildError, progress: Callable[[ProgressMessage], None]) -> None:
         """A step's failure travels in the stream with the command's exit code."""
-        text = error.classic
+        text = _classic_words(error.classic)
         progress(ProgressMessage(
             error_detail=ErrorDetail(code=error.exit_code if error.exit_code is not None else UNSET, message=text),
             error=text))
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    """An empty archive: what is built is elsewhere."""
+    yield bytes(1024)
+
+
+def _classic_words(text: str) -> str:
+    """The classic builder's words for what BuildKit says otherwise."""
+    if found := _NO_STAGE.match(text):
+        return f"failed to reach build target {found[1]} in Dockerfile"
+    if found := _NO_FILE.search(text):
+        return ("COPY failed: file not found in build context or excluded by .dockerignore: "
+                f"stat {found[1]}: file does not exist")
+    if text == "file with no instructions":
+        return f"failed to parse Dockerfile: {text}"
+    return text
 
 
 def request_of(options: BuildOptions) -> BuildRequest:
@@ -149,7 +175,8 @@ def request_of(options: BuildOptions) -> BuildRequest:
         classic=options.version == "1",
         cache_imports=tuple(CacheLink(kind="registry", attributes={"ref": name}) for name in options.cache_from),
         options=FrontendOptions(
-            filename=options.dockerfile or "Dockerfile", target=options.target, platforms=platform,
+            filename=options.dockerfile or "Dockerfile", remote_context=options.remote,
+            target=options.target, platforms=platform,
             build_args={name: value for name, value in options.build_args.items() if value is not None},
             labels=dict(options.labels), no_cache=options.no_cache, pull=options.pull,
             network=options.network_mode or "default",

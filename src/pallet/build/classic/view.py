@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pallet.build.graph import RunOp
+from pallet.build.graph import FileOp, RunOp
 from pallet.build.progress import LogEvent, StatusEvent, VertexEvent
 from pallet.spec.engine.progress import ProgressDetail, ProgressMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pallet.build.graph import Plan, Vertex
     from pallet.build.progress import Event
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _SHORT = 12
 _KNOWN_LIMIT = 10_000
+_HELD_LIMIT = 2000
 _FILES = frozenset({"copy", "add"})
 _RED, _PLAIN = "\x1b[91m", "\x1b[0m"
 
@@ -47,6 +48,8 @@ class Step:
     base: str = ""
     """What FROM shows: the id of the image, or the stage's, whose last step's id it is."""
     base_stage: int = -1
+    triggers: int = 0
+    """Vertices of the base's ONBUILD instructions, which are the last ones."""
 
 
 class KnownSteps:
@@ -83,6 +86,8 @@ class ClassicView:
         self._report = report
         self._known = known
         self._quiet = quiet
+        self._held: list[str] = []
+        """What a quiet build would have said: a failure tells it after all."""
         self._steps: Sequence[Step] = ()
         self._at = 0
         self._shown = -1
@@ -104,6 +109,12 @@ class ClassicView:
             self._show_step()
             self._end_step(self._steps[self._at], image_id)
             self._at += 1
+
+    def tell_all(self) -> None:
+        """Say what was held back."""
+        held, self._held = self._held, []
+        for text in held:
+            self._report(ProgressMessage(stream=text))
 
     def say(self, text: str) -> None:
         """Print something of the builder's own, also when quiet."""
@@ -145,7 +156,7 @@ class ClassicView:
             states = [self._progress.setdefault(vertex.name, _Progress()) for vertex in step.vertices]
             runs = [state for state, vertex in zip(states, step.vertices, strict=True)
                     if isinstance(vertex.op, RunOp)]
-            if any(run.started and not run.cached for run in runs) and step.kind == "run":
+            if any(run.started and not run.cached for run in runs):
                 self._announce(step)
             for state in states:
                 logs, state.logs = state.logs, []
@@ -164,6 +175,8 @@ class ClassicView:
     def _announce(self, step: Step) -> None:
         if self._announced < self._at:
             self._announced = self._at
+            if step.triggers:
+                self._print(f"# Executing {step.triggers} build trigger{'s' if step.triggers > 1 else ''}\n")
             self._print(f" ---> Running in {_container(step)}\n")
 
     def _end_step(self, step: Step, image_id: str) -> None:
@@ -171,6 +184,8 @@ class ClassicView:
             return
         if step.kind == "from":
             identity = self._ids.get(step.base_stage, step.base)
+            if step.triggers and self._announced == self._at:
+                self._print(f"Removing intermediate container {_container(step)}\n")
         else:
             parts = [self._ids.get(step.stage, ""), step.text]
             identity = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
@@ -189,7 +204,9 @@ class ClassicView:
             self._print(f"Removing intermediate container {_container(step)}\n")
 
     def _print(self, text: str) -> None:
-        if not self._quiet:
+        if self._quiet:
+            self._held = [*self._held[-_HELD_LIMIT:], text]
+        else:
             self._report(ProgressMessage(stream=text))
 
     def _print_log(self, event: LogEvent) -> None:
@@ -202,8 +219,8 @@ class ClassicView:
             self._print(f"{_RED}{text}{_PLAIN}" if event.stream == 2 else text)
 
 
-def steps_of(document: Document, plan: Plan, target: str) -> list[Step]:
-    """The instructions that a plan needs, in the Dockerfile's order."""
+def steps_of(document: Document, plan: Plan, target: str, labels: Mapping[str, str]) -> list[Step]:
+    """The instructions that a plan needs, in the Dockerfile's order, and the labels of the request."""
     vertices = _reachable(target_.vertex for target_ in plan.targets)
     stages: list[int] = []
     names: dict[str, int] = {}
@@ -226,9 +243,17 @@ def steps_of(document: Document, plan: Plan, target: str) -> list[Step]:
         image = next((vertex.op.digest for vertex in own if hasattr(vertex.op, "digest")), "")
         found.append(Step(
             text=node.original, kind=node.name, stage=stage, vertices=own,
+            triggers=sum(1 for vertex in own if isinstance(vertex.op, (RunOp, FileOp))) if node.name == "from" else 0,
             base=str(image).removeprefix("sha256:"),
             base_stage=names.get(node.args[0].lower(), -1) if node.name == "from" and node.args else -1))
+    found += [Step(text=f"LABEL {name}={value}", kind="label", stage=last) for name, value in sorted(labels.items())]
     return found
+
+
+def arguments_of(document: Document) -> set[str]:
+    """Names that any ARG declares."""
+    return {word.partition("=")[0] for node in document.nodes if node.name == "arg" for word in node.args or
+            node.rest.split()}
 
 
 def _stage_name(node: Node) -> str:

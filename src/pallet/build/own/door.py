@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pallet.build.service import Builder
 
 _LIMIT_BYTES = 1 << 20
+_PIPED = "http://buildkit-session/context"
+"""What BuildKit's clients call a context that is piped in."""
 _SUBREQUESTS = {"check": "frontend.lint", "outline": "frontend.outline", "targets": "frontend.targets"}
 _decode = msgspec.json.Decoder(BuildCall).decode
 _encode = msgspec.json.Encoder().encode
@@ -121,7 +123,8 @@ def request_of(call: BuildCall) -> BuildRequest:
             filename=call.filename, target=call.target, build_args=call.build_args, labels=call.labels,
             platforms=tuple(platforms.parse(text) for text in call.platforms), no_cache=call.no_cache,
             no_cache_stages=tuple(call.no_cache_stages), pull=call.pull, network=call.network,
-            contexts=call.contexts, remote_context=call.remote, entitlements=frozenset(call.entitlements),
+            contexts=call.contexts, remote_context=_PIPED if call.remote == "-" else call.remote,
+            entitlements=frozenset(call.entitlements),
             cgroup_parent=call.cgroup_parent, resources=call.resources, cpuset_cpus=call.cpuset_cpus,
             cpuset_mems=call.cpuset_mems, shm_size_bytes=call.shm_size, ulimits=tuple(call.ulimits),
             extra_hosts=tuple(call.extra_hosts)))
