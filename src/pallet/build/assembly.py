@@ -14,6 +14,7 @@ from pallet.build.cachestore import CacheStore
 from pallet.build.images import BuildImages
 from pallet.build.ops.cachemounts import CacheMounts
 from pallet.build.ops.contents import Contents
+from pallet.build.ops.downloads import Downloads
 from pallet.build.ops.perform import Performer
 from pallet.build.ops.running import StepMaker
 from pallet.build.ops.sources import Sources
@@ -56,6 +57,7 @@ def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pull
     caches = CacheMounts(root / "caches", cache)
     found = BuildImages(images, puller)
     performer = Performer(snapshotter=snapshotter, workers=workers, runner=runner, steps=StepMaker(caches, trees))
-    solver = Solver(cache=cache, sources=Sources(images=found), contents=contents, performer=performer)
+    sources = Sources(images=found, cache=cache, snapshotter=snapshotter, workers=workers, fetcher=Downloads())
+    solver = Solver(cache=cache, sources=sources, contents=contents, performer=performer)
     keeper = CacheKeeper(cache=cache, mounts=caches, images=images, root=str(root.parent))
     return SolverParts(solver=solver, images=found, cache=cache, caches=caches, keeper=keeper)

@@ -46,6 +46,10 @@ class CacheRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     used_ns: int = 0
     uses: int = 0
     parents: tuple[str, ...] = ()
+    validator: str = ""
+    """Of a download: what the server is asked with whether it has changed."""
+    checksums: tuple[str, ...] = ()
+    """Of a download, as ``algorithm:hex``."""
 
 
 _decode = msgspec.json.Decoder(CacheRecord).decode

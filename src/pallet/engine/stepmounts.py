@@ -217,8 +217,10 @@ class AgentRelay:
         self._server: asyncio.Task[None] | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # By the directory's descriptor: the whole path is longer than a socket's name may be.
+        directory_fd = os.open(posixpath.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self._socket.bind(path)
+            self._socket.bind(f"/proc/self/fd/{directory_fd}/{posixpath.basename(path)}")
             os.chown(path, wish.uid, wish.gid)
             os.chmod(path, 0o600 if wish.mode is None else wish.mode)
             self._socket.listen(_BACKLOG)
@@ -226,6 +228,8 @@ class AgentRelay:
         except BaseException:
             self._socket.close()
             raise
+        finally:
+            os.close(directory_fd)
 
     def serve(self) -> None:
         """Begin to take connections; on the loop."""

@@ -29,11 +29,12 @@ WORKERS: dict[str, tuple[str, str]] = {
     "layer.tar": ("pallet.layer.seal", "run_tar"),
     "build.files": ("pallet.build.ops.fileworker", "run_files"),
     "build.digest": ("pallet.build.ops.fileworker", "run_digest"),
+    "build.git": ("pallet.build.ops.gitworker", "run"),
 }
 
 HEAVY = frozenset({
     "layer.apply", "layer.copyup", "layer.verify", "layer.index", "layer.explore", "layer.diff",
     "layer.export", "layer.changes", "container.archive", "build.untar", "layer.seal", "layer.tar", "build.files",
-    "build.digest"})
+    "build.digest", "build.git"})
 """Kinds whose modules (decompression, hashing) the zygote itself does not import: a process of
 its own, forked when the first of them is asked for, does, and shims need not carry them."""
