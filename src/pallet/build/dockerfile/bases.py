@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pallet.build.dockerfile import sources as remote
 from pallet.build.dockerfile import texts
 from pallet.build.dockerfile.draft import Draft
-from pallet.build.dockerfile.stages import SCRATCH
+from pallet.build.dockerfile.stages import SCRATCH, image_reference
 from pallet.build.dockerfile.told import Told
 from pallet.build.graph import HttpSource, ImageSource, LocalSource, OciLayoutSource, ScratchOp
 from pallet.build.ports import ResolvedImage
@@ -148,22 +148,12 @@ async def _resolve_one(state: StageState, stages: Stages, resolver: Resolver) ->
             return
         if state.base_name == SCRATCH:
             return
-        state.image = await resolver.image(_reference(state.base_name), state.platform)
+        state.image = await resolver.image(image_reference(state.base_name), state.platform)
     except DockerfileError as error:
         raise error.at(state.lines) from None
     except PalletError as error:
         message = f"{state.base_name}: {error}{did_you_mean(state.base_name, stages.names())}"
         raise DockerfileError(message, state.lines) from error
-
-
-def _reference(text: str) -> str:
-    if text.startswith("sha256:") or (len(text) == 64 and set(text) <= set("0123456789abcdef")):
-        return text
-    try:
-        return str(references.parse_normalized(text).with_default_tag())
-    except references.ReferenceFormatError as error:
-        message = f"failed to parse stage name {quote(text)}: {error}"
-        raise DockerfileError(message) from error
 
 
 # --- named contexts ------------------------------------------------------------------------------
@@ -222,7 +212,7 @@ async def _image_context(state: StageState, text: str, label: str, resolver: Res
     if text == SCRATCH:
         state.base_name = SCRATCH
         return
-    state.image = await resolver.image(_reference(text), state.platform)
+    state.image = await resolver.image(image_reference(text), state.platform)
     state.label = f"{label} {state.image.reference}"
 
 

@@ -117,11 +117,12 @@ def _describe(command: ins.Instruction, keyword: str, names: Sequence[str], lint
 # --- on FROM -------------------------------------------------------------------------------------
 
 
-def lint_from(start: ins.From, scope: Scope, defaults: dict[str, str]) -> None:
+def lint_from(start: ins.From, scope: Scope, defaults: dict[str, str], stages: set[str]) -> None:
     """Run the rules on what a FROM is built from.
 
     Args:
         defaults: global arguments as they are without any of the client's.
+        stages: names of the stages above it.
     """
     linter = scope.linter
     platform = start.platform
@@ -130,7 +131,7 @@ def lint_from(start: ins.From, scope: Scope, defaults: dict[str, str]) -> None:
         if not start.alias or not any(part and part in start.alias for part in parts):
             linter.report("FromPlatformFlagConstDisallowed", start.lines,
                           f"FROM --platform flag should not use constant value {quote(platform)}")
-    if not _is_reference(start.base, defaults, scope.escape):
+    if start.base not in stages and not _is_reference(start.base, defaults, scope.escape):
         linter.report("InvalidDefaultArgInFrom", start.lines,
                       f"Default value for ARG {start.base} results in empty or invalid base image name")
     for text in (start.base, platform):
@@ -138,8 +139,6 @@ def lint_from(start: ins.From, scope: Scope, defaults: dict[str, str]) -> None:
 
 
 def _is_reference(base: str, defaults: dict[str, str], escape: str) -> bool:
-    if "$" not in base:
-        return True
     try:
         name = expand.expand(base, defaults, expand.Style(escape=escape)).text
         references.parse_normalized(name)
@@ -251,9 +250,8 @@ def words_of(state: StageState, command: ins.Instruction, scope: Scope) -> Words
             return
         for name in result.unset:
             if name not in state.arguments and name not in _SCANNED:
-                known = [*scope.globals.declared, *state.env]
                 scope.linter.report("UndefinedVar", command.lines,
-                                    f"Usage of undefined variable '${name}'{_meant(name, known, '$')}")
+                                    f"Usage of undefined variable '${name}'{_meant(name, state.env, '$')}")
 
     return Words(state.env, escape=scope.escape, budget=scope.budget, report=report)
 

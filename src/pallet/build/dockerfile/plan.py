@@ -74,7 +74,7 @@ class Planner:
 
     def __init__(self, source: bytes, options: FrontendOptions, exclude: Sequence[str], *,
                  every_stage: bool = False) -> None:
-        """``every_stage`` carries out also the stages that the target does not need."""
+        """With ``every_stage`` and no target named, stages that nothing needs are carried out, too."""
         self.text = FileText()
         self.finals: list[StageState] = []
         self.orders: list[list[StageState]] = []
@@ -136,8 +136,10 @@ class Planner:
     def _lint_from(self, scope: Scope) -> None:
         automatic = {name: scope.globals.values[name] for name in scope.globals.automatic}
         defaults = global_scope({}, self.text.arguments, automatic, self._budget, scope.escape).values
+        stages: set[str] = set()
         for stage in self.text.stages:
-            lint_from(stage.start, scope, defaults)
+            lint_from(stage.start, scope, defaults, stages)
+            stages.add(stage.start.alias)
 
     async def _target(self, document: Document, platform: Platform, finder: bases.Resolver) -> StageState:
         scope = self._scope(document, platform)
@@ -158,7 +160,7 @@ class Planner:
         return target
 
     def _order(self, stages: Stages, target: StageState) -> list[StageState]:
-        if not self._every_stage:
+        if not self._every_stage or self._options.target:
             return in_order([target])
         return in_order([target, *stages.all])
 

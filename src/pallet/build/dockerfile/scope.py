@@ -6,7 +6,7 @@ Runs   on the loop.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pallet.build.dockerfile.stages import expand_word
@@ -44,8 +44,6 @@ class Scope:
     """The build context's vertex."""
     paths: set[str]
     """Paths of the context that anything asks for; ``/`` is all."""
-    used_globals: set[str] = field(default_factory=set)
-    unset_globals: dict[str, None] = field(default_factory=dict)
 
     def span(self, lines: tuple[int, int] | None) -> Span | None:
         """Lines of this Dockerfile."""
@@ -58,13 +56,12 @@ class Scope:
         wanted = {name.lower() for name in self.options.no_cache_stages}
         return self.options.no_cache or (bool(stage) and stage.lower() in wanted)
 
-    def global_word(self, text: str) -> str:
-        """Expand a word of a FROM.
+    def global_word(self, text: str, used: set[str]) -> str:
+        """Expand a word of a FROM; names that it used go into ``used``.
 
         Raises:
             DockerfileError: it cannot be.
         """
         result = expand_word(text, self.globals.values, self)
-        self.used_globals |= result.used
-        self.unset_globals |= result.unset
+        used |= result.used
         return result.text

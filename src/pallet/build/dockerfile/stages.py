@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pallet.build.dockerfile.state import StageState
 from pallet.errors import InvalidParameterError
 from pallet.spec import platform as platforms
+from pallet.spec import reference as references
 from pallet.spec.dockerfile import expand
 from pallet.spec.dockerfile import instructions as ins
 from pallet.spec.dockerfile.errors import DockerfileError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pallet.spec.dockerfile.parser import Document
 
 SCRATCH = "scratch"
+_HEX = frozenset("0123456789abcdef")
 _MAX_INDEX_DIGITS = 9
 
 
@@ -108,12 +110,15 @@ class Stages:
 
     def _stage(self, index: int, stage: StageText) -> StageState:
         scope, start = self.scope, stage.start
-        base_name = self._base_name(start)
+        used: set[str] = set()
+        base_name = self._base_name(start, used)
         parent = self._by_name.get(base_name)
-        platform = self._platform(start) or (parent.platform if parent is not None else scope.target)
+        if parent is None and base_name != SCRATCH and not scope.options.contexts:
+            image_reference(base_name)
+        platform = self._platform(start, used) or (parent.platform if parent is not None else scope.target)
         state = StageState(
             index=index, start=start, base_name=base_name, name=start.alias,
-            commands=stage.commands, platform=platform, target_platform=scope.target,
+            commands=stage.commands, used_globals=used, platform=platform, target_platform=scope.target,
             show_platform=scope.several_platforms, parent=parent,
             ignore_cache=scope.ignores_cache(start.alias))
         if parent is not None:
@@ -124,17 +129,17 @@ class Stages:
             state.total += 1
         return state
 
-    def _base_name(self, start: ins.From) -> str:
-        base = self.scope.global_word(start.base)
+    def _base_name(self, start: ins.From, used: set[str]) -> str:
+        base = self.scope.global_word(start.base, used)
         if not base:
             message = f"base name ({start.base}) should not be blank"
             raise DockerfileError(message)
         return base
 
-    def _platform(self, start: ins.From) -> platforms.Platform | None:
+    def _platform(self, start: ins.From, used: set[str]) -> platforms.Platform | None:
         if not start.platform:
             return None
-        text = self.scope.global_word(start.platform)
+        text = self.scope.global_word(start.platform, used)
         if not text:
             message = f"empty platform value from expression {start.platform}"
             wrong = start.platform.strip("${}")
@@ -215,6 +220,21 @@ def _mounts_nothing(command: ins.Instruction) -> bool:
         if fields.get("type", "bind") != "bind" and not fields.get("from"):
             return True
     return False
+
+
+def image_reference(text: str) -> str:
+    """A base's name in full; ids stay as they are.
+
+    Raises:
+        DockerfileError: it can be no image.
+    """
+    if text.startswith("sha256:") or (len(text) == 64 and set(text) <= _HEX):
+        return text
+    try:
+        return str(references.parse_normalized(text).with_default_tag())
+    except references.ReferenceFormatError as error:
+        message = f"failed to parse stage name {quote(text)}: {error}"
+        raise DockerfileError(message) from error
 
 
 def sources_of(command: ins.Instruction) -> list[str]:

@@ -86,6 +86,8 @@ class StageState:
     _env_items: tuple[str, ...] | None = None
     used: set[str] = field(default_factory=set)
     """Variables that words named and that have a value."""
+    used_globals: set[str] = field(default_factory=set)
+    """Those that its FROM named."""
 
     def root(self) -> Draft:
         """The vertex with its files so far."""
