@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pallet.errors import NotImplementedApiError
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -41,9 +39,7 @@ class BuildKitBuilder:
     async def describe(self, subrequest: str, request: BuildRequest, client: BuildClient, watch: Watch
                        ) -> Mapping[str, bytes]:
         """Answer a front end's subrequest."""
-        del request, client, watch
-        message = f"unsupported request {subrequest}"
-        raise NotImplementedApiError(message)
+        return await self._builder.describe(subrequest, request, client, watch)
 
     async def resolve_image(self, reference: str, platform: Platform, *, pull: bool, client: BuildClient,
                             watch: Watch) -> ResolvedImage:

@@ -26,16 +26,17 @@ from pallet.build.remote import RemoteContext
 from pallet.build.request import BuildResult
 from pallet.errors import InvalidParameterError, NotFoundError, NotImplementedApiError
 from pallet.image.lazyblobs import LazyBlobs
+from pallet.spec.dockerfile.errors import DockerfileError
 from pallet.spec.ignore import read_patterns
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from pallet.build.assembly import SolverParts
     from pallet.build.context import ContextStore
     from pallet.build.export.model import Notes, Pushes
-    from pallet.build.graph import Plan
+    from pallet.build.graph import LintWarning, Plan
     from pallet.build.ports import BuildClient, ResolvedImage, SolvedTarget
     from pallet.build.progress import Watch
     from pallet.build.request import BuildRequest, Export
@@ -93,10 +94,17 @@ class Builder:
     async def _plan(self, request: BuildRequest, job: Job, progress: Progress) -> tuple[bytes, Plan]:
         """Read the Dockerfile and say what there is to do."""
         source, exclude = await self._read(request, job, progress)
-        made = await plan(source, request.options, resolver=self.parts.images, client=job.client,
-                          watch=progress.watch, exclude=exclude)
-        for warning in made.warnings:
-            progress.watch(WarningEvent(vertex=progress.definition, warning=warning))
+        warnings: Sequence[LintWarning] = ()
+        try:
+            made = await plan(source, request.options, resolver=self.parts.images, client=job.client,
+                              watch=progress.watch, exclude=exclude)
+            warnings = made.warnings
+        except DockerfileError as error:
+            warnings = error.warnings
+            raise
+        finally:
+            for warning in warnings:
+                progress.watch(WarningEvent(vertex=progress.definition, warning=warning))
         return source, made
 
     async def _solve(self, request: BuildRequest, made: Plan, job: Job) -> list[SolvedTarget]:
@@ -125,6 +133,8 @@ class Builder:
         with progress.vertex(f"[internal] load build definition from {name.rpartition('/')[2]}") as vertex:
             progress.definition = vertex.digest
             source = await read("dockerfile", name)
+            if source is None and name.rpartition("/")[2] == "Dockerfile":
+                source = await read("dockerfile", f"{name.removesuffix('Dockerfile')}dockerfile")
         if options.remote_context and source is None:
             remote = RemoteContext(options.remote_context, solver=self.parts.solver, workers=self._workers,
                                    snapshotter=self._images.snapshotter, scratch=self._scratch)
@@ -170,6 +180,25 @@ class Builder:
             return trees.export_local if export.kind == "local" else trees.export_tar
         message = f"exporter {export.kind} could not be found"
         raise NotImplementedApiError(message)
+
+    async def describe(self, subrequest: str, request: BuildRequest, client: BuildClient,
+                       watch: Watch) -> Mapping[str, bytes]:
+        """Answer what a client asks of a Dockerfile: ``result.json``, ``result.txt``, ``version``.
+
+        Raises:
+            DockerfileError: the Dockerfile cannot be understood.
+            NotImplementedApiError: an unknown subrequest.
+        """
+        from pallet.build.dockerfile.subrequests import Asked  # few builds ask
+
+        progress = Progress(watch, request.ref)
+        job = Job(client=client, watch=watch, options=request.options, lease=await run_blocking(self._images.lease))
+        try:
+            source, exclude = await self._read(request, job, progress)
+            return await Asked(source, request.options, resolver=self.parts.images, client=client, watch=watch,
+                               exclude=exclude).answer(subrequest)
+        finally:
+            await asyncio.shield(self.parts.solver.end(job))
 
     async def resolve_image(self, reference: str, platform: Platform, *, pull: bool, client: BuildClient,
                             watch: Watch) -> ResolvedImage:
