@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pallet.api.buildkit import tunnel
 from pallet.api.buildkit.bridge import Bridge
 from pallet.api.buildkit.builds import Builds
 from pallet.api.buildkit.control import Control
@@ -33,6 +34,7 @@ class BuildKitService:
         self.server = Server({
             **Control(door, self.builds, self.history).methods(),
             **Bridge(door, self.builds).methods(),
+            "/moby.buildkit.v1.Control/Session": tunnel.serve_session(self.sessions),
             "/grpc.health.v1.Health/Check": self._health,
         })
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import socket
 import stat
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pallet.api.buildkit import filesync
+from pallet.api.buildkit import filesync, tunnel
 from pallet.api.buildkit.filesync import go_mode, unix_mode
+from pallet.api.buildkit.grpc import Server
 from pallet.api.buildkit.sessionclient import SessionClient
 from pallet.api.buildkit.wire.fsutil_pb2 import Packet, Stat
 from pallet.build.graph import LocalSource
@@ -191,6 +193,29 @@ async def test_a_session_id_is_used_once(tmp_path: Path) -> None:
             found.service.sessions.claim("s")
         with pytest.raises(InvalidParameterError, match="no session id"):
             found.service.sessions.claim("")
+
+
+async def test_a_session_may_come_through_a_call(tmp_path: Path) -> None:
+    async with world(tmp_path) as found:
+        client = await found.client()
+        here, there = socket.socketpair()
+        for end in (here, there):
+            end.setblocking(False)
+        served = SessionServer()
+        served.secrets["s"] = os.urandom(400_000)
+        server = Server(served.table())
+        await server.serve(here)
+        metadata = [("x-docker-expose-session-uuid", "tunnelled"),
+                    *(("x-docker-expose-session-grpc-method", method) for method in served.table())]
+        async with client.call("/moby.buildkit.v1.Control/Session", metadata) as call:
+            relay = asyncio.ensure_future(tunnel._relay(call, there))  # type: ignore[arg-type]
+            assert await client_of(found, "tunnelled").secret("s") == served.secrets["s"]
+            relay.cancel()
+            await asyncio.gather(relay, return_exceptions=True)
+        while found.service.sessions._sessions or found.service.server._tasks:
+            await asyncio.sleep(0)
+        await server.close()
+        there.close()
 
 
 async def test_secrets_agents_and_credentials(tmp_path: Path) -> None:
