@@ -90,6 +90,7 @@ class Loop:
         self.log = log
         self.stopping = False
         self._poll = select.epoll()
+        self._wake_lock = threading.Lock()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll.register(self._wake_fd, _READ)
         self._posted: deque[tuple[Connection | None, Callable[[], None]]] = deque()
@@ -109,8 +110,9 @@ class Loop:
     def post(self, action: Callable[[], None], connection: Connection | None = None) -> None:
         """Run ``action`` on the loop; if it fails, ``connection`` is closed."""
         self._posted.append((connection, action))
-        with suppress(BlockingIOError):
-            os.eventfd_write(self._wake_fd, 1)
+        with self._wake_lock, suppress(BlockingIOError):
+            if self._wake_fd >= 0:  # the action itself may have ended the loop
+                os.eventfd_write(self._wake_fd, 1)
 
     def stop(self, drain_s: float) -> None:
         """Accept nothing more, finish the requests in work for so long, then end ``run``."""
@@ -336,7 +338,9 @@ class Loop:
         self._quick.shutdown(wait=True, cancel_futures=True)
         self._slow.shutdown(wait=True, cancel_futures=True)
         self._poll.close()
-        os.close(self._wake_fd)
+        with self._wake_lock:
+            os.close(self._wake_fd)
+            self._wake_fd = -1
         self.log.flush()
 
 
