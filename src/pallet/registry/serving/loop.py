@@ -15,6 +15,7 @@ import re
 import secrets
 import select
 import socket
+import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -90,7 +91,7 @@ class Loop:
         self.log = log
         self.stopping = False
         self._poll = select.epoll()
-        self._wake_lock = threading.Lock()
+        self._wake_lock = threading.RLock()  # ``stop`` may come from a signal handler
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll.register(self._wake_fd, _READ)
         self._posted: deque[tuple[Connection | None, Callable[[], None]]] = deque()
