@@ -21,7 +21,8 @@ from pallet.registry.store import open_store
 from pallet.spec import digest as digests
 from tests.support import registrystore as stores
 from tests.support.daemon import pallet_command
-from tests.support.registry import MANIFEST, BuiltImage, build_image, free_port
+from tests.support.registry import MANIFEST, BuiltImage, build_image
+from tests.support.registryserver import Server
 from tests.support.scratch import TreeTar
 from tests.support.waiting import eventually
 
@@ -31,50 +32,6 @@ if TYPE_CHECKING:
     from pallet.registry.config import S3Config
 
 MIB = 1 << 20
-
-
-class Server:
-    """``pallet registry serve`` with a configuration."""
-
-    def __init__(self, config: Path, wrap: tuple[str, ...] = ()) -> None:
-        self.config, self.port = config, free_port()
-        self.log = config.with_suffix(f".{self.port}.log")
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*wrap, *pallet_command(), "registry", "serve", "--config", config, "--address",
-                 f"127.0.0.1:{self.port}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
-                start_new_session=True)
-        eventually(self._answers, what="the registry answers")
-
-    def _answers(self) -> bool:
-        assert self.process.poll() is None, self.log.read_text()
-        return self.request("GET", "/v2/")[0] == 200
-
-    def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        with contextlib.closing(connection):
-            connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
-            reply = connection.getresponse()
-            return reply.status, {name.lower(): value for name, value in reply.getheaders()}, reply.read()
-
-    def push(self, name: str, data: bytes) -> str:
-        digest = digests.of_bytes(data)
-        status, _, reply = self.request("POST", f"/v2/{name}/blobs/uploads/?digest={digest}", data)
-        assert status == 201, reply
-        return digest
-
-    def push_image(self, name: str, tag: str, data: bytes) -> None:
-        record = stores.image([digests.parse(self.push(name, data))])
-        status, _, reply = self.request("PUT", f"/v2/{name}/manifests/{tag}", record.raw, Content_Type=MANIFEST)
-        assert status == 201, reply
-
-    def kill(self) -> None:
-        """End it with its workers, as a power cut would."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(20)
 
 
 def command(*arguments: Any) -> tuple[int, str]:
@@ -182,6 +139,7 @@ class Balancer:
                 self._left -= len(data) if counted else 0
                 if counted and self._left < 0:
                     self._servers[0].kill()
+        with contextlib.suppress(OSError):  # also after a reset: the other side must not wait for ever
             target.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:

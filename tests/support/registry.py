@@ -220,11 +220,13 @@ def bcrypt_line(user: str, password: str) -> str:
 
 @dataclass(slots=True)
 class PalletRegistry(Registry):
-    """``pallet registry serve`` from this source tree."""
+    """``pallet registry serve`` from this source tree; ``workers`` 0 is as many as it takes by itself."""
+
+    workers: int = 0
 
     def argv(self) -> list[str]:
         """Own storage root and port."""
         from tests.support.daemon import pallet_command
 
         return [*pallet_command(), "registry", "serve", "--address", self.address,
-                "--root", str(self.root / "store")]  # fmt: skip
+                "--root", str(self.root / "store"), "--workers", str(self.workers)]  # fmt: skip

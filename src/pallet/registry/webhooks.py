@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 _BATCH: Final = 32
 _POLL_S: Final = 2.0
 _LONGEST_S: Final = 600.0
-_LEASE_S: Final = 30.0
+_LEASE_S: Final = 5.0
 """Beyond the time-out of the request."""
 _KEPT_S: Final = 7 * 86400.0
 _PURGE_TURNS: Final = 1800

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pallet.registry.server import RegistryServer
+from tests.support.registry import PalletRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,11 +102,16 @@ def digest(data: bytes, algorithm: str = "sha256") -> str:
     return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture(scope="module", params=["server", "workers"])
+def authority(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One server in this process, and the command with two worker processes."""
     target = os.environ.get("PALLET_DISTRIBUTION_TARGET")
     if target:
         yield target
+        return
+    if request.param == "workers":
+        with PalletRegistry(tmp_path_factory.mktemp("workers"), workers=2) as running:
+            yield running.address
         return
     server = RegistryServer(("127.0.0.1", 0), tmp_path_factory.mktemp("registry"))
     server.start()

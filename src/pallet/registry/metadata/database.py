@@ -12,6 +12,7 @@ refers to) or by ``for_update``.
 from __future__ import annotations
 
 import queue
+import select
 import sqlite3
 import threading
 import time
@@ -289,7 +290,9 @@ class PostgresDatabase:
         with self._slots:
             try:
                 since, connection = self._idle.get_nowait()
-                if time.monotonic() - since > _TRUSTED_S and not self._answers(connection):
+                # A server that went away has said so; one that idled for long is asked.
+                suspect = time.monotonic() - since > _TRUSTED_S or _has_input(connection.fileno())
+                if suspect and not self._answers(connection):
                     connection = self._connect()
             except queue.Empty:
                 connection = self._connect()
@@ -349,3 +352,10 @@ class PostgresDatabase:
         """See ``Database``."""
         while not self._idle.empty():
             self._idle.get_nowait()[1].close()
+
+
+def _has_input(fd: int) -> bool:
+    """Whether something was sent unasked, or the connection ended."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
