@@ -6,9 +6,11 @@ import contextlib
 import http.client
 import json
 import os
+import signal
 import ssl
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jwt
@@ -23,7 +25,6 @@ from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.support.daemon import Daemon
     from tests.support.dockercli import DockerCli
@@ -381,6 +382,31 @@ def test_users_and_rules_change_while_it_runs(tmp_path: Path) -> None:
                                for _ in range(8)), what="the new rule")
         assert run_pallet("registry", "htpasswd", "--delete", str(users), "carl").returncode == 0
         assert server.request("GET", "/v2/", headers=carl)[0] == 401
+
+
+def test_a_worker_that_takes_another_s_place_goes_by_what_is_in_force(tmp_path: Path) -> None:
+    """Rules and certificate of the last SIGHUP, not of the start."""
+    certificates = Certificates(tmp_path / "tls")
+    users = write_users(tmp_path / "users", PEOPLE)
+    config = auth(users) + certificates.settings + "[http]\nworkers = 1\n"
+    bob = {"Authorization": basic("bob", PEOPLE["bob"])}
+    with GuardedRegistry(tmp_path / "registry", config=config, certificates=certificates) as server:
+        before = _certificate(server)
+        certificates.renew()
+        assert server.request("GET", "/v2/team/a/tags/list", headers=bob)[0] == 404
+        server.reload(config.replace('groups = ["readers"]', 'users = ["ann"]'))
+        eventually(lambda: server.request("GET", "/v2/team/a/tags/list", headers=bob)[0] == 403, what="the new rule")
+        (worker,) = _workers(server)
+        os.kill(worker, signal.SIGKILL)
+        eventually(lambda: _workers(server) not in ([], [worker]), what="another worker")
+        assert server.request("GET", "/v2/team/a/tags/list", headers=bob)[0] == 403
+        assert _certificate(server) != before
+
+
+def _workers(server: GuardedRegistry) -> list[int]:
+    assert server.process is not None
+    pid = server.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_limits_hold_across_workers(docker: DockerCli, tmp_path: Path) -> None:

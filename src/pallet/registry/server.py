@@ -13,11 +13,12 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import closing
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from pallet.registry.auth import OpenAccess
-from pallet.registry.auth.guard import ReloadableAccess, access_of
+from pallet.registry.auth.guard import ReloadableAccess
 from pallet.registry.auth.settings import TlsConfig
 from pallet.registry.config import RegistryConfig, StorageConfig
 from pallet.registry.events import Events
@@ -202,7 +203,7 @@ def serve(
     """
     settings = config or RegistryConfig(storage=StorageConfig(root=str(root)))
     # Before the workers are forked, so that they count together, and errors appear once.
-    access = ReloadableAccess(access_of(settings))
+    access = ReloadableAccess(settings)
     tls_context(settings.tls)
     where = parse_address(address)
     with closing(open_store(settings)) as store:  # errors appear here, once
@@ -213,11 +214,22 @@ def serve(
     count = settings.http.workers or workers.default_count()
     cells = Cells(count)
 
+    present = settings
+
     def make(index: int, sockets: listeners.Sockets) -> RegistryServer:
         return RegistryServer(where, root, access=access, allow_delete=allow_delete,
-                              config=settings, reread=reread, sockets=sockets, metrics=Metrics(cells, index),
+                              config=present, reread=reread, sockets=sockets, metrics=Metrics(cells, index),
                               first=index == 0)
 
+    def reload() -> None:
+        """So that a worker which takes another's place begins with what is in force."""
+        nonlocal present
+        if reread is not None:
+            config = reread()
+            if (tls_context(config.tls) is None) == (tls_context(present.tls) is None):
+                present = replace(present, tls=config.tls)
+            access.reload(config)
+
     with listeners.shared(where, settings.metrics.address, count) as sockets:
-        supervisor = workers.Supervisor(make, sockets, cells, drain_s=settings.http.drain_s)
+        supervisor = workers.Supervisor(make, sockets, cells, drain_s=settings.http.drain_s, reload=reload)
         supervisor.run(lambda: ready(listeners.authority(sockets[0].main)) if ready is not None else None)

@@ -391,7 +391,7 @@ def test_reload_takes_effect_or_changes_nothing(tmp_path: Path) -> None:
     storage = StorageConfig(root=str(tmp_path))
     users = str(write_users(tmp_path / "users"))
     closed = RegistryConfig(storage=storage, auth=AuthConfig(htpasswd=users))
-    access = ReloadableAccess(access_of(RegistryConfig(storage=storage)))
+    access = ReloadableAccess(RegistryConfig(storage=storage))
     access.authorize("", PUSH, "http://r")
     access.reload(closed)
     assert not access.is_open

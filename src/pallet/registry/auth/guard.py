@@ -22,7 +22,7 @@ from pallet.errors import InvalidParameterError
 from pallet.registry.auth import keys
 from pallet.registry.auth.endpoint import TokenEndpoint
 from pallet.registry.auth.libraries import HASHING, SIGNING, require
-from pallet.registry.auth.limits import Limits
+from pallet.registry.auth.limits import Buckets, Limits
 from pallet.registry.auth.model import ANYBODY, TOKEN_PATH, Access, Caller, OpenAccess, basic_credentials
 from pallet.registry.auth.passwords import Passwords
 from pallet.registry.auth.rules import Policy
@@ -33,7 +33,6 @@ from pallet.registry.codes import RegistryHttpError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pallet.registry.auth.limits import Buckets
     from pallet.registry.auth.model import AccessControl
     from pallet.registry.auth.settings import RuleConfig
     from pallet.registry.auth.tokens import Claims
@@ -86,11 +85,6 @@ class GuardedAccess:
             _verifier(token) if token is not None else None
         self._endpoint = None if token is None or self._issuer is None else TokenEndpoint(
             self._issuer, self._users, self._policy, service=token.service, check=self._check)
-
-    @property
-    def buckets(self) -> Buckets:
-        """What was counted so far."""
-        return self._limits.buckets
 
     def prompt(self, header: str, access: Access) -> bool:
         """See ``AccessControl``."""
@@ -198,10 +192,12 @@ class GuardedAccess:
 
 
 class ReloadableAccess:
-    """An access control that is replaced while requests come."""
+    """The access control of a configuration, replaced while requests come. Make it before workers are forked."""
 
-    def __init__(self, current: AccessControl) -> None:
-        self._current = current
+    def __init__(self, config: RegistryConfig) -> None:
+        """Begin; InvalidParameterError for settings that are wrong."""
+        self._buckets = Buckets()
+        self._current = access_of(config, self._buckets)
 
     def reload(self, config: RegistryConfig) -> None:
         """Go by another configuration; what was counted goes on.
@@ -209,8 +205,7 @@ class ReloadableAccess:
         Raises:
             InvalidParameterError: something is wrong with it; nothing changed.
         """
-        current = self._current
-        self._current = access_of(config, current.buckets if isinstance(current, GuardedAccess) else None)
+        self._current = access_of(config, self._buckets)
 
     @property
     def is_open(self) -> bool:

@@ -66,8 +66,9 @@ class Supervisor:
     """Keeps one worker for each of ``sockets``."""
 
     def __init__(self, make: Callable[[int, Sockets], Worker], sockets: Sequence[Sockets], cells: Cells,
-                 *, drain_s: float) -> None:
+                 *, drain_s: float, reload: Callable[[], None] = lambda: None) -> None:
         self._make = make
+        self._reload = reload
         self._sockets = sockets
         self._cells = cells
         self._drain_s = drain_s
@@ -117,6 +118,12 @@ class Supervisor:
             if number in {signal.SIGTERM, signal.SIGINT}:
                 return
             if number == signal.SIGHUP:
+                try:
+                    self._reload()
+                except PalletError:
+                    pass  # workers say what is wrong
+                except Exception:
+                    logger.exception("reload failed; what was in force stays")
                 self._signal(signal.SIGHUP)
             for index, code, early in self._reap():
                 logger.warning("worker %d ended with %d: starting another", index, code)
