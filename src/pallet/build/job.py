@@ -55,6 +55,8 @@ class Job:
     held: list[str] = field(default_factory=list)
     """Cache records held."""
     trees: dict[LocalSource, asyncio.Task[ContextTree]] = field(default_factory=dict)
+    uploads: dict[str, Solved] = field(default_factory=dict)
+    """What the client piped in, by URL: it can be had once."""
     failed: dict[str, FailedState] = field(default_factory=dict)
     """States kept for a debug shell, by ``BuildError.state``."""
 
@@ -64,7 +66,9 @@ class Job:
 
     def tell(self, vertex: Vertex, *, started_ns: int = 0, completed_ns: int = 0, cached: bool = False,
              error: str = "") -> None:
-        """Tell where a vertex is."""
+        """Tell where a vertex is; one without a name is nobody's to see."""
+        if not vertex.name:
+            return
         self.watch(VertexEvent(
             digest=self.digest(vertex), name=vertex.name, inputs=tuple(self.digest(below) for below in vertex.inputs),
             started_ns=started_ns, completed_ns=completed_ns, cached=cached, error=error, span=vertex.span))

@@ -135,6 +135,7 @@ class Builder:
             source = await read("dockerfile", name)
             if source is None and name.rpartition("/")[2] == "Dockerfile":
                 source = await read("dockerfile", f"{name.removesuffix('Dockerfile')}dockerfile")
+            vertex.transferred("transferring dockerfile:", len(source or b""))
         if options.remote_context and source is None:
             remote = RemoteContext(options.remote_context, solver=self.parts.solver, workers=self._workers,
                                    snapshotter=self._images.snapshotter, scratch=self._scratch)
@@ -146,10 +147,11 @@ class Builder:
         if not source.strip():
             message = f"the Dockerfile ({name}) cannot be empty"
             raise InvalidParameterError(message)
-        with progress.vertex("[internal] load .dockerignore"):
+        with progress.vertex("[internal] load .dockerignore") as vertex:
             ignore = await read("dockerfile", f"{name}.dockerignore")
             if ignore is None:
                 ignore = await read("context", ".dockerignore")
+            vertex.transferred("transferring context:", len(ignore or b""))
         return source, tuple(read_patterns(ignore)) if ignore else ()
 
     async def _export(self, request: BuildRequest, made: Plan, targets: list[SolvedTarget], job: Job,

@@ -141,6 +141,7 @@ async def _resolve_one(state: StageState, stages: Stages, resolver: Resolver) ->
     scope = stages.scope
     try:
         if state.name and await _named_context(state, state.name, scope, resolver):
+            state.replaced = True
             return
         if state.parent is not None:
             return
@@ -203,7 +204,6 @@ async def _named_context(state: StageState, name: str, scope: Scope, resolver: R
     else:
         message = f"unsupported context source {scheme} for {name}"
         raise DockerfileError(message)
-    state.replaced = True
     state.parent = None
     return True
 

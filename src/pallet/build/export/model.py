@@ -63,6 +63,12 @@ class VertexProgress:
         self._watch(VertexEvent(digest=self.digest, name=self._name, started_ns=self._started_ns,
                                 completed_ns=time.time_ns(), error=error))
 
+    def transferred(self, name: str, size_bytes: int) -> None:
+        """Tell of bytes that came from the client since the vertex began."""
+        now = time.time_ns()
+        self._watch(StatusEvent(id=name, vertex=self.digest, name="transferring", current=size_bytes, timestamp_ns=now,
+                                started_ns=self._started_ns, completed_ns=now))
+
     @contextmanager
     def status(self, name: str) -> Iterator[None]:
         """Tell of a part of it, from its beginning to its end."""

@@ -146,12 +146,16 @@ class Sources:
     async def _upload(self, op: graph.HttpSource, vertex: Vertex, job: Job) -> Solved:
         """What the client pipes in; never the same twice, so nothing is looked up."""
         del vertex
+        if (known := job.uploads.get(op.url)) is not None:
+            return known
         async with self._snapshot() as (key, upper):
             target = os.path.join(upper, op.filename)
             checksum, _ = await downloads.store(await job.client.upload(op.url), target)
             await run_blocking(os.utime, target, ns=(0, 0))
-            return await self._keep(key, job, [combine("upload", [checksum, op.filename])], CacheRecord(
+            found = await self._keep(key, job, [combine("upload", [checksum, op.filename])], CacheRecord(
                 id="", kind=_HTTP, description="context from the client", checksums=(checksum,)))
+            job.uploads[op.url] = found
+            return found
 
     # Checkouts
 
