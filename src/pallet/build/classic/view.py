@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pallet.build.graph import FileOp, RunOp
+from pallet.build.graph import FileOp, ImageSource, RunOp
 from pallet.build.progress import LogEvent, StatusEvent, VertexEvent
 from pallet.spec.engine.progress import ProgressDetail, ProgressMessage
 
@@ -236,16 +236,19 @@ def steps_of(document: Document, plan: Plan, target: str, labels: Mapping[str, s
     last = names.get(target.lower(), stage) if target else stage
     needed |= {-1, last}
     found: list[Step] = []
+    tops = [target_.vertex for target_ in plan.targets]
     for node, stage in zip(document.nodes, stages, strict=True):
         if stage not in needed or stage > last:
             continue
         own = tuple(vertex for vertex in vertices if _within(vertex, node))
-        image = next((vertex.op.digest for vertex in own if hasattr(vertex.op, "digest")), "")
+        name = node.args[0] if node.name == "from" and node.args else ""
+        image = _base(own) or next((_base([vertex]) for other, at in zip(document.nodes, stages, strict=True)
+                                    if at == stage for vertex in vertices if _within(vertex, other)), "")
         found.append(Step(
             text=node.original, kind=node.name, stage=stage, vertices=own,
             triggers=sum(1 for vertex in own if isinstance(vertex.op, (RunOp, FileOp))) if node.name == "from" else 0,
-            base=str(image).removeprefix("sha256:"),
-            base_stage=names.get(node.args[0].lower(), -1) if node.name == "from" and node.args else -1))
+            base="" if name == "scratch" else image or (_base(tops) if stage == last else ""),
+            base_stage=names.get(name.lower(), -1) if name else -1))
     found += [Step(text=f"LABEL {name}={value}", kind="label", stage=last) for name, value in sorted(labels.items())]
     return found
 
@@ -263,6 +266,17 @@ def _stage_name(node: Node) -> str:
 
 def _within(vertex: Vertex, node: Node) -> bool:
     return vertex.span is not None and node.start <= vertex.span.start <= node.end
+
+
+def _base(vertices: Sequence[Vertex]) -> str:
+    """Bare digest of the image at the bottom of the first of the vertices; two stages may share its vertex."""
+    for vertex in vertices:
+        below = vertex
+        while below.inputs and not isinstance(below.op, ImageSource):
+            below = below.inputs[0]
+        if isinstance(below.op, ImageSource):
+            return below.op.digest.removeprefix("sha256:")
+    return ""
 
 
 def _reachable(tops: Iterable[Vertex]) -> list[Vertex]:
