@@ -211,3 +211,13 @@ def test_many_requests_with_one_password_wait_for_one_hash(monkeypatch: pytest.M
         thread.join()
     assert sorted(answers) == [False] * 5 + [True] * 5
     assert sorted(calls) == [b"secret", b"wrong"]
+
+
+def test_changes_within_a_tick_of_the_clock_are_seen(tmp_path: Path) -> None:
+    """In place, of the same length: the file's time may not tell them apart."""
+    path = write_users(tmp_path / "users", {"joe": "secret0"})
+    users = Passwords(path)
+    for number in range(1, 20):
+        write_users(path, {"joe": f"secret{number % 10}"})
+        assert users.check("joe", f"secret{number % 10}")
+        assert not users.remembers("joe", f"secret{(number - 1) % 10}")

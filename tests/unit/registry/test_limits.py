@@ -149,6 +149,8 @@ def test_pulls_are_limited_as_on_docker_hub(store: RegistryStore) -> None:
     joe = call(routes, "GET", "/v2/a/manifests/1", header=basic("joe", "secret"))
     assert joe.headers["RateLimit-Remaining"] == "4;w=21600"
     assert joe.headers["Docker-RateLimit-Source"] == "joe"
+    named = Limits(limits).pull("jö\r\nX: y", "192.0.2.1", counted=False)
+    assert named["Docker-RateLimit-Source"] == "j%C3%B6%0D%0AX: y"
 
 
 def test_requests_are_limited(store: RegistryStore) -> None:

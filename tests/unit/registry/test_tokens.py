@@ -119,6 +119,8 @@ def test_texts_that_are_no_tokens(verifier: Verifier) -> None:
     good = signed(claims())
     head, body, signature = good.split(".")
     wrong = base64.urlsafe_b64encode(json.dumps(claims(sub="root")).encode()).rstrip(b"=").decode()
+    nested = base64.urlsafe_b64encode(b'{"alg":"RS256","kid":"k","x":' + b"[" * 11_000).decode().rstrip("=")
+    assert verifier.verify(f"{nested}.{body}.{signature}") is None
     for text in ("", ".", "..", "...", "a.b.c", "é.é.é", "\0", good + "x", good + ".x", good[:-4], f"{head}.{body}",
                  f"{head}.{body}.", f"{head}.{wrong}.{signature}", f"{head}..{signature}", good * 50,
                  "x" * 100_000, good.replace("-", "+").replace("_", "/") + "="):

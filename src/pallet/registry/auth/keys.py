@@ -333,7 +333,7 @@ def parse_jwks(raw: bytes, where: str) -> dict[str, VerifyingKey]:
             if alg in key.algorithms:
                 key = VerifyingKey(key=key.key, algorithms=(alg,))
             found[str(entry.get("kid") or thumbprint(entry))] = key
-    except (ValueError, KeyError, TypeError, AttributeError, jwt.PyJWTError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, jwt.PyJWTError) as error:
         message = f"{where}: not a JWK set: {error}"
         raise InvalidParameterError(message) from error
     if not found:

@@ -24,6 +24,7 @@ import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 from pallet.registry.auth.settings import Rate, parse_rate
 from pallet.registry.codes import RegistryHttpError
@@ -147,7 +148,8 @@ class Limits:
         taken = self.buckets.take(f"pull-{kind}", subject, rate, amount=int(counted))
         window = f";w={math.ceil(rate.period_s)}"
         headers = {"RateLimit-Limit": f"{rate.count}{window}",
-                   "RateLimit-Remaining": f"{taken.remaining}{window}", "Docker-RateLimit-Source": subject}
+                   "RateLimit-Remaining": f"{taken.remaining}{window}",
+                   "Docker-RateLimit-Source": quote(subject, safe=" :/@+")}
         if not taken.allowed:
             more = "" if user else " You may increase the limit by authenticating."
             raise _too_many(f"You have reached your {'' if user else 'unauthenticated '}pull rate limit.{more}",

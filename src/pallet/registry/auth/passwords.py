@@ -37,6 +37,8 @@ _REMEMBER_S = 300.0
 _REMEMBER_WRONG_S = 10.0
 _REMEMBERED = 4096
 _MAX_PASSWORD_BYTES = 4096
+_SETTLED_NS = 100_000_000
+"""A file changed more recently may change again within a tick of the clock that stamps it."""
 _WAITING = 64
 """Checks under way or waiting, beyond which clients are told to come again."""
 
@@ -51,10 +53,13 @@ class Passwords:
     def __init__(self, source: Path | Mapping[str, str], *, now: Callable[[], float] = time.monotonic) -> None:
         self._path = source if isinstance(source, Path) else None
         self._now = now
-        self._stamp = self._stat()
+        self._stamp: tuple[int, ...] | None = None
+        if isinstance(source, Path):
+            self._stamp = self._stat()
         self._hashes: Mapping[str, str] = (
             htpasswd.read(source) if isinstance(source, Path) else dict(source))
         self._reading = threading.Lock()
+        self._problem = ""
         self._key = secrets.token_bytes(32)
         self._known: OrderedDict[bytes, tuple[bool, float]] = OrderedDict()
         self._lock = threading.Lock()
@@ -137,30 +142,37 @@ class Passwords:
             self._decoy = htpasswd.hash_password(secrets.token_hex(16))
         return self._decoy
 
-    def _stat(self) -> tuple[int, int, int] | None:
-        if self._path is None:
-            return None
+    def _stat(self) -> tuple[int, ...]:
+        """What changes with the file; () when there is none."""
+        assert self._path is not None
         try:
-            status = self._path.stat()
+            status = os.stat(self._path)
         except OSError:
-            return None
+            return ()
+        if time.time_ns() - status.st_mtime_ns < _SETTLED_NS:
+            return status.st_mtime_ns, status.st_ino, status.st_size, time.monotonic_ns()
         return status.st_mtime_ns, status.st_ino, status.st_size
 
     def _current(self) -> Mapping[str, str]:
         """The users, read again when the file is another one; a file that is wrong changes nothing."""
+        if self._path is None:
+            return self._hashes
         stamp = self._stat()
         if stamp == self._stamp:
             return self._hashes
         with self._reading:
-            if stamp == self._stamp or self._path is None:
+            if stamp == self._stamp:
                 return self._hashes
             self._stamp = stamp
             try:
                 self._hashes = htpasswd.read(self._path)
             except InvalidParameterError as error:
-                logger.error("the users stay as they were: %s", error)  # noqa: TRY400 - no traceback wanted
+                if str(error) != self._problem:
+                    logger.error("the users stay as they were: %s", error)  # noqa: TRY400 - no traceback wanted
+                self._problem = str(error)
             else:
-                logger.info("read %d users from %s", len(self._hashes), self._path)
+                self._problem = ""
+                logger.debug("read %d users from %s", len(self._hashes), self._path)
         return self._hashes
 
 

@@ -104,7 +104,7 @@ class Verifier:
                 token, key.key, algorithms=list(key.algorithms), audience=self._service, issuer=self._issuer,
                 leeway=_LEEWAY_S, options={"require": ["exp", "iss", "aud"]})
             return _claims(claims)
-        except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError, RecursionError) as error:
             logger.debug("token refused: %s", error)
             return None
 
