@@ -54,16 +54,16 @@ class ManifestRoutes:
 
     def _get(self, request: RegistryRequest, name: str, ref: str, user: str) -> RegistryResponse:
         by_tag, head = references.is_tag(ref), request.method == "HEAD"
-        digest = self._store.resolve(name, ref) if by_tag else parse_digest(ref)
-        record = self._store.manifest(name, digest, push=head and not by_tag)
+        record = (self._store.tagged(name, ref) if by_tag
+                  else self._store.manifest(name, parse_digest(ref), push=head))
         keep_s = self._store.keep_s if head and not by_tag else math.inf
         if not head and self._events.wanted("pull", name):
             keep_s = 0.0  # each one is told of
             self._store.notify(self._events.pulled(request, user, name, record, ref if by_tag else ""))
         return RegistryResponse(
             status=200, body=record.raw, keep_s=keep_s,
-            headers={"Content-Type": record.media_type, "Docker-Content-Digest": digest,
-                     "ETag": f'"{digest}"'})
+            headers={"Content-Type": record.media_type, "Docker-Content-Digest": record.digest,
+                     "ETag": f'"{record.digest}"'})
 
     def _put(self, request: RegistryRequest, name: str, ref: str, user: str) -> RegistryResponse:
         raw = _read_manifest(request, self._max_bytes)

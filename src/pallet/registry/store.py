@@ -14,6 +14,7 @@ deleted go after it. Every object is named by a blob, a session or the trash.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from pallet.registry.metadata.open import MetadataStore
     from pallet.registry.metadata.records import BlobRecord, Delivery, ManifestRecord
     from pallet.types import Digest
+
+
+logger = logging.getLogger(__name__)
 
 
 class RegistryStore:
@@ -125,6 +129,17 @@ class RegistryStore:
             raise RegistryHttpError("MANIFEST_UNKNOWN", {"digest": digest})
         return record
 
+    def tagged(self, name: str, tag: str) -> ManifestRecord:
+        """The manifest a tag points to.
+
+        Raises:
+            RegistryHttpError: MANIFEST_UNKNOWN.
+        """
+        record = self._content.tagged(name, tag)
+        if record is None:
+            raise RegistryHttpError("MANIFEST_UNKNOWN", {"name": name, "tag": tag})
+        return record
+
     def resolve(self, name: str, tag: str) -> Digest:
         """Digest a tag points to.
 
@@ -137,9 +152,12 @@ class RegistryStore:
         return digest
 
     def notify(self, deliveries: Sequence[Delivery]) -> None:
-        """Queue notifications of something that changed nothing."""
+        """Queue notifications of something that changed nothing, and that goes on if they are lost."""
         if deliveries and self.capacity.writable():
-            self.metadata.deliveries.add(deliveries)
+            try:
+                self.metadata.deliveries.add(deliveries)
+            except Exception:
+                logger.exception("a notification is lost")
             self.on_delivery()
 
     def untag(self, name: str, tag: str, deliveries: Sequence[Delivery] = ()) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import socket
+import ssl
+import subprocess
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -61,9 +64,11 @@ def server(tmp_path: Path) -> Iterator[RegistryServer]:
 class Client:
     """A connection that says exactly what it is told."""
 
-    def __init__(self, server: RegistryServer) -> None:
+    def __init__(self, server: RegistryServer, tls: ssl.SSLContext | None = None) -> None:
         host, _, port = server.authority.rpartition(":")
         self.sock = socket.create_connection((host, int(port)), timeout=20)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock)
         self.file = self.sock.makefile("rb")
 
     def __enter__(self) -> Client:
@@ -380,6 +385,49 @@ def test_failures_have_an_id(server: RegistryServer, caplog: pytest.LogCaptureFi
     assert (status, headers["x-request-id"]) == (500, "mine-1")
     assert json.loads(body)["errors"][0]["detail"] == {"request": "mine-1"}
     assert "mine-1" in caplog.text
+
+
+def test_files_that_are_not_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is waited for in threads, a window at a time; the bytes are the same."""
+    data = bytes(range(251)) * 20000
+    asked: list[int] = []
+
+    def cold(fd: int, buffers: object, offset: int, flags: int = 0) -> int:
+        asked.append(offset)
+        raise BlockingIOError
+
+    with serving(settings(tmp_path)) as server, Client(server) as client:
+        digest = stores.push_blob(server.store, "a", data)
+        monkeypatch.setattr(os, "preadv", cold)
+        assert client.ask(f"GET /v2/a/blobs/{digest} HTTP/1.1")[2] == data
+        assert client.ask("GET /v2/ HTTP/1.1")[0] == 200
+    assert len(set(asked)) >= 5
+
+
+@pytest.mark.needs("openssl")
+def test_tls(tmp_path: Path) -> None:
+    """Uploads, large files to a reader that takes its time, and plain HTTP, which is told so."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                    "-keyout", key, "-out", certificate, "-days", "1", "-subj", "/CN=r"], check=True,
+                   capture_output=True)
+    data = bytes(range(256)) * 16384
+    context = ssl.create_default_context(cafile=certificate)
+    context.check_hostname = False
+    with serving(settings(tmp_path / "store"), tls=(certificate, key)) as server:
+        with Client(server, context) as client:
+            digest = digests.of_bytes(data)
+            assert client.ask(f"POST /v2/a/blobs/uploads/?digest={digest} HTTP/1.1\n"
+                              f"Content-Length: {len(data)}", data)[0] == 201
+            for _ in range(3):
+                client.send(f"GET /v2/a/blobs/{digest} HTTP/1.1")
+            assert [client.reply()[2] for _ in range(3)] == [data] * 3
+            client.send("GET /v2/ HTTP/1.1\nConnection: close")
+            assert client.reply()[2] == b"{}"
+            assert client.ended()
+        with Client(server) as plain:
+            plain.send("GET /v2/ HTTP/1.1")
+            assert b"HTTP request to an HTTPS server" in plain.file.read()
 
 
 # --- bodies

@@ -142,7 +142,7 @@ class Connection:
                     os.write(self.sock.fileno(), b"HTTP/1.0 400 Bad Request\r\n\r\n"
                              b"Client sent an HTTP request to an HTTPS server.\n")
             logger.debug("TLS handshake with %s: %s", self.peer, error)
-            self.close()
+            self._end()
             return
         self.state = _READING
         self.deadline = time.monotonic() + self._loop.settings.idle_s
