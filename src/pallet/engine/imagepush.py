@@ -172,7 +172,7 @@ class _Gatherer:
     def _for_platform(self, tagged: Reference, image: Image, target: Digest | None,
                       indexes: list[StoredManifest], platform: Platform) -> PushManifest:
         for index in indexes:
-            entries = [entry for entry in index.index().manifests if not entry.is_attestation]
+            entries = [entry for entry in index.index().manifests if not entry.is_for_nothing]
             for position in platforms.choose(platform, [entry.platform for entry in entries]):
                 stored = _stored(self._content, entries[position].digest)
                 if stored is not None and not stored.is_index:

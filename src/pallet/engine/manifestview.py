@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from pallet.image.store import ImageStore
     from pallet.types import Digest
 
-_FOR = "vnd.docker.reference.digest"
-
 
 def summaries(store: ImageStore, image: Image) -> list[ImageManifestSummary]:
     """Every manifest of the indexes that an image's names stand for; else its own."""
@@ -64,22 +62,27 @@ def _summary(store: ImageStore, entry: spec.Descriptor, image: Image | None) -> 
     stored = _stored(store, entry.digest)
     content = _content_bytes(store, stored) if stored is not None else 0
     unpacked = image.size_bytes if image is not None else 0
-    kind = "attestation" if entry.is_attestation else "image"
-    subject = (entry.annotations or {}).get(_FOR, "")
+    kind = "attestation" if entry.is_attestation else "unknown" if entry.is_for_nothing else "image"
     return ImageManifestSummary(
         id=entry.digest, descriptor=msgspec.convert(msgspec.to_builtins(entry), Descriptor),
-        available=stored is not None and (image is not None or entry.is_attestation),
+        available=stored is not None and (
+            image is not None or (entry.is_attestation and _is_whole(store, stored))),
         size=ManifestSize(content=content, total=content + unpacked), kind=kind,
-        image_data=None if entry.is_attestation else ImageManifestData(
+        image_data=None if entry.is_for_nothing else ImageManifestData(
             platform=_platform(entry.platform or Platform()),
             containers=[user.container_id for user in store.users(image.id)] if image else [],
             size=UnpackedSize(unpacked=unpacked)),
-        attestation_data=AttestationData(for_=subject) if entry.is_attestation else None)
+        attestation_data=AttestationData(for_=entry.attests) if entry.is_attestation else None)
 
 
 def _platform(platform: Platform) -> DescriptorPlatform:
     return msgspec.convert({"os": "", "architecture": "", **msgspec.to_builtins(platform)},
                            DescriptorPlatform)
+
+
+def _is_whole(store: ImageStore, stored: spec.StoredManifest) -> bool:
+    manifest = stored.manifest()
+    return all(store.content.has(part.digest) for part in (manifest.config, *manifest.layers))
 
 
 def _content_bytes(store: ImageStore, stored: spec.StoredManifest) -> int:

@@ -58,7 +58,7 @@ def _entries(content: ContentStore, digest: Digest) -> tuple[tuple[Digest, bool]
         if spec.sniff_media_type(raw) not in spec.INDEX_TYPES:
             return ()
         return tuple((entry.digest, entry.media_type in spec.INDEX_TYPES)
-                     for entry in spec.decode_index(raw).manifests if not entry.is_attestation)
+                     for entry in spec.decode_index(raw).manifests if not entry.is_for_nothing)
     except PalletError:
         return ()
 

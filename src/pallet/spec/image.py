@@ -53,6 +53,7 @@ _LAYER_COMPRESSION = {
     DOCKER_FOREIGN: "none", DOCKER_FOREIGN_GZIP: "gzip",
 }
 ATTESTATION_KEY = "vnd.docker.reference.type"
+ATTESTED_KEY = "vnd.docker.reference.digest"
 
 
 class Descriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -71,6 +72,17 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     def is_attestation(self) -> bool:
         """Whether this index entry describes another one instead of being an image."""
         return (self.annotations or {}).get(ATTESTATION_KEY) == "attestation-manifest"
+
+    @property
+    def attests(self) -> str:
+        """Digest of the manifest that an attestation describes; "" when it does not say."""
+        return (self.annotations or {}).get(ATTESTED_KEY, "")
+
+    @property
+    def is_for_nothing(self) -> bool:
+        """Whether an index entry says that no platform runs it: attestations, and what is like them."""
+        return self.is_attestation or (self.platform is not None and (
+            self.platform.os, self.platform.architecture) == ("unknown", "unknown"))
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -18,14 +18,14 @@ from pallet.layer.model import MissingLinkTargetError
 from pallet.spec import digest as digests
 from pallet.spec import image
 from pallet.spec import platform as platforms
-from pallet.transfer import failures, progress
+from pallet.transfer import attestations, failures, progress
 from pallet.transfer.client import refusal
 from pallet.transfer.failures import BadContentError
 from pallet.transfer.layer_job import LayerSource
-from pallet.transfer.transport import read_document
+from pallet.transfer.transport import Cancellation, read_document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from urllib3.response import HTTPResponse
 
@@ -121,9 +121,24 @@ class ImagePull:
             raise InvalidParameterError(message)
         # Before the layers: their writes would keep these small syncs waiting.
         await self._tools.threads.run(partial(self._keep, manifests))
-        await self._layers(manifest, diff_ids, quiet=known)
+        await self._with_attestations(manifests, self._layers(manifest, diff_ids, quiet=known))
         return PulledImage(reference=self._reference, target=target, manifest=stored,
                            config_digest=manifest.config.digest, config=config)
+
+    async def _with_attestations(self, chain: list[StoredManifest], layers: Coroutine[None, None, None]) -> None:
+        """Bring in what attests the chosen image while its layers come."""
+        entries = attestations.about(chain[-1].digest, chain[:-1])
+        if not entries:
+            await layers
+            return
+        cancel = Cancellation()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(layers)
+                group.create_task(self._tools.threads.run(partial(
+                    attestations.bring_in, self._client, self._tools.content, self._lease, entries, cancel), cancel))
+        except BaseExceptionGroup as problems:
+            raise _leaf(problems) from problems
 
     async def _choose(self, target: StoredManifest, wanted: Platform) -> list[StoredManifest]:
         """Follow indexes down to one image; every document on the way, the image's last."""
@@ -132,7 +147,7 @@ class ImagePull:
             if len(chain) > _MAX_INDEX_DEPTH:
                 message = "manifest lists are nested too deep"
                 raise DataLossError(message)
-            entries = [entry for entry in chain[-1].index().manifests if not entry.is_attestation]
+            entries = [entry for entry in chain[-1].index().manifests if not entry.is_for_nothing]
             order = platforms.choose(wanted, [entry.platform for entry in entries])
             if not order:
                 message = f"no matching manifest for {wanted} in the manifest list entries"

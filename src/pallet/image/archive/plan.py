@@ -117,7 +117,7 @@ class Plan:
         for entry in spec.decode_index(raw).manifests:
             digests.parse(entry.digest)
             name = _entry_name(entry)
-            planned = found.get(entry.digest) or self._entry(entry)
+            planned = found.get(entry.digest) or (None if entry.is_for_nothing else self._entry(entry))
             if planned is None:
                 continue
             wanted = [*planned.names, *([name] if name else [])]
@@ -160,9 +160,9 @@ class Plan:
             digests.parse(entry.digest)
             child = self._stored(entry.digest)
             if child is None:
-                if self._takes(entry.platform):
+                if self._takes(entry.platform) and not entry.is_for_nothing:
                     lacking.append(entry.digest)
-            elif entry.is_attestation:
+            elif entry.is_for_nothing:
                 documents += self._attestation(child)
             else:
                 documents.append(child.raw)

@@ -180,7 +180,7 @@ class Selection:
                 continue
             if entry.media_type in spec.INDEX_TYPES:
                 self._reach(entry.digest, small, large, depth=depth + 1)
-            elif entry.is_attestation:
+            elif entry.is_for_nothing:
                 manifest = spec.decode_manifest(content.read(entry.digest))
                 parts = [manifest.config.digest, *(layer.digest for layer in manifest.layers)]
                 if all(content.has(part) for part in parts):
