@@ -139,7 +139,7 @@ def _checked(raw: bytes, content_type: str) -> tuple[str, dict[str, Any]]:
     header = content_type.partition(";")[0].strip()
     try:
         document = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RegistryHttpError("MANIFEST_INVALID", str(error)) from error
     if not isinstance(document, dict) or document.get("schemaVersion") != 2:
         raise RegistryHttpError("MANIFEST_INVALID", "not a document of schema version 2")

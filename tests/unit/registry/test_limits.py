@@ -205,6 +205,12 @@ def test_a_manifest_s_size_is_limited(store: RegistryStore) -> None:
     assert (error.value.status, error.value.code) == (413, "SIZE_INVALID")
 
 
+def test_a_manifest_that_nests_too_deep_is_invalid(store: RegistryStore) -> None:
+    with pytest.raises(RegistryHttpError) as error:
+        call(Routes(store, OpenAccess()), "PUT", "/v2/a/manifests/1", b"[" * 100_000)
+    assert error.value.code == "MANIFEST_INVALID"
+
+
 def test_a_repository_s_size_is_limited(store: RegistryStore) -> None:
     routes = Routes(store, OpenAccess(), limits=LimitsConfig(repository_bytes=10))
 
