@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from pallet.build.graph import LocalSource
+    from pallet.build.graph import LocalSource, Plan
     from pallet.build.progress import Watch
     from pallet.build.request import Export
     from pallet.spec.image import ImageConfigFile
@@ -62,6 +62,8 @@ class FrontendOptions:
     extra_hosts: tuple[tuple[str, str], ...] = ()
     """(name, address or ``host-gateway``)."""
     git_auth: bool = True
+    inputs: Mapping[str, Plan] = field(default_factory=dict)
+    """What ``input:NAME`` among the contexts means: another build's plan (``build/inputs.py``)."""
 
 
 # --- the client of one build ---------------------------------------------------------------------

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pallet.build.graph import LintWarning
-    from pallet.build.ports import FrontendOptions
+    from pallet.build.ports import BuildClient, FrontendOptions
     from pallet.types import Digest, ImageId
 
 
@@ -53,6 +53,8 @@ class BuildRequest:
     """Lint, do not build."""
     debug: bool = False
     """Keep the state of a failed step for a debug shell."""
+    inputs: Mapping[str, tuple[BuildRequest, BuildClient]] = field(default_factory=dict)
+    """Other builds whose results are contexts of this one, by the name in ``input:NAME``."""
     classic: bool = False
     """History and container config as the classic builder writes them."""
 

@@ -12,6 +12,7 @@ import asyncio
 import os
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pallet.aio import run_blocking
@@ -20,6 +21,7 @@ from pallet.build.dockerfile.plan import plan
 from pallet.build.errors import BuildError
 from pallet.build.export.image import export_image
 from pallet.build.export.model import ExportJob, Progress
+from pallet.build.inputs import foreign
 from pallet.build.job import Job
 from pallet.build.progress import WarningEvent
 from pallet.build.remote import RemoteContext
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from pallet.build.context import ContextStore
     from pallet.build.export.model import Notes, Pushes
     from pallet.build.graph import LintWarning, Plan
-    from pallet.build.ports import BuildClient, ResolvedImage, SolvedTarget
+    from pallet.build.ports import BuildClient, FrontendOptions, ResolvedImage, SolvedTarget
     from pallet.build.progress import Watch
     from pallet.build.request import BuildRequest, Export
     from pallet.build.treeclient import WorkerRunner
@@ -96,8 +98,8 @@ class Builder:
         source, exclude = await self._read(request, job, progress)
         warnings: Sequence[LintWarning] = ()
         try:
-            made = await plan(source, request.options, resolver=self.parts.images, client=job.client,
-                              watch=progress.watch, exclude=exclude)
+            made = await plan(source, await self._with_inputs(request, job, progress), resolver=self.parts.images,
+                              client=job.client, watch=progress.watch, exclude=exclude)
             warnings = made.warnings
         except DockerfileError as error:
             warnings = error.warnings
@@ -106,6 +108,17 @@ class Builder:
             for warning in warnings:
                 progress.watch(WarningEvent(vertex=progress.definition, warning=warning))
         return source, made
+
+    async def _with_inputs(self, request: BuildRequest, job: Job, progress: Progress) -> FrontendOptions:
+        """The request's options, with the plans of the builds that it builds on."""
+        if not request.inputs:
+            return request.options
+        inputs: dict[str, Plan] = {}
+        for name, (below, client) in request.inputs.items():
+            inner = replace(job, client=client, options=below.options)  # what it holds is the job's
+            _, made = await self._plan(below, inner, Progress(progress.watch, f"{request.ref}/{name}"))
+            inputs[name] = foreign(made, f"input:{name}")
+        return replace(request.options, inputs=inputs)
 
     async def _solve(self, request: BuildRequest, made: Plan, job: Job) -> list[SolvedTarget]:
         try:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from pallet.api.buildkit.wire import control_pb2, gateway_pb2
+    from pallet.build.ports import BuildClient
 
 _NUMBERS: Final = ("memory", "memswap", "cpushares", "cpuperiod", "cpuquota")
 _Kind = Literal["image", "local", "tar", "oci", "docker", "cacheonly"]
@@ -83,12 +84,14 @@ def frontend_options(attrs: Mapping[str, str], entitlements: Iterable[str]) -> F
 
 
 def build_request(request: control_pb2.SolveRequest, attrs: Mapping[str, str],
-                  imports: Iterable[gateway_pb2.CacheOptionsEntry], options: FrontendOptions) -> BuildRequest:
+                  imports: Iterable[gateway_pb2.CacheOptionsEntry], options: FrontendOptions,
+                  inputs: Mapping[str, tuple[BuildRequest, BuildClient]]) -> BuildRequest:
     """Put a whole request together.
 
     Args:
         attrs: of the front end, as the solve over the bridge has them.
         imports: caches that the bridge's solve names on top.
+        inputs: builds whose results are contexts of this one.
 
     Raises:
         InvalidParameterError: an exporter that nobody knows.
@@ -99,7 +102,7 @@ def build_request(request: control_pb2.SolveRequest, attrs: Mapping[str, str],
     return BuildRequest(
         ref=request.Ref, options=options, exports=exports(request), cache_imports=tuple(links.values()),
         cache_exports=tuple(CacheLink(kind=link.Type, attributes=dict(link.Attrs)) for link in request.Cache.Exports),
-        attestations=_prefixed(attrs, "attest:"))
+        attestations=_prefixed(attrs, "attest:"), inputs=inputs)
 
 
 def exports(request: control_pb2.SolveRequest) -> tuple[Export, ...]:

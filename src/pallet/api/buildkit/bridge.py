@@ -80,11 +80,13 @@ class Bridge:
         attrs = dict(request.FrontendOpt)
         attributes.check_frontend(request.Frontend, attrs)
         build.use(attrs)
-        wanted = Wanted(attrs=attrs, imports=tuple(request.CacheImports), inputs=_named_inputs(request.FrontendInputs))
         try:
+            inputs = {name: await self._builds.input(own)
+                      for name, own in _named_inputs(request.FrontendInputs).items()}
+            wanted = Wanted(attrs=attrs, imports=tuple(request.CacheImports), inputs=inputs)
             if subrequest := attrs.get("requestid", ""):
                 return await self._describe(build, subrequest, wanted)
-            reference = build.hand_out(wanted)
+            reference = self._builds.hand_out(build, wanted)
             if request.Evaluate:
                 await build.run(wanted, exporting=False)
         except Exception as problem:
@@ -96,9 +98,7 @@ class Bridge:
         return gateway_pb2.SolveResponse(result=result)
 
     async def _describe(self, build: ActiveBuild, subrequest: str, wanted: Wanted) -> gateway_pb2.SolveResponse:
-        options = attributes.frontend_options(wanted.attrs, build.request.Entitlements)
-        request = attributes.build_request(build.request, wanted.attrs, wanted.imports, options)
-        found = await self._door.backend.describe(subrequest, request, build.client, build.trace)
+        found = await self._door.backend.describe(subrequest, build.build_request(wanted), build.client, build.trace)
         result = gateway_pb2.Result(ref=gateway_pb2.Ref())
         for key, value in found.items():
             result.metadata[key] = value
@@ -180,6 +180,8 @@ def _own_definition(build_reference: str, reference: str) -> llb_pb2.Definition:
     end = llb_pb2.Op(inputs=[llb_pb2.Input(digest=digest)])
     definition = llb_pb2.Definition()
     getattr(definition, "def").extend([data, end.SerializeToString(deterministic=True)])
+    definition.metadata[digest].description["llb.customname"] = reference
+    definition.Source.locations[digest].SetInParent()
     return definition
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from pallet.api.buildkit.session import Sessions
     from pallet.api.buildkit.wire import control_pb2, gateway_pb2
     from pallet.api.buildkitbackend import BuildKitBackend
-    from pallet.build.request import BuildResult
+    from pallet.build.request import BuildRequest, BuildResult
 
 _LATE_S: Final = 3.0
 _STATUS_LATE_S: Final = 6.0
+_HANDED_KEPT: Final = 200
+_DOCKERFILE_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +40,16 @@ class Wanted:
 
     attrs: Mapping[str, str]
     imports: Sequence[gateway_pb2.CacheOptionsEntry] = ()
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    """Named inputs to the reference (``REF/ID``) of another build whose result they are."""
+    inputs: Mapping[str, Handed] = field(default_factory=dict)
+    """Results of other builds that this one builds on, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A result that was handed out, for builds that name it as an input: perhaps after its own has ended."""
+
+    request: BuildRequest
+    client: SessionClient
 
 
 class ActiveBuild:
@@ -62,16 +73,16 @@ class ActiveBuild:
         self.client = SessionClient(self._sessions, self.request.Session, attrs, self._backend.contexts)
         self.trace.source_of = self.client.source_text
 
-    def hand_out(self, wanted: Wanted) -> str:
-        """Name a result that can be returned."""
-        reference = secrets.token_hex(12)
-        self.results[reference] = wanted
-        return reference
+    def build_request(self, wanted: Wanted) -> BuildRequest:
+        """The builder's own request for what a reference stands for."""
+        options = attributes.frontend_options(wanted.attrs, self.request.Entitlements)
+        inputs = {name: (handed.request, handed.client) for name, handed in wanted.inputs.items()}
+        self.client.inputs = {name: handed.client for name, handed in wanted.inputs.items()}
+        return attributes.build_request(self.request, wanted.attrs, wanted.imports, options, inputs)
 
     async def run(self, wanted: Wanted, *, exporting: bool) -> BuildResult:
         """Build what a reference stands for; with the solve's exporters, or nothing but the cache."""
-        options = attributes.frontend_options(wanted.attrs, self.request.Entitlements)
-        request = attributes.build_request(self.request, wanted.attrs, wanted.imports, options)
+        request = self.build_request(wanted)
         if not exporting:
             request = attributes.without_outputs(request)
         return await self._backend.build(request, self.client, self.trace)
@@ -84,6 +95,7 @@ class Builds:
         self._sessions = sessions
         self._backend = backend
         self._active: dict[str, ActiveBuild] = {}
+        self._handed: OrderedDict[str, Handed] = OrderedDict()
         self._arrivals: set[asyncio.Future[None]] = set()
 
     def begin(self, request: control_pb2.SolveRequest) -> ActiveBuild:
@@ -109,6 +121,34 @@ class Builds:
             build.returned.cancel()
         for task in list(build.tasks):
             task.cancel()
+
+    def hand_out(self, build: ActiveBuild, wanted: Wanted) -> str:
+        """Name a result that can be returned, or be another build's input.
+
+        Raises:
+            InvalidParameterError: the request cannot be.
+        """
+        reference = secrets.token_hex(12)
+        build.results[reference] = wanted
+        request = attributes.without_outputs(build.build_request(wanted))
+        self._handed[f"{build.request.Ref}/{reference}"] = Handed(request, build.client)
+        while len(self._handed) > _HANDED_KEPT:
+            self._handed.popitem(last=False)
+        return reference
+
+    async def input(self, name: str) -> Handed:
+        """Find a result of another build by what its definition said.
+
+        Its Dockerfile is read now: the session that has it may end before it is needed.
+
+        Raises:
+            GrpcError: there is no such result any more.
+        """
+        handed = self._handed.get(name)
+        if handed is None:
+            raise GrpcError(Code.NOT_FOUND, f"no such result: {name}")
+        await handed.client.read_file("dockerfile", handed.request.options.filename, _DOCKERFILE_BYTES)
+        return handed
 
     def running(self) -> list[ActiveBuild]:
         """What runs now, oldest first."""

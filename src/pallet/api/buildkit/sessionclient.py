@@ -8,6 +8,7 @@ Spec   buildkit-wire "attachable".
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -40,6 +41,7 @@ _CHECK_AGENT: Final = "/moby.sshforward.v1.SSH/CheckAgent"
 _FORWARD_AGENT: Final = "/moby.sshforward.v1.SSH/ForwardAgent"
 _UPLOAD: Final = "/moby.upload.v1.Upload/Pull"
 _CONTENT: Final = "/containerd.services.content.v1.Content"
+_INPUT: Final = "input:"
 _UPLOAD_URL: Final = "http://buildkit-session/"
 _CALL_TIMEOUT_S: Final = 60.0
 _CHUNK_BYTES: Final = 1024 * 1024
@@ -62,6 +64,8 @@ class SessionClient:
         self._trees = trees
         self._files: dict[tuple[str, str], bytes | None] = {}
         self._shared_key = ""
+        self.inputs: Mapping[str, SessionClient] = {}
+        """Clients of the builds that this one builds on, by the name in ``input:NAME``."""
 
     @property
     def shared_key(self) -> str:
@@ -89,6 +93,10 @@ class SessionClient:
     # --- files
 
     async def tree(self, source: LocalSource, watch: Watch, vertex: Digest) -> ContextTree:
+        owner, slash, rest = source.name.partition("/")
+        if slash and owner.startswith(_INPUT):
+            below = self.inputs[owner.removeprefix(_INPUT)]
+            return await below.tree(dataclasses.replace(source, name=rest), watch, vertex)
         name = self._mount(source.name)
         session = await self._offering(_DIFF_COPY, name)
         if session is None:

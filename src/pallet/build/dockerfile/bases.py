@@ -17,6 +17,7 @@ from pallet.build.dockerfile.draft import Draft
 from pallet.build.dockerfile.stages import SCRATCH, image_reference
 from pallet.build.dockerfile.told import Told
 from pallet.build.graph import HttpSource, ImageSource, LocalSource, OciLayoutSource, ScratchOp
+from pallet.build.inputs import as_base
 from pallet.build.ports import ResolvedImage
 from pallet.errors import NotFoundError, PalletError
 from pallet.spec import image as images
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pallet.build.dockerfile.scope import Scope
     from pallet.build.dockerfile.stages import Stages
     from pallet.build.dockerfile.state import StageState
+    from pallet.build.graph import Plan
     from pallet.build.ports import BuildClient, ImageResolver
     from pallet.build.progress import Watch
     from pallet.spec.platform import Platform
@@ -196,6 +198,8 @@ async def _named_context(state: StageState, name: str, scope: Scope, resolver: R
         state.draft = scope.drafts.add(Draft(
             op=LocalSource(name=local, exclude=patterns), name=f"{label} load from client"))
         state.is_local = True
+    elif scheme == "input" and rest in scope.options.inputs:
+        _input_context(state, scope.options.inputs[rest], label, scope)
     elif (git := remote.git_source(value)) is not None:
         state.draft = scope.drafts.add(Draft(op=git, name=f"{label} {value}"))
     elif remote.is_http(value):
@@ -214,6 +218,12 @@ async def _image_context(state: StageState, text: str, label: str, resolver: Res
         return
     state.image = await resolver.image(image_reference(text), state.platform)
     state.label = f"{label} {state.image.reference}"
+
+
+def _input_context(state: StageState, plan: Plan, label: str, scope: Scope) -> None:
+    target = next((target for target in plan.targets if target.platform == state.platform), plan.targets[0])
+    state.image = ResolvedImage(reference="", digest=Digest(""), config=as_base(target), local=True)
+    state.draft = scope.drafts.add(Draft(op=target.vertex.op, name=label, ready=target.vertex))
 
 
 async def _layout_context(state: StageState, text: str, label: str, scope: Scope,

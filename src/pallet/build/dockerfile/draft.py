@@ -29,6 +29,8 @@ class Draft:
     span: Span | None = None
     ignore_cache: bool = False
     platform: Platform | None = None
+    ready: Vertex | None = None
+    """What it is already: a vertex of another plan."""
 
 
 @dataclass(slots=True)
@@ -48,7 +50,7 @@ class Drafts:
         """Make the vertices."""
         vertices: dict[Draft, Vertex] = {}
         for draft in self.made:
-            vertices[draft] = Vertex(
+            vertices[draft] = draft.ready or Vertex(
                 op=draft.op, inputs=tuple(vertices[item] for item in draft.inputs), name=draft.name,
                 span=draft.span, ignore_cache=draft.ignore_cache, platform=draft.platform)
         return vertices

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pallet.api.buildkit.grpc import Client
 from pallet.api.buildkit.status import Code, GrpcError
 from pallet.api.buildkit.wire import content_pb2, control_pb2, gateway_pb2, llb_pb2, status_pb2
 from pallet.build.errors import BuildError
-from pallet.build.graph import LintWarning, ScratchOp, Span, Vertex
+from pallet.build.graph import LintWarning, LocalSource, ScratchOp, Span, Vertex
 from pallet.build.progress import LogEvent, WarningEvent
 from pallet.spec.dockerfile.errors import DockerfileError
 from tests.unit.api.buildkit.clients import IMAGE, world
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pallet.api.buildkit.grpc import Client
 
 CONTROL = "/moby.buildkit.v1.Control"
 BRIDGE = "/moby.buildkit.v1.frontend.LLBBridge"
@@ -296,6 +296,47 @@ async def test_subrequests_are_answered_and_nothing_is_built(tmp_path: Path) -> 
         await driver.give_back(reply.result)
         await driver.solved
         assert len(found.builder.requests) == 1
+
+
+async def test_a_result_may_be_the_input_of_another_build(tmp_path: Path) -> None:
+    async with world(tmp_path) as found:
+        served = await found.session()
+        served.trees["dockerfile"] = {"Base": b"FROM x\n"}
+        served.trees["context"] = {"of-base": b"1"}
+        client = await found.client()
+        base = Driver(client, "base")
+        reply = await base.solve(FrontendOpt={"filename": "Base"})
+        definition = getattr(reply.result.ref, "def")
+        dependent = Driver(client, "dependent")
+        second = await dependent.solve(FrontendOpt={"context:b": "input:0-b"}, FrontendInputs={"0-b": definition})
+        await base.give_back(reply.result)
+        await base.solved
+
+        async def look(request: Any, client: Any, watch: Any) -> None:
+            below, below_client = request.inputs["0-b"]
+            assert (below.options.filename, below.exports) == ("Base", ())
+            assert await below_client.read_file("dockerfile", "Base", 100) == b"FROM x\n"
+            tree = await client.tree(LocalSource(name="input:0-b/context"), watch, "sha256:v")
+            assert (Path(tree.root) / "of-base").read_bytes() == b"1"
+            await client.release(tree)
+
+        found.builder.work = look
+        await dependent.give_back(second.result)
+        await dependent.solved
+
+
+async def test_inputs_that_are_nothing_of_ours_are_refused(tmp_path: Path) -> None:
+    async with world(tmp_path) as found:
+        definition = llb_pb2.Definition()
+        for identifier, words in (("docker-image://x", "not a result of this builder"),
+                                  ("pallet-build://a/b", "no such result")):
+            operation = llb_pb2.Op(source=llb_pb2.SourceOp(identifier=identifier))
+            del getattr(definition, "def")[:]
+            getattr(definition, "def").append(operation.SerializeToString())
+            driver = Driver(await found.client(), identifier)
+            with pytest.raises(GrpcError, match=words):
+                await driver.solve(FrontendInputs={"n": definition})
+            driver.solved.cancel()
 
 
 async def test_a_reference_is_used_by_one_build_at_a_time(tmp_path: Path) -> None:
