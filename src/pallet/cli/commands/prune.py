@@ -38,7 +38,7 @@ SYSTEM_FLAGS: Table = (
 
 def containers(session: Session, flags: Flags) -> int:
     """``pallet container prune``."""
-    _confirm(flags, "WARNING! This will remove all stopped containers.")
+    confirm(flags, "WARNING! This will remove all stopped containers.")
     return _report(_containers(session, flags["filter"]))
 
 
@@ -46,13 +46,13 @@ def images(session: Session, flags: Flags) -> int:
     """``pallet image prune``."""
     words = ("all images without at least one container associated to them" if flags["all"]
              else "all dangling images")
-    _confirm(flags, f"WARNING! This will remove {words}.")
+    confirm(flags, f"WARNING! This will remove {words}.")
     return _report(_images(session, flags["filter"], everything=flags["all"]))
 
 
 def networks(session: Session, flags: Flags) -> int:
     """``pallet network prune``: networks take no space."""
-    _confirm(flags, "WARNING! This will remove all custom networks not used by at least one container.")
+    confirm(flags, "WARNING! This will remove all custom networks not used by at least one container.")
     text, _ = _networks(session, flags["filter"])
     if text:
         out(text)
@@ -67,7 +67,7 @@ def volumes(session: Session, flags: Flags) -> int:
             raise CommandError("conflicting options: cannot specify both --all and --filter all=1")
         filters["all"] = ["true"]
     kind = "local volumes" if flags["all"] else "anonymous local volumes"
-    _confirm(flags, f"WARNING! This will remove {kind} not used by at least one container.")
+    confirm(flags, f"WARNING! This will remove {kind} not used by at least one container.")
     return _report(_volumes(session, filters))
 
 
@@ -76,7 +76,7 @@ def system(session: Session, flags: Flags) -> int:
     if flags["volumes"] and "until" in flags["filter"]:
         raise CommandError('ERROR: The "until" filter is not supported with "--volumes"')
     filters = flags["filter"]
-    _confirm(flags, _system_warning(flags))
+    confirm(flags, _system_warning(flags))
     reclaimed = 0
     steps = [_containers(session, filters), _networks(session, filters)]
     if flags["volumes"]:
@@ -148,7 +148,7 @@ def _prune(session: Session, path: str, filters: dict[str, list[str]]) -> dict[s
     return dict(found or {})
 
 
-def _confirm(flags: Flags, warning: str) -> None:
+def confirm(flags: Flags, warning: str) -> None:
     """Ask; another answer than yes ends the command, which is no failure."""
     if flags["force"]:
         return

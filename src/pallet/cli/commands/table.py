@@ -40,6 +40,8 @@ ENTRIES: dict[str, Entry] = {
     "container rename": ("lifecycle", "rename", "CONTAINER NEW_NAME", (2, 2),
                          "Rename a container"),
     "image build": ("build", "build", "[OPTIONS] PATH | URL | -", (1, 1), "Build an image from a Dockerfile"),
+    "builder prune": ("buildcache", "prune", "[OPTIONS]", (0, 0), "Remove build cache"),
+    "builder du": ("buildcache", "du", "[OPTIONS]", (0, 0), "Disk usage of the build cache"),
     "container prune": ("prune", "containers", "[OPTIONS]", (0, 0),
                         "Remove all stopped containers"),
     "container ls": ("ps", "ls", "[OPTIONS]", (0, 0), "List containers"),
@@ -155,7 +157,8 @@ SHORTCUTS: dict[str, str] = {
         "export")},
     **{name: f"image {name}" for name in (
         "pull", "push", "tag", "history", "import", "save", "load", "build")},
-    "builder build": "image build", "buildx build": "image build", "buildx b": "image build",
+    "builder build": "image build", "buildx build": "image build",
+    "buildx prune": "builder prune", "buildx du": "builder du", "buildx b": "image build",
     "ps": "container ls", "container list": "container ls", "container ps": "container ls",
     "container remove": "container rm",
     "images": "image ls", "image list": "image ls", "rmi": "image rm", "image remove": "image rm",
@@ -189,7 +192,8 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 def members(group: str) -> list[str]:
     """Return the names of a group's commands, sorted."""
-    return sorted(path.partition(" ")[2] for path in ENTRIES
+    names = SHORTCUTS if group == "buildx" else ENTRIES
+    return sorted(path.partition(" ")[2] for path in names
                   if path.startswith(group + " ") and path not in _HIDDEN)
 
 

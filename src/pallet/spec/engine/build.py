@@ -5,10 +5,11 @@ Spec   Engine API ImageBuild, BuildPrune, BuildInfo.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, field
 
 from pallet.spec.engine.wire import Maybe
 
@@ -32,9 +33,9 @@ class BuildOptions:
     no_cache: bool = False
     pull: bool = False
     cache_from: Sequence[str] = ()
-    build_args: Mapping[str, str | None] = field(default_factory=dict)
+    build_args: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     """None takes nothing: an ARG's default stands."""
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     target: str = ""
     platform: str = ""
     network_mode: str = ""
@@ -56,7 +57,7 @@ class BuildOptions:
     build_id: str = ""
     session: str = ""
     version: str = "1"
-    registries: Mapping[str, AuthConfig] = field(default_factory=dict)
+    registries: Mapping[str, AuthConfig] = dataclasses.field(default_factory=dict)
     """Credentials by registry (``X-Registry-Config``)."""
 
 
@@ -77,7 +78,7 @@ class BuildPruneOptions:
 class BuildCacheRecord(Struct, frozen=True, kw_only=True, rename="pascal"):
     """One record of the build cache, in ``docker system df``."""
 
-    id: str
+    id: str = field(name="ID")
     parent: Maybe[str] = UNSET
     """Before API 1.42."""
     parents: Maybe[list[str]] = UNSET
