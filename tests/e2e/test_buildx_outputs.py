@@ -1,0 +1,153 @@
+"""What ``docker buildx build``, ``bake`` and ``compose build`` bring out of palletd."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.engines import not_on_dockerd
+from tests.support.plugins import steps, with_plugins
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.daemon import Daemon
+    from tests.support.dockercli import DockerCli
+    from tests.support.registry import Registry
+
+pytestmark = pytest.mark.needs("root", "overlay", "buildx", "docker_cli")
+
+FILES = "FROM scratch\nCOPY a /x/a\nCOPY a /b\n"
+
+
+@pytest.fixture
+def buildx(engine: Daemon) -> Iterator[DockerCli]:
+    """The command line with its plugins; images and cache are gone afterwards."""
+    not_on_dockerd(engine, "20.10 has no BuildKit of today")
+    cli = with_plugins(engine)
+    yield cli
+    engine.purge_containers()
+    for image in cli.ok("images", "-q", "--no-trunc", "--filter", "label=t=x").split():
+        cli.run("rmi", "-f", image)
+    cli.run("buildx", "prune", "-af")
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    """A directory with a file ``a`` and a Dockerfile that takes it."""
+    place = tmp_path / "context"
+    place.mkdir()
+    (place / "a").write_text("hello\n")
+    (place / "a").chmod(0o640)
+    (place / "Dockerfile").write_text(FILES)
+    return place
+
+
+def test_files_come_out_as_directory_tar_and_archives_at_once(buildx: DockerCli, context: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    result = buildx.run(
+        "buildx", "build", "--progress", "plain", "-o", f"type=local,dest={out}/dir", "-o", f"type=tar,dest={out}/tar",
+        "-o", f"type=oci,dest={out}/oci", "-o", f"type=docker,name=bx-out,dest={out}/docker", str(context), check=True)
+    assert {"exporting to client directory", "exporting to client tarball", "exporting to oci image format",
+            "exporting to docker image format"} <= set(steps(result.err))
+    assert (out / "dir/x/a").read_text() == "hello\n"
+    assert (out / "dir/b").stat().st_mode & 0o777 == 0o640
+    with tarfile.open(out / "tar") as archive:
+        assert {"x/a", "b"} <= {name.removeprefix("./") for name in archive.getnames()}
+    with tarfile.open(out / "oci") as archive:
+        index = json.load(archive.extractfile("index.json"))  # type: ignore[arg-type]
+        assert index["manifests"][0]["digest"].startswith("sha256:")
+    assert "bx-out" in buildx.ok("load", "-i", f"{out}/docker")
+    buildx.ok("rmi", "-f", "bx-out")
+
+
+def test_a_tar_goes_to_standard_output(buildx: DockerCli, context: Path, tmp_path: Path) -> None:
+    process = buildx.start("buildx", "build", "-o", "-", str(context), text=False)
+    data, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    (tmp_path / "piped").write_bytes(data)
+    with tarfile.open(tmp_path / "piped") as archive:
+        assert {"x/a", "b"} <= {name.removeprefix("./") for name in archive.getnames()}
+
+
+def test_an_output_directory_keeps_what_was_there(buildx: DockerCli, context: Path, tmp_path: Path) -> None:
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "dir/mine").write_text("kept")
+    buildx.ok("buildx", "build", "-o", str(tmp_path / "dir"), str(context))
+    assert sorted(path.name for path in (tmp_path / "dir").iterdir()) == ["b", "mine", "x"]
+
+
+def test_ids_and_metadata(buildx: DockerCli, context: Path, tmp_path: Path) -> None:
+    buildx.ok("buildx", "build", "--label", "t=x", "-t", "bx-meta", "--iidfile", str(tmp_path / "iid"),
+              "--metadata-file", str(tmp_path / "meta"), str(context))
+    metadata = json.loads((tmp_path / "meta").read_text())
+    assert metadata["containerimage.digest"].startswith("sha256:")
+    assert metadata["image.name"].startswith("docker.io/library/bx-meta")
+    assert metadata["buildx.build.ref"].startswith("default/default/")
+    image = buildx.inspect("bx-meta")
+    assert (tmp_path / "iid").read_text().strip() in {
+        image["Id"], metadata["containerimage.config.digest"], metadata["containerimage.digest"]}
+
+
+def test_an_image_is_pushed(buildx: DockerCli, context: Path, registry: Registry) -> None:
+    name = f"{registry.address}/bx/pushed:1"
+    buildx.ok("buildx", "build", "--label", "t=x", "--push", "-t", name, str(context))
+    assert json.loads(buildx.ok("buildx", "imagetools", "inspect", "--raw", name))["schemaVersion"] == 2
+
+
+def test_bake_builds_targets_that_build_on_one_another(buildx: DockerCli, context: Path) -> None:
+    (context / "docker-bake.hcl").write_text("""
+group "default" { targets = ["app", "tool"] }
+target "base" { dockerfile-inline = "FROM busybox\\nCOPY a /from-base\\n" }
+target "app" {
+  dockerfile-inline = "FROM base\\nRUN cp /from-base /from-app\\n"
+  contexts = { base = "target:base" }
+  tags = ["bx-app"]
+  labels = { t = "x" }
+}
+target "tool" {
+  dockerfile-inline = "FROM busybox\\nCOPY --from=app /from-app /tool\\n"
+  contexts = { app = "target:app" }
+  tags = ["bx-tool"]
+  labels = { t = "x" }
+}
+""")
+    buildx.ok("buildx", "bake", "--allow", f"fs.read={context}", "-f", str(context / "docker-bake.hcl"), "--set",
+              f"*.context={context}")
+    for image, path in (("bx-app", "/from-app"), ("bx-tool", "/tool")):
+        assert buildx.ok("run", "--rm", "--network=none", image, "cat", path) == "hello"
+    history = buildx.ok("history", "--no-trunc", "--format", "{{.CreatedBy}}", "bx-app").splitlines()
+    assert [line for line in history if "COPY" in line or "RUN" in line] == [
+        "RUN /bin/sh -c cp /from-base /from-app # buildkit", "COPY a /from-base # buildkit"]
+
+
+@pytest.mark.needs("compose")
+@pytest.mark.parametrize("bake", ["true", "false"])
+def test_compose_builds_and_runs(buildx: DockerCli, context: Path, bake: str) -> None:
+    (context / "Dockerfile").write_text(
+        "FROM busybox\nLABEL t=x\nARG W=none\nRUN echo built $W > /built\nCMD [\"cat\", \"/built\"]\n")
+    (context / "compose.yaml").write_text(f"""
+name: bxcompose{bake}
+services:
+  one:
+    build: {{context: ., args: {{W: one}}}}
+    network_mode: none
+  two:
+    build: {{context: ., args: {{W: two}}}}
+    network_mode: none
+""")
+    buildx.env["COMPOSE_BAKE"] = bake
+    files = ["compose", "-f", str(context / "compose.yaml")]
+    try:
+        shown = buildx.run(*files, "up", "--build", "--no-color", check=True)
+        assert "one-1  | built one\n" in shown.out
+        assert "two-1  | built two\n" in shown.out
+        again = buildx.run(*files, "build", "--progress", "plain", check=True)
+        assert "CACHED" in again.err + again.out
+    finally:
+        buildx.run(*files, "down", "--rmi", "local")
