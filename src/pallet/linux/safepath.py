@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import posixpath
 import stat
 
 from pallet.errors import SyscallError
@@ -24,6 +25,7 @@ RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 _NR_OPENAT2 = 437
+_MAX_LINKS = 255
 
 
 class _OpenHow(ctypes.Structure):
@@ -58,6 +60,44 @@ def open_in_root(
             # EAGAIN: a ".." step raced with a rename somewhere on the system.
             if error.errno != errno.EAGAIN:
                 raise
+
+
+def resolve_in_root(root_fd: int, path: str) -> str:
+    """Where a path leads inside the root, even to nothing: absolute, without any link.
+
+    Raises:
+        SyscallError: ELOOP for more than 255 links.
+    """
+    pending = [part for part in path.split("/") if part][::-1]
+    current, links = "/", 0
+    while pending:
+        part = pending.pop()
+        if part in {".", ".."}:
+            current = current if part == "." else posixpath.dirname(current)
+            continue
+        below = posixpath.join(current, part)
+        link = _link(root_fd, below)
+        if link is None:
+            current = below
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            raise SyscallError("readlink", errno.ELOOP, path)
+        current = "/" if link.startswith("/") else current
+        pending.extend(item for item in link.split("/")[::-1] if item)
+    return current
+
+
+def _link(root_fd: int, path: str) -> str | None:
+    """What the link at ``path`` holds; None for anything else, or nothing."""
+    try:
+        fd = open_in_root(root_fd, path, os.O_PATH | os.O_NOFOLLOW)
+    except SyscallError:
+        return None
+    try:
+        return os.readlink("", dir_fd=fd) if stat.S_ISLNK(os.fstat(fd).st_mode) else None
+    finally:
+        os.close(fd)
 
 
 def make_directories(root_fd: int, path: str, *, mode: int = 0o755) -> int:

@@ -151,39 +151,9 @@ def _stat(root_fd: int, path: str) -> PathStat:
     mode |= sum(go for bit, go in _GO_BITS if status.st_mode & bit)
     target = ""
     if stat.S_ISLNK(status.st_mode):
-        target = _resolve(root_fd, path)
+        target = safepath.resolve_in_root(root_fd, path)
     return PathStat(name=name, size=status.st_size, mode=mode, mtime_ns=status.st_mtime_ns,
                     link_target=target)
-
-
-def _resolve(root_fd: int, path: str) -> str:
-    """Where a path leads inside the root, even to nothing."""
-    pending = [part for part in path.split("/") if part][::-1]
-    current, links = "/", 0
-    while pending:
-        part = pending.pop()
-        if part == "..":
-            current = posixpath.dirname(current)
-            continue
-        below = posixpath.join(current, part)
-        try:
-            fd = safepath.open_in_root(root_fd, below, _LOOK)
-        except SyscallError:
-            current = below
-            continue
-        try:
-            link = os.readlink("", dir_fd=fd) if stat.S_ISLNK(os.fstat(fd).st_mode) else None
-        finally:
-            os.close(fd)
-        if link is None:
-            current = below
-            continue
-        links += 1
-        if links > 255:
-            raise SyscallError("readlink", errno.ELOOP, path)
-        current = "/" if link.startswith("/") else current
-        pending.extend(item for item in link.split("/")[::-1] if item not in ("", "."))
-    return current
 
 
 def _get(root_fd: int, path: str, out_fd: int) -> None:

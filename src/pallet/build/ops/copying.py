@@ -24,7 +24,7 @@ from pallet.errors import InvalidParameterError, SyscallError
 from pallet.layer import tarheader
 from pallet.layer.copy import copy_data
 from pallet.layer.diff import read_xattrs
-from pallet.layer.extract import extract
+from pallet.layer.extract import Owner, extract
 from pallet.layer.model import ArchiveError
 from pallet.layer.source import ByteStream, Source, chunks
 from pallet.linux import safepath
@@ -85,7 +85,8 @@ class Copier:
 
     def write(self, path: str, data: bytes) -> None:
         """Make a file of ``data``; links on the way are followed inside the root."""
-        parent, name = posixpath.split(posixpath.normpath(path))
+        os.close(self.directory(posixpath.dirname(posixpath.normpath(path))))
+        parent, name = posixpath.split(self._resolve(path))
         parent_fd = self.directory(parent)
         try:
             _make_room(name, parent_fd, path)
@@ -107,6 +108,8 @@ class Copier:
     def directory(self, path: str, mode: int = _DEFAULT_MODE) -> int:
         """Open a directory inside the root, and make what is missing of it. Returns a descriptor.
 
+        What is made has ``mode``, or the mode that all files get if that is a number.
+
         Raises:
             SyscallError: ENOTDIR where a component is no directory.
         """
@@ -116,7 +119,7 @@ class Copier:
             if error.errno != errno.ENOENT:
                 raise
         walked = ""
-        for part in posixpath.normpath("/" + path).lstrip("/").split("/"):
+        for part in self._resolve(path).lstrip("/").split("/"):
             parent, walked = walked or "/", f"{walked}/{part}"
             try:
                 os.close(safepath.open_in_root(self._root_fd, walked, os.O_PATH | os.O_DIRECTORY))
@@ -126,6 +129,14 @@ class Copier:
                     raise
             self._make(parent, part, mode)
         return safepath.open_in_root(self._root_fd, path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def _resolve(self, path: str) -> str:
+        """Where a destination leads: a link to nothing names what is to be made."""
+        try:
+            return safepath.resolve_in_root(self._root_fd, path)
+        except SyscallError as error:
+            message = "too many links"
+            raise InvalidParameterError(message) from error
 
     def _make(self, parent: str, name: str, mode: int) -> None:
         parent_fd = safepath.open_in_root(self._root_fd, parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -139,7 +150,8 @@ class Copier:
         try:
             if self._look.owner is not None:
                 os.fchown(fd, *self._look.owner)
-            os.fchmod(fd, mode)
+            wanted = self._look.mode
+            os.fchmod(fd, mode if wanted is None or wanted.number is None else wanted.number & 0o777)
             self._time(fd)
         finally:
             os.close(fd)
@@ -155,8 +167,6 @@ class Copier:
         if stat.S_ISDIR(status.st_mode):
             self._contents(fd, dest)
             return
-        if self._excluder is not None and self._excluder(source.name):
-            return
         if dest.endswith("/"):
             os.close(self.directory(dest))
         parent, name = posixpath.split(posixpath.normpath(dest))
@@ -164,7 +174,8 @@ class Copier:
             parent, name = dest, source.name
         else:
             os.close(self.directory(parent))
-            parent, name = self._behind_links(parent, name)
+            parent, name = posixpath.split(self._resolve(dest))
+            os.close(self.directory(parent))
         parent_fd = safepath.open_in_root(self._root_fd, parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self._place(fd, status, parent_fd, name, posixpath.join(parent, name))
@@ -182,7 +193,9 @@ class Copier:
             raise
         source = os.open(".", _DIRECTORY, dir_fd=fd)
         try:
-            self._entries(source, target, "", posixpath.normpath(dest))
+            self._entries(source, target, "", self._resolve(dest))
+            status = os.fstat(fd)
+            os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
         finally:
             os.close(source)
             os.close(target)
@@ -193,20 +206,6 @@ class Copier:
         except SyscallError:
             return False
         return True
-
-    def _behind_links(self, parent: str, name: str) -> tuple[str, str]:
-        """Where a destination that is a symbolic link leads to: the file there is what is replaced."""
-        for _ in range(40):
-            parent_fd = safepath.open_in_root(self._root_fd, parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                target = os.readlink(name, dir_fd=parent_fd)
-            except OSError:
-                return parent, name
-            finally:
-                os.close(parent_fd)
-            parent, name = posixpath.split(posixpath.normpath(posixpath.join(parent, target)))
-            os.close(self.directory(parent))
-        raise SyscallError("open", errno.ELOOP, posixpath.join(parent, name))
 
     def _with_parents(self, source_root_fd: int, fd: int, source: Found, dest: str) -> None:
         """Copy a source and the directories that lead to it below the pivot."""
@@ -350,7 +349,8 @@ class Copier:
                 return False
             os.lseek(source, 0, os.SEEK_SET)
             os.close(self.directory(dest))
-            extract(source, self._root_fd, posixpath.normpath(dest))
+            owner = None if self._look.owner is None else Owner(*self._look.owner)
+            extract(source, self._root_fd, posixpath.normpath(dest), owner=owner)
         finally:
             os.close(source)
         return True

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PLAIN_LOWER = ["empty"]
 _NANO = 1_000_000_000
+_MAX_ID = 1 << 32
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -218,23 +219,46 @@ def _act(action: FileAction, root_fd: int, inputs: Sequence[int], wanted: FilesR
 def _owner(root_fd: int, action: FileAction) -> tuple[int, int] | None:
     if action.owner:
         return lookup_owner(root_fd, action.owner)
-    return None if action.keep_owner or action.kind != "copy" else (0, 0)
+    # What an archive says of its files stands, whoever owns the archive.
+    return None if action.keep_owner or action.unpack or action.kind != "copy" else (0, 0)
 
 
 def lookup_owner(root_fd: int, text: str) -> tuple[int, int]:
     """``user[:group]`` by names or numbers, looked up in a tree's own files.
 
-    A number without a group is the group's, too.
+    A number without a colon is the group's, too; with nothing after the colon the group is root's.
+    BuildKit takes root for a name that is not there, the classic builder and this one refuse it.
 
     Raises:
-        StartFailureError: an unknown name.
+        InvalidParameterError: an unknown name; the classic builder's words.
     """
-    user, _, group = text.partition(":")
-    if user.isdecimal() and (not group or group.isdecimal()):
-        return int(user), int(group or user)
-    texts = [_read(root_fd, path) for path in ("/etc/passwd", "/etc/group")]
-    found = users.resolve(text, [], *texts)
-    return found.uid, (int(user) if user.isdecimal() and not group else found.gid)
+    user, colon, group = text.partition(":")
+    passwd, groups = [_read(root_fd, path) for path in ("/etc/passwd", "/etc/group")]
+    if _is_number(user):
+        uid, gid = int(user), 0 if colon else int(user)
+    else:
+        try:
+            found = users.resolve(user, [], passwd, "")
+        except StartFailureError as error:
+            raise _unknown("uid", "user", user) from error
+        uid, gid = found.uid, 0 if colon else found.gid
+    if _is_number(group):
+        gid = int(group)
+    elif group:
+        try:
+            gid = users.resolve(f"0:{group}", [], "", groups).gid
+        except StartFailureError as error:
+            raise _unknown("gid", "group", group) from error
+    return uid, gid
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and int(text) < _MAX_ID
+
+
+def _unknown(what: str, kind: str, name: str) -> InvalidParameterError:
+    return InvalidParameterError("unable to convert uid/gid chown string to host mapping: "
+                                 f"can't find {what} for {kind} {name}: no such {kind}: {name}")
 
 
 def _read(root_fd: int, path: str) -> str:

@@ -76,7 +76,7 @@ def _change(mode: int, who: str, operator: str, permissions: str, *, directory: 
             wanted |= 1 << shift
         if "s" in permissions:
             wanted |= {"u": _SETUID, "g": _SETGID, "o": 0}[letter]
-    if "t" in permissions and permissions not in _SHIFTS:
+    if "t" in permissions and permissions not in _SHIFTS and len(set(who)) == len(_SHIFTS):
         wanted |= _STICKY
     if operator == "+":
         return mode | wanted

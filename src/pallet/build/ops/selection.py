@@ -152,7 +152,7 @@ class _Reader:
                 self._directory(opened, where, "")
             finally:
                 os.close(opened)
-        elif not (self.excluder and self.excluder(source.name)):
+        elif not (source.pivot and self.excluder and self.excluder(source.name)):
             self._entry(f"/proc/self/fd/{fd}", None, b"", status, where)
 
     def _place(self, fd: int) -> str:
