@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from pallet.aio import run_blocking
 from pallet.build.compose import solved_target
 from pallet.build.dockerfile.plan import plan
 from pallet.build.errors import BuildError
+from pallet.build.export import attest
 from pallet.build.export.image import export_image
 from pallet.build.export.model import ExportJob, Progress
 from pallet.build.inputs import foreign
@@ -81,6 +83,8 @@ class Builder:
             DockerfileError: the Dockerfile cannot be understood.
             PalletError: anything else.
         """
+        started_ns = time.time_ns()
+        attest.wanted(request)
         progress = Progress(watch, request.ref)
         lease = await run_blocking(self._images.lease)
         job = Job(client=client, watch=watch, options=request.options, lease=lease, debug=request.debug)
@@ -89,7 +93,7 @@ class Builder:
             if on_plan is not None:
                 on_plan(source, made)
             targets = await self._solve(request, made, job)
-            return await self._export(request, made, targets, job, progress)
+            return await self._export(request, made, targets, job, progress, started_ns)
         finally:
             await asyncio.shield(self.parts.solver.end(job))
 
@@ -127,8 +131,16 @@ class Builder:
             error.sources = made.sources
             raise
         epoch_s = epoch_of(request)
-        return [solved_target(target, job.results, epoch_s=epoch_s, classic=request.classic)
-                for target in made.targets]
+        targets = [solved_target(target, job.results, epoch_s=epoch_s, classic=request.classic)
+                   for target in made.targets]
+        if not request.squash:
+            return targets
+        from pallet.build.export.reshape import Reshaper  # few builds ask for it
+
+        reshaper = Reshaper(self._images, self._workers, self._blobs, job.lease)
+        return [await reshaper.squashed(
+            solved, target.base_config.rootfs.diff_ids if target.base_config is not None else (), epoch_s)
+            for solved, target in zip(targets, made.targets, strict=True)]
 
     async def _read(self, request: BuildRequest, job: Job, progress: Progress) -> tuple[bytes, tuple[str, ...]]:
         """The Dockerfile and the patterns of the ignore file that counts."""
@@ -158,7 +170,7 @@ class Builder:
             message = f"failed to read dockerfile: open {name}: no such file or directory"
             raise InvalidParameterError(message)
         if not source.strip():
-            message = f"the Dockerfile ({name}) cannot be empty"
+            message = f"the Dockerfile ({name}) cannot be empty" if request.classic else "the Dockerfile cannot be empty"
             raise InvalidParameterError(message)
         with progress.vertex("[internal] load .dockerignore") as vertex:
             ignore = await read("dockerfile", f"{name}.dockerignore")
@@ -168,16 +180,20 @@ class Builder:
         return source, tuple(read_patterns(ignore)) if ignore else ()
 
     async def _export(self, request: BuildRequest, made: Plan, targets: list[SolvedTarget], job: Job,
-                      progress: Progress) -> BuildResult:
+                      progress: Progress, started_ns: int) -> BuildResult:
+        attestations = attest.wanted(request)
+        mode = attestations.get("provenance", {}).get("mode", "min")
+        predicates = {str(target.platform): attest.provenance(request, made, target, mode=mode, started_ns=started_ns)
+                      for target in made.targets}
         export_job = ExportJob(
             request=request, targets=targets, client=job.client, progress=progress, images=self._images,
             workers=self._workers, blobs=self._blobs, scratch=self._scratch, lease=job.lease, pushes=self._pushes,
-            notes=self._notes, epoch_s=epoch_of(request))
+            notes=self._notes, epoch_s=epoch_of(request), attestations=attestations, provenance=predicates)
         response: dict[str, str] = {}
         for export in request.exports:
             response |= await self._exporter(export)(export_job, export)
         return BuildResult(image_id=export_job.image_id, digest=export_job.digest, response=response,
-                           warnings=made.warnings)
+                           warnings=made.warnings, provenance=attest.predicates(predicates))
 
     def _exporter(self, export: Export) -> Callable[[ExportJob, Export], Awaitable[dict[str, str]]]:
         if export.kind == "image":

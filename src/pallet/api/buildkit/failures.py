@@ -43,7 +43,9 @@ def failure(error: BaseException, source_of: Callable[[str], bytes | None]) -> G
             data = error.source or source_of(error.filename)
             details += _source(error.filename or "Dockerfile", data, *error.lines)
         return GrpcError(Code.UNKNOWN, str(error), details)
-    return of_exception(error)
+    found = of_exception(error)
+    # Clients print every other code's name before the text, and BuildKit's builds fail with none.
+    return found if found.code is Code.CANCELLED else GrpcError(Code.UNKNOWN, found.message)
 
 
 def _source(filename: str, data: bytes | None, start: int, end: int) -> list[AnyMessage]:
