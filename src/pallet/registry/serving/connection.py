@@ -258,7 +258,19 @@ class Connection:
             self._loop.post(lambda: self._worked(reply), self)
 
         # What waits for another request of the same upload must not keep others waiting.
-        self._loop.run_in_thread(work, may_wait=service.waits(head))
+        waits = service.waits(head)
+
+        def work_logged_in() -> None:
+            service.log_in(head, peer)
+            if waits:
+                self._loop.run_in_thread(work, may_wait=True)
+            else:
+                work()
+
+        if service.logs_in(head):
+            self._loop.run_in_thread(work_logged_in, may_wait=False, logs_in=True)
+        else:
+            self._loop.run_in_thread(work, may_wait=waits)
 
     def _worked(self, reply: Reply) -> None:
         if self.state is not _WORKING:
@@ -406,7 +418,7 @@ class Connection:
                 raise ConnectionAbortedError(message)
             self._from += sent
             self._left -= sent
-            budget -= min(sent, budget)
+            budget = 0 if sent < window else max(budget - sent, 0)  # less than asked for: there is no more room
             while self._pending:
                 done = self.sock.send(self._pending[0])
                 self._pending = [self._pending[0][done:]] if done < len(self._pending[0]) else []

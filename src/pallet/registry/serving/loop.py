@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _QUICK_THREADS: Final = 32
+_LOGIN_THREADS: Final = max(1, (os.cpu_count() or 1) // 2)
+_LOGIN_NICE: Final = 10
 _TICK_S: Final = 1.0
 _ACCEPTS: Final = 32
 _READ: Final = select.EPOLLIN
@@ -73,6 +75,14 @@ class Service(Protocol):
         """Whether ``respond`` may wait for something but the disk and the database; on the loop."""
         ...
 
+    def logs_in(self, head: StrictHead) -> bool:
+        """Whether ``respond`` would hash a password; on the loop."""
+        ...
+
+    def log_in(self, head: StrictHead, peer: str) -> None:
+        """Hash it before, in a thread for that."""
+        ...
+
     def version(self) -> int | None:
         """The content's version before ``respond``; on the loop."""
         ...
@@ -101,8 +111,11 @@ class Loop:
         self._accepting = True
         self._quick = ThreadPoolExecutor(_QUICK_THREADS, "pallet-registry")
         self._slow = ThreadPoolExecutor(settings.max_uploads, "pallet-registry-upload")
+        # Whoever tries passwords keeps those waiting who do the same, and nobody else.
+        self._login = ThreadPoolExecutor(_LOGIN_THREADS, "pallet-registry-login", _step_back)
         self._drain_until = 0.0
         self._assumed = (-1, -1)
+        self._can_probe = True
         self._name = secrets.token_hex(6)
         self._requests = 0
 
@@ -121,9 +134,15 @@ class Loop:
 
     # --- for connections
 
-    def run_in_thread(self, work: Callable[[], None], *, may_wait: bool) -> None:
-        """Run ``work`` in a thread; with ``may_wait`` it may take as long as a client likes."""
-        (self._slow if may_wait else self._quick).submit(_guarded, work)
+    def run_in_thread(self, work: Callable[[], None], *, may_wait: bool, logs_in: bool = False) -> None:
+        """Run ``work`` in a thread.
+
+        Args:
+            may_wait: it may take as long as a client likes.
+            logs_in: it may compute for long.
+        """
+        pool = self._login if logs_in else self._slow if may_wait else self._quick
+        pool.submit(_guarded, work)
 
     def want_read(self, connection: Connection) -> None:
         """Poll for input."""
@@ -178,7 +197,7 @@ class Loop:
 
     def is_cached(self, fd: int, offset: int, length: int) -> bool:
         """Whether the file's part can be sent without waiting for the disk."""
-        if self._assumed == (fd, offset):
+        if self._assumed == (fd, offset) or not self._can_probe:
             self._assumed = (-1, -1)
             return True
         try:
@@ -190,6 +209,7 @@ class Loop:
         except OSError as error:
             if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
                 raise
+            self._can_probe = False  # a file system in memory, for one
         return True
 
     def assume_cached(self, fd: int, offset: int) -> None:
@@ -338,11 +358,18 @@ class Loop:
     def _close(self) -> None:
         self._quick.shutdown(wait=True, cancel_futures=True)
         self._slow.shutdown(wait=True, cancel_futures=True)
+        self._login.shutdown(wait=True, cancel_futures=True)
         self._poll.close()
         with self._wake_lock:
             os.close(self._wake_fd)
             self._wake_fd = -1
         self.log.flush()
+
+
+def _step_back() -> None:
+    """Let this thread's processor go to whoever serves."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOGIN_NICE)
 
 
 def _guarded(work: Callable[[], None]) -> None:
