@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pallet.build import graph
+from pallet.build.cachestore import CacheStore
 from pallet.build.errors import BuildError
-from tests.root.buildlab import BuildLab, build_lab, context, copy, run
+from pallet.build.usage import CachePrune
+from pallet.image.lazyblobs import LazyBlobs
+from pallet.types import Digest
+from tests.root.buildlab import BuildLab, Told, build_lab, context, copy, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.needs("root", "overlay")
 
@@ -32,23 +38,23 @@ async def test_steps_make_layers(lab: BuildLab, tmp_path: Path) -> None:
     (tree / "a").write_text("one")
     lab.client.root = str(tree)
 
-    def graph_of() -> object:
+    def graph_of() -> graph.Vertex:
         made = run(lab.image(), "echo hello; echo oops >&2; mkdir /made; echo x > /made/file")
         return run(copy(made, context(), "a", dest="/made/"), "cat /made/a /made/file > /both")
 
     target = graph_of()
-    (solved,) = await lab.solve(target)  # type: ignore[arg-type]
+    (solved,) = await lab.solve(target)
     assert lab.told.output() == b"hello\n"
     assert lab.told.output(2) == b"oops\n"
     assert len(solved.layers) == len(lab.base.diff_ids) + 3
     assert lab.read(solved.layers, "both") == b"onex\n"
     assert lab.told.cached() == ["FROM busybox"]
     assert sorted(lab.view(solved.layers[-1:])) == ["both"]
-    (again,) = await lab.solve(graph_of())  # type: ignore[arg-type]
+    (again,) = await lab.solve(graph_of())
     assert again.layers == solved.layers
     assert lab.told.ran() == ["[internal] load build context"]
     (tree / "a").write_text("two")
-    (other,) = await lab.solve(graph_of())  # type: ignore[arg-type]
+    (other,) = await lab.solve(graph_of())
     assert other.layers[:-2] == solved.layers[:-2]
     assert lab.read(other.layers, "both") == b"twox\n"
 
@@ -59,3 +65,197 @@ async def test_failure(lab: BuildLab) -> None:
         await lab.solve(run(lab.image(), "exit 7"))
     assert e.value.exit_code == 7
     assert e.value.classic == "The command '/bin/sh -c exit 7' returned a non-zero code: 7"
+
+
+async def test_a_copy_out_of_a_changed_stage_is_cached_by_content(lab: BuildLab) -> None:
+    """A stage that runs again but makes the same file there does not take the COPY's cache away."""
+    def target(number: int) -> graph.Vertex:
+        stage = run(lab.image(), f"echo {number} > /noise; echo same > /out; touch -d @1 /out", name="stage")
+        return run(copy(lab.image(), stage, "/out", dest="/"), "cat /out > /end", name="end")
+
+    (first,) = await lab.solve(target(1))
+    (second,) = await lab.solve(target(2))
+    assert second.layers == first.layers
+    assert lab.told.ran() == ["stage"]
+    assert {"COPY /out /", "end"} <= set(lab.told.cached())
+
+
+async def test_the_definition_finds_what_its_inputs_have_lost(lab: BuildLab) -> None:
+    """A target is cached although the stages that it came from are gone from the cache."""
+    def target() -> graph.Vertex:
+        stage = run(lab.image(), "date +%N > /out", name="stage")
+        return copy(lab.image(), stage, "/out", dest="/")
+
+    (first,) = await lab.solve(target())
+    keeper = lab.daemon.solving.keeper
+    gone = await keeper.prune(CachePrune(filters=("description==stage",)))
+    assert [usage.description for usage in gone] == ["stage"]
+    (second,) = await lab.solve(target())
+    assert second.layers == first.layers
+    assert lab.told.ran() == []
+
+
+async def test_what_is_not_to_be_cached_runs_and_the_rest_follows_its_content(lab: BuildLab) -> None:
+    """``ignore_cache``: it runs; what is on it runs again only where it came out differently."""
+    def target(*, ignore_cache: bool = False) -> graph.Vertex:
+        same = run(lab.image(), "true", name="same", ignore_cache=ignore_cache)
+        above = run(same, "date +%N > /a", name="above")
+        return run(run(above, "date +%N > /b", name="new", ignore_cache=ignore_cache), "true", name="last")
+
+    await lab.solve(target())
+    await lab.solve(target())
+    assert lab.told.ran() == []
+    await lab.solve(target(ignore_cache=True))
+    assert lab.told.ran() == ["same", "new", "last"]
+
+
+async def test_results_of_all_vertices_are_known(lab: BuildLab) -> None:
+    """Layers and times of every step are there for the history, cached or not."""
+    steps = [lab.image()]
+    for number in range(3):
+        steps.append(run(steps[-1], f"echo {number} > /{number}"))
+    for _ in range(2):
+        async with lab.job() as job:
+            await lab.solver.solve([steps[-1]], job)
+            assert [len(job.results[step].layers) for step in steps] == [1, 2, 3, 4]
+            times = [job.results[step].created_ns for step in steps]
+            assert times == sorted(times)
+
+
+async def test_concurrent_builds_share_what_runs(lab: BuildLab) -> None:
+    """One command for two builds; the end of the one does not end it; both hear its output."""
+    mount = graph.RunMount(kind="cache", target="/c", id="go", readonly=False)
+    step = run(lab.image(), "echo begun; echo x >> /c/runs; while [ ! -e /c/go ]; do usleep 10000; done; echo ended",
+               mounts=[mount])
+    caches = lab.daemon.data.build / "caches"
+    async with lab.job() as first, lab.job() as second, lab.job() as third:
+        told = []
+        for job in (first, second, third):
+            told.append(Told())
+            job.watch = told[-1]
+        tasks = [asyncio.ensure_future(lab.solver.solve([step], job)) for job in (first, second)]
+        while not told[0].output() or not told[1].output():
+            await asyncio.sleep(0.01)
+        tasks[0].cancel()
+        await asyncio.wait({tasks[0]})
+        late = asyncio.ensure_future(lab.solver.solve([step], third))
+        while not told[2].output():
+            await asyncio.sleep(0.01)
+        (cache,) = caches.iterdir()
+        (cache / "go").touch()
+        assert (await tasks[1])[0].layers == (await late)[0].layers
+        assert told[1].output() == told[2].output() == b"begun\nended\n"
+        assert (cache / "runs").read_text() == "x\n"
+
+
+async def test_cancelling_kills_the_command(lab: BuildLab) -> None:
+    """A build whose client goes away leaves no process, whatever it was doing."""
+    async with lab.job() as job:
+        task = asyncio.ensure_future(lab.solver.solve([run(lab.image(), "echo $$; sleep 1000 & sleep 1000")], job))
+        while not lab.told.output():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert not [line for line in Path("/proc").glob("[0-9]*/cmdline") if _cmdline(line) == b"sleep\x001000\x00"]
+
+
+def _cmdline(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+async def test_independent_steps_run_at_the_same_time_and_a_failure_ends_the_others(lab: BuildLab) -> None:
+    mount = graph.RunMount(kind="cache", target="/c", id="meet", readonly=False)
+    meet = "touch /c/{0}; while [ ! -e /c/{1} ]; do usleep 10000; done"
+    a = run(lab.image(), meet.format("a", "b"), mounts=[mount])
+    b = run(lab.image(), meet.format("b", "a"), mounts=[mount])
+    await lab.solve(a, b)
+    with pytest.raises(BuildError, match="exit code: 3"):
+        await lab.solve(run(lab.image(), "sleep 1000"), run(lab.image(), "exit 3"))
+
+
+async def test_limits_and_identity(lab: BuildLab) -> None:
+    """What a step runs as and with; a command killed for want of memory says so."""
+    vertex = run(lab.image(), "id -u; pwd; hostname; echo $A; ulimit -n", user="app", cwd="/made/here", env=("A=b",))
+    await lab.solve(vertex, ulimits=(("nofile", 123, 123),))
+    assert lab.told.output() == b"1000\n/made/here\nbuildkitsandbox\nb\n123\n"
+    with pytest.raises(BuildError, match="cannot allocate memory"):
+        await lab.solve(run(lab.image(), "x=$(head -c 64000000 /dev/zero | tr '\\0' a); echo ${#x}"),
+                        resources={"memory": 16 << 20, "memswap": 16 << 20})
+    with pytest.raises(BuildError, match="no such file"):
+        await lab.solve(graph.Vertex(op=graph.RunOp(args=("/no/such",)), inputs=(lab.image(),), name="RUN /no/such"))
+
+
+async def test_merged_layers_cost_nothing(lab: BuildLab, tmp_path: Path) -> None:
+    """A linked COPY is a layer of its own that any base can carry."""
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/f").write_text("linked")
+    lab.client.root = str(tmp_path / "c")
+    action = graph.CopyAction(input=0, paths=("f",), dest="/x/f")
+    layer = graph.Vertex(op=graph.FileOp(actions=(action,), has_base=False), inputs=(context(),), name="COPY --link")
+    bases = [lab.image(), run(lab.image(), "echo other > /other")]
+    found = await lab.solve(*(graph.Vertex(op=graph.MergeOp(), inputs=(base, layer), name="LINK") for base in bases))
+    assert found[0].layers[-1] == found[1].layers[-1]
+    assert lab.told.ran().count("COPY --link") == 1
+    assert lab.read(found[1].layers, "x/f") == b"linked"
+
+
+async def test_what_a_killed_daemon_leaves_is_swept(lab: BuildLab) -> None:
+    """Snapshots, shims and caches without a record are gone after the next start; the cache still serves."""
+    step = run(lab.image(), "echo x > /x")
+    (solved,) = await lab.solve(step)
+    daemon = lab.daemon
+    daemon.snapshotter.prepare("0" * 64, solved.layers)
+    (daemon.data.build / "caches/stray").mkdir(parents=True)
+    daemon.files.prepare("0" * 64)
+    await daemon.restorer._sweep(set())
+    daemon.solving.caches.sweep()
+    daemon.snapshotter.drain()
+    assert lab.leftovers() == []
+    assert daemon.files.known() == []
+    assert list((daemon.data.build / "caches").iterdir()) == []
+    store = CacheStore(daemon.metadata, daemon.snapshotter)
+    assert len(store.all()) == 1
+    assert daemon.images.collect() == 0
+    (again,) = await lab.solve(run(lab.image(), "echo x > /x"))
+    assert again.layers == solved.layers
+    assert lab.told.ran() == []
+
+
+async def test_prune(lab: BuildLab) -> None:
+    """Leaves go before what they stand on; what images have, and what is used, stays; layers go with records."""
+    base = run(lab.image(), "head -c 100000 /dev/zero > /base", name="base")
+    await lab.solve(run(base, "head -c 200000 /dev/zero > /top", name="top"), run(base, "true", name="side"))
+    keeper = lab.daemon.solving.keeper
+    assert [usage.size_bytes for usage in keeper.usage()] == [200_000, 100_000, 0]
+    gone = await keeper.prune(CachePrune(max_used_bytes=150_000))
+    assert "top" in {usage.description for usage in gone} <= {"top", "side"}
+    await lab.solve(run(base, "true", name="side"))
+    async with lab.job() as job:
+        await lab.solver.solve([base], job)
+        assert [usage.description for usage in await keeper.prune(CachePrune(all=True))] == ["side"]
+    assert [usage.description for usage in await keeper.prune(CachePrune())] == ["base"]
+    assert keeper.usage() == []
+    assert len(lab.daemon.snapshotter.layers()) == 1
+    await lab.solve(base)
+    assert lab.told.ran() == ["base"]
+
+
+async def test_tars_of_layers_come_again_as_they_were(lab: BuildLab) -> None:
+    """Removals, replaced directories, sockets and links: the tar of the layer has the layer's DiffID."""
+    first = run(lab.image(), "mkdir -p /d/e /gone; echo 1 > /d/f; ln /d/f /d/g; echo 2 > /d/e/h; touch /gone/x /.wh.odd")
+    second = run(first, "rm /d/g; rm -r /d/e; mkdir /d/e; touch /d/e/new; rm -r /gone; chmod 700 /; mkfifo /p; "
+                        "mkdir /only && rm -r /only && mkdir /only; rm /etc/mtab 2>/dev/null; true")
+    (solved,) = await lab.solve(second)
+    blobs = LazyBlobs(lab.daemon.images, lab.daemon.supervisor)
+    for layer in solved.layers[1:]:
+        made = blobs.made(layer)
+        assert made is not None
+        assert await blobs.digest(made) == layer
+        with lab.daemon.images.lease() as lease:
+            assert await blobs.ensure(Digest(layer), lease)
+        assert lab.daemon.content.size(Digest(layer)) == made.tar_bytes
+    assert b".wh.g\0" in lab.daemon.content.read(Digest(solved.layers[-1]))
