@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import select
 import signal
 import ssl
 import subprocess
@@ -407,6 +408,26 @@ def _workers(server: GuardedRegistry) -> list[int]:
     assert server.process is not None
     pid = server.process.pid
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_who_tries_passwords_keeps_nobody_else_waiting(tmp_path: Path) -> None:
+    """More clients with wrong ones than there are threads: a request with a token overtakes them."""
+    users = tmp_path / "users"
+    hashed = run_pallet("registry", "htpasswd", "--password-stdin", "--cost", "12", str(users), "ann", stdin="secret")
+    assert hashed.returncode == 0, hashed.stderr
+    config = f'[auth]\nhtpasswd = "{users}"\n[auth.token]\n[http]\nworkers = 1\ndrain_s = 0\n'
+    with GuardedRegistry(tmp_path / "registry", config=config) as server, contextlib.ExitStack() as stack:
+        token = {"Authorization": server.token("ann", "secret", "repository:a:pull")}
+        attackers = []
+        for number in range(40):
+            path = "/token" if number % 2 else "/v2/"
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+            stack.callback(connection.close)
+            connection.request("GET", path, headers={"Authorization": basic("ann", str(number))})
+            attackers.append(connection.sock)
+        assert server.request("GET", "/v2/a/tags/list", headers=token)[0] == 404
+        answered, _, _ = select.select(attackers, [], [], 0)
+        assert len(answered) < 8
 
 
 def test_limits_hold_across_workers(docker: DockerCli, tmp_path: Path) -> None:

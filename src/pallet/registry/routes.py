@@ -152,6 +152,17 @@ class Routes:
 
     # Mirrored repositories
 
+    def logs_in(self, method: str, target: str, headers: dict[str, str]) -> bool:
+        """Whether the answer takes hashing a password, so that it is to be given where that is done."""
+        if method == "POST" and target.partition("?")[0] == TOKEN_PATH:
+            return True
+        header = headers.get("authorization", "")
+        return header[:5].lower() == "basic" and not self._access.prompt(header, Access())
+
+    def log_in(self, headers: dict[str, str], peer: str) -> None:
+        """Hash the password beforehand; whether it is right is for ``handle`` to say."""
+        self._access.warm(headers.get("authorization", ""), self._proxies.client(peer, headers))
+
     def may_wait(self, target: str) -> bool:
         """Whether a request waits for others: for another one on the same upload, or for upstream."""
         path, _, query = target.partition("?")

@@ -15,6 +15,7 @@ counts at once and not only when tokens expire.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,14 @@ class GuardedAccess:
         if not user and not headers:
             return ANYBODY
         return Caller(name=user, headers=headers or {}, sees_all=self._external)
+
+    def warm(self, header: str, peer: str) -> None:
+        """See ``AccessControl``."""
+        credentials = basic_credentials(header)
+        if credentials is not None and self._users is not None:
+            with suppress(RegistryHttpError):
+                self._limits.may_log_in(peer)
+                self._users.check(*credentials)
 
     def _who(self, header: str, peer: str) -> tuple[str, Claims | None, str]:
         """User, the token's claims if there is a token, and what is wrong with the credentials."""
@@ -219,6 +228,10 @@ class ReloadableAccess:
     def authorize(self, header: str, access: Access, base_url: str, peer: str = "") -> Caller:
         """See ``AccessControl``."""
         return self._current.authorize(header, access, base_url, peer)
+
+    def warm(self, header: str, peer: str) -> None:
+        """See ``AccessControl``."""
+        self._current.warm(header, peer)
 
     def sees(self, caller: Caller) -> Callable[[str], bool] | None:
         """See ``AccessControl``."""

@@ -86,6 +86,10 @@ class AccessControl(Protocol):
         """
         ...
 
+    def warm(self, header: str, peer: str) -> None:
+        """Hash the password in an ``Authorization``, so that ``authorize`` answers from memory. Refuses nothing."""
+        ...
+
     def sees(self, caller: Caller) -> Callable[[str], bool] | None:
         """Which repositories the catalog shows to ``caller``; None is all of them."""
         ...
@@ -119,6 +123,9 @@ class OpenAccess:
     def authorize(self, header: str, access: Access, base_url: str, peer: str = "") -> Caller:
         """Accept."""
         return ANYBODY
+
+    def warm(self, header: str, peer: str) -> None:
+        """There are no passwords."""
 
     def sees(self, caller: Caller) -> Callable[[str], bool] | None:
         """Everything."""

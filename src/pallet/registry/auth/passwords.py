@@ -39,7 +39,7 @@ _REMEMBERED = 4096
 _MAX_PASSWORD_BYTES = 4096
 _SETTLED_NS = 100_000_000
 """A file changed more recently may change again within a tick of the clock that stamps it."""
-_WAITING = 64
+_WAITING = 16
 """Checks under way or waiting, beyond which clients are told to come again."""
 
 
@@ -64,7 +64,7 @@ class Passwords:
         self._known: OrderedDict[bytes, tuple[bool, float]] = OrderedDict()
         self._lock = threading.Lock()
         self._flights: dict[bytes, threading.Lock] = {}
-        self._slots = threading.BoundedSemaphore(max(1, os.cpu_count() or 1))
+        self._slots = threading.BoundedSemaphore(max(1, (os.cpu_count() or 1) // 2))
         self._decoy = ""
 
     def knows(self, name: str) -> bool:

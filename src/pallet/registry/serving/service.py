@@ -61,6 +61,14 @@ class RegistryService:
         """See ``Service``."""
         return self._routes.may_wait(head.target)
 
+    def logs_in(self, head: StrictHead) -> bool:
+        """See ``Service``."""
+        return self._routes.logs_in(head.method, head.target, head.headers)
+
+    def log_in(self, head: StrictHead, peer: str) -> None:
+        """See ``Service``."""
+        self._routes.log_in(head.headers, peer)
+
     def version(self) -> int | None:
         """See ``Service``."""
         return self._cache.version()
@@ -130,6 +138,13 @@ class MetricsService:
     def waits(self, head: StrictHead) -> bool:
         """See ``Service``."""
         return False
+
+    def logs_in(self, head: StrictHead) -> bool:
+        """See ``Service``."""
+        return False
+
+    def log_in(self, head: StrictHead, peer: str) -> None:
+        """See ``Service``."""
 
     def version(self) -> int | None:
         """See ``Service``."""
