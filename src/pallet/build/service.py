@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from pallet.build.request import BuildRequest, Export
     from pallet.build.treeclient import WorkerRunner
     from pallet.image.store import ImageStore
+    from pallet.spec.image import Descriptor
     from pallet.spec.platform import Platform
+    from pallet.types import DiffID
 
 _MAX_DOCKERFILE_BYTES = 16 << 20
 
@@ -92,10 +94,21 @@ class Builder:
             source, made = await self._plan(request, job, progress)
             if on_plan is not None:
                 on_plan(source, made)
-            targets = await self._solve(request, made, job)
-            return await self._export(request, made, targets, job, progress, started_ns)
+            added: dict[DiffID, Descriptor] = {}
+            targets = await self._solve(request, made, job, added)
+            return await self._export(request, made, ExportJob(
+                request=request, targets=targets, client=client, progress=progress, images=self._images,
+                workers=self._workers, blobs=self._blobs, scratch=self._scratch, lease=job.lease,
+                pushes=self._pushes, notes=self._notes, epoch_s=epoch_of(request), added=added), started_ns)
         finally:
-            await asyncio.shield(self.parts.solver.end(job))
+            await asyncio.shield(self._end(job, request))
+
+    async def _end(self, job: Job, request: BuildRequest) -> None:
+        """Let go of what the build held, and of documents that outputs wrote for a client alone."""
+        await self.parts.solver.end(job)
+        if any(export.kind in {"oci", "docker"} or export.attributes.get("push") or "rewrite-timestamp" in
+               export.attributes or "compression" in export.attributes for export in request.exports):
+            await run_blocking(self._images.collect)
 
     async def _plan(self, request: BuildRequest, job: Job, progress: Progress) -> tuple[bytes, Plan]:
         """Read the Dockerfile and say what there is to do."""
@@ -124,7 +137,8 @@ class Builder:
             inputs[name] = foreign(made, f"input:{name}")
         return replace(request.options, inputs=inputs)
 
-    async def _solve(self, request: BuildRequest, made: Plan, job: Job) -> list[SolvedTarget]:
+    async def _solve(self, request: BuildRequest, made: Plan, job: Job,
+                     added: dict[DiffID, Descriptor]) -> list[SolvedTarget]:
         try:
             await self.parts.solver.solve([target.vertex for target in made.targets], job)
         except BuildError as error:
@@ -137,7 +151,7 @@ class Builder:
             return targets
         from pallet.build.export.reshape import Reshaper  # few builds ask for it
 
-        reshaper = Reshaper(self._images, self._workers, self._blobs, job.lease)
+        reshaper = Reshaper(self._images, self._workers, self._blobs, job.lease, added)
         return [await reshaper.squashed(
             solved, target.base_config.rootfs.diff_ids if target.base_config is not None else (), epoch_s)
             for solved, target in zip(targets, made.targets, strict=True)]
@@ -170,7 +184,8 @@ class Builder:
             message = f"failed to read dockerfile: open {name}: no such file or directory"
             raise InvalidParameterError(message)
         if not source.strip():
-            message = f"the Dockerfile ({name}) cannot be empty" if request.classic else "the Dockerfile cannot be empty"
+            shown = f" ({name})" if request.classic else ""
+            message = f"the Dockerfile{shown} cannot be empty"
             raise InvalidParameterError(message)
         with progress.vertex("[internal] load .dockerignore") as vertex:
             ignore = await read("dockerfile", f"{name}.dockerignore")
@@ -179,20 +194,16 @@ class Builder:
             vertex.transferred("transferring context:", len(ignore or b""))
         return source, tuple(read_patterns(ignore)) if ignore else ()
 
-    async def _export(self, request: BuildRequest, made: Plan, targets: list[SolvedTarget], job: Job,
-                      progress: Progress, started_ns: int) -> BuildResult:
+    async def _export(self, request: BuildRequest, made: Plan, job: ExportJob, started_ns: int) -> BuildResult:
         attestations = attest.wanted(request)
         mode = attestations.get("provenance", {}).get("mode", "min")
         predicates = {str(target.platform): attest.provenance(request, made, target, mode=mode, started_ns=started_ns)
                       for target in made.targets}
-        export_job = ExportJob(
-            request=request, targets=targets, client=job.client, progress=progress, images=self._images,
-            workers=self._workers, blobs=self._blobs, scratch=self._scratch, lease=job.lease, pushes=self._pushes,
-            notes=self._notes, epoch_s=epoch_of(request), attestations=attestations, provenance=predicates)
+        job.attestations, job.provenance = attestations, predicates
         response: dict[str, str] = {}
         for export in request.exports:
-            response |= await self._exporter(export)(export_job, export)
-        return BuildResult(image_id=export_job.image_id, digest=export_job.digest, response=response,
+            response |= await self._exporter(export)(job, export)
+        return BuildResult(image_id=job.image_id, digest=job.digest, response=response,
                            warnings=made.warnings, provenance=attest.predicates(predicates))
 
     def _exporter(self, export: Export) -> Callable[[ExportJob, Export], Awaitable[dict[str, str]]]:

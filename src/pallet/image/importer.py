@@ -112,8 +112,8 @@ class Importer:
         return await self.add_layer(source, record)
 
     async def add_layer(self, source: AsyncIterator[bytes],
-                        record: Callable[[Lease, AddedLayer], Image], *,
-                        keep_empty: bool = True) -> Image:
+                        record: Callable[[Lease, AddedLayer], T], *,
+                        keep_empty: bool = True) -> T:
         """Store and unpack one layer's tar, and have ``record`` make the image it is in.
 
         Args:

@@ -20,6 +20,8 @@ WORKERS: dict[str, tuple[str, str]] = {
     "layer.export": ("pallet.layer.diffworker", "run_tree"),
     "layer.changes": ("pallet.layer.diffworker", "run_changes"),
     "container.archive": ("pallet.zygote.archive", "run"),
+    "build.squash": ("pallet.build.exportworker", "run_squash"),
+    "build.packages": ("pallet.build.exportworker", "run_packages"),
     "build.untar": ("pallet.build.contextworker", "run_untar"),
     "container.freeze": ("pallet.zygote.freeze", "run"),
     "layer.verify": ("pallet.layer.verify", "run_verify"),
@@ -34,7 +36,8 @@ WORKERS: dict[str, tuple[str, str]] = {
 
 HEAVY = frozenset({
     "layer.apply", "layer.copyup", "layer.verify", "layer.index", "layer.explore", "layer.diff",
-    "layer.export", "layer.changes", "container.archive", "build.untar", "layer.seal", "layer.tar", "build.files",
+    "layer.export", "layer.changes", "container.archive", "build.untar", "build.squash",
+    "build.packages", "layer.seal", "layer.tar", "build.files",
     "build.digest", "build.git"})
 """Kinds whose modules (decompression, hashing) the zygote itself does not import: a process of
 its own, forked when the first of them is asked for, does, and shims need not carry them."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pallet.aio import run_blocking
+from pallet.build.export.documents import encode
 from pallet.build.export.image import write_documents
 from pallet.build.export.values import flag, names_of
 from pallet.errors import DataLossError, InvalidParameterError
@@ -82,7 +83,7 @@ def _index(stored: Stored, names: Sequence[Reference]) -> bytes:
         **(stored.top.annotations or {}),
         **({layout.NAME_ANNOTATION: str(name), layout.REF_ANNOTATION: name.tag or ""} if name is not None else {}),
     } or None) for name in names or (None,)]
-    return spec.encode(spec.Index(media_type=spec.OCI_INDEX, manifests=entries))
+    return encode(spec.Index(media_type=spec.OCI_INDEX, manifests=entries))
 
 
 def _manifest(stored: Stored, names: Sequence[Reference]) -> bytes:

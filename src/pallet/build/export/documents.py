@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pallet.errors import DataLossError, InvalidParameterError, NotFoundError, PalletError
 from pallet.spec import digest as digests
 from pallet.spec import image as spec
@@ -87,14 +89,27 @@ def _for(found: Mapping[str, Mapping[str, str]], platform: Platform) -> dict[str
     return {**found.get("", {}), **found.get(str(platform), {})} or None
 
 
+def encode(document: spec.Manifest | spec.Index) -> bytes:
+    """A manifest or index without the fields that it does not have."""
+    return msgspec.json.encode({name: value for name, value in msgspec.to_builtins(document).items()
+                                if value is not None})
+
+
 class Documents:
     """Writes documents of one export."""
 
-    def __init__(self, images: ImageStore, lease: Lease, *, oci: bool) -> None:
-        """``oci`` chooses OCI's media types, else Docker's."""
+    def __init__(self, images: ImageStore, lease: Lease, *, oci: bool,
+                 added: Mapping[DiffID, spec.Descriptor]) -> None:
+        """Begin.
+
+        Args:
+            oci: choose OCI's media types, else Docker's.
+            added: blobs of layers that this build brought in itself.
+        """
         self._images = images
         self._lease = lease
         self._oci = oci
+        self._added = added
 
     def write(self, target: SolvedTarget, annotations: Annotations,
               layers: Sequence[spec.Descriptor] | None = None) -> Written:
@@ -108,7 +123,7 @@ class Documents:
         """
         chosen = [self._typed(layer) for layer in layers or self.layers(target)]
         config = self.put(target.config, spec.OCI_CONFIG if self._oci else spec.DOCKER_CONFIG)
-        raw = spec.encode(spec.Manifest(
+        raw = encode(spec.Manifest(
             media_type=spec.OCI_MANIFEST if self._oci else spec.DOCKER_MANIFEST, config=config, layers=chosen,
             annotations=annotations.of_manifest(target.platform)))
         manifest = self.put(raw, spec.OCI_MANIFEST if self._oci else spec.DOCKER_MANIFEST)
@@ -120,7 +135,7 @@ class Documents:
     def index(self, entries: Iterable[spec.Descriptor], annotations: Annotations) -> spec.Descriptor:
         """Write the index of several manifests."""
         media_type = spec.OCI_INDEX if self._oci else spec.DOCKER_LIST
-        return self.put(spec.encode(spec.Index(
+        return self.put(encode(spec.Index(
             media_type=media_type, manifests=list(entries), annotations=dict(annotations.index) or None)), media_type)
 
     def put(self, raw: bytes, media_type: str) -> spec.Descriptor:
@@ -143,7 +158,7 @@ class Documents:
         """Layers that a manifest tells of: the base's, and where need be those of all images."""
         found: dict[DiffID, spec.Descriptor] = {}
         wanted = [DiffID(layer) for layer in target.layers
-                  if self._images.snapshotter.made_here(DiffID(layer)) is None]
+                  if layer not in self._added and self._images.snapshotter.made_here(DiffID(layer)) is None]
         for image in self._images.list() if wanted else ():
             if not set(wanted) & set(image.diff_ids):
                 continue
@@ -156,6 +171,8 @@ class Documents:
         return found
 
     def _layer(self, layer: DiffID, known: Mapping[DiffID, spec.Descriptor]) -> spec.Descriptor:
+        if layer in self._added:
+            return self._added[layer]
         made = self._images.snapshotter.made_here(layer)
         if made is not None:
             # Its tar is written when somebody asks for it: see ``storage/content.py``.

@@ -13,8 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pallet.aio import run_blocking
+from pallet.build.export import attest
 from pallet.build.export.documents import Documents, read_annotations
-from pallet.build.export.values import flag, names_of
+from pallet.build.export.values import flag, names_of, number
 from pallet.errors import InvalidParameterError
 from pallet.spec import image as spec
 from pallet.types import Digest, ImageId
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from pallet.build.export.documents import Annotations, Written
     from pallet.build.export.model import ExportJob
+    from pallet.build.ports import SolvedTarget
     from pallet.build.request import Export
     from pallet.image.model import Image
     from pallet.spec.reference import Reference
@@ -61,19 +63,37 @@ async def write_documents(job: ExportJob, export: Export) -> Stored:
     attributes = export.attributes
     attested = bool(job.attestations)
     annotations = read_annotations(attributes)
-    documents = Documents(job.images, job.lease, oci=uses_oci(attributes, attested=attested))
+    documents = Documents(job.images, job.lease, oci=uses_oci(attributes, attested=attested), added=job.added)
     several = len(job.targets) > 1 or job.multi_platform
-    written = tuple([await run_blocking(documents.write, target, annotations) for target in job.targets])
+    found: list[Written] = []
+    for target in await _reshaped(job, attributes):
+        layers = await run_blocking(documents.layers, target)
+        if attributes.get("compression"):
+            from pallet.build.export.packing import packed  # few builds ask for it
+
+            layers = await packed(job, layers, attributes)
+        found.append(await run_blocking(documents.write, target, annotations, layers))
+    written = tuple(found)
     entries = [one.manifest for one in written]
     if attested:
-        from pallet.build.export import attest  # few builds need it
-
         for target, one in zip(job.targets, written, strict=True):
-            entries += await attest.write(job, documents, target, one)
+            entries += await attest.write(job, export, documents, target, one)
     if not several and not attested:
         return Stored(written=written, top=written[0].manifest, is_index=False)
     index = await run_blocking(documents.index, entries, annotations)
     return Stored(written=written, top=_described(index, annotations), is_index=True)
+
+
+async def _reshaped(job: ExportJob, attributes: Mapping[str, str]) -> Sequence[SolvedTarget]:
+    """The targets, their files' times rewritten where that is asked for."""
+    epoch_s = number(attributes, "source-date-epoch")
+    epoch_s = job.epoch_s if epoch_s is None else epoch_s
+    if not flag(attributes, "rewrite-timestamp") or epoch_s is None:
+        return job.targets
+    from pallet.build.export.reshape import Reshaper  # few builds ask for it
+
+    reshaper = Reshaper(job.images, job.workers, job.blobs, job.lease, job.added)
+    return [await reshaper.rewritten(target, epoch_s) for target in job.targets]
 
 
 def _described(index: spec.Descriptor, annotations: Annotations) -> spec.Descriptor:

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from pallet.image.lazyblobs import LazyBlobs
     from pallet.image.model import Image
     from pallet.image.store import ImageStore
+    from pallet.spec.image import Descriptor
     from pallet.spec.reference import Reference
     from pallet.storage.leases import Lease
-    from pallet.types import ImageId
+    from pallet.types import DiffID, ImageId
 
 
 class Pushes(Protocol):
@@ -121,6 +122,8 @@ class ExportJob:
     """``provenance`` and ``sbom`` to their attributes."""
     provenance: Mapping[str, bytes] = field(default_factory=dict)
     """Predicate of each platform's provenance, by the platform's text."""
+    added: dict[DiffID, Descriptor] = field(default_factory=dict)
+    """Blobs of layers that outputs made themselves."""
     epoch_s: int | None = None
     image_id: ImageId | None = None
     image_ids: list[ImageId] = field(default_factory=list)

@@ -24,7 +24,7 @@ from pallet.spec.mounts import RootMount
 from pallet.types import DiffID
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 
     from pallet.build.export.model import ExportJob
     from pallet.build.ports import SolvedTarget
@@ -43,19 +43,19 @@ class TakesTar(Protocol):
         ...
 
 
-async def worker_tar(workers: WorkerRunner, request: DiffRequest, kind: str) -> AsyncGenerator[bytes, None]:
-    """Yield what a worker writes; raises what it failed with."""
+async def pipe_of(run: Callable[[int], Awaitable[None]]) -> AsyncGenerator[bytes, None]:
+    """Yield what ``run`` has written into the descriptor it is given; raises what it failed with."""
     loop = asyncio.get_running_loop()
     read_fd, write_fd = os.pipe()
     os.set_blocking(read_fd, False)
 
-    async def run() -> DiffReply:
+    async def work_to_its_end() -> None:
         try:
-            return await workers.run_worker(kind, request, [write_fd], reply_type=DiffReply)
+            await run(write_fd)
         finally:
             os.close(write_fd)
 
-    work = asyncio.ensure_future(run())
+    work = asyncio.ensure_future(work_to_its_end())
     try:
         while True:
             try:
@@ -71,12 +71,23 @@ async def worker_tar(workers: WorkerRunner, request: DiffRequest, kind: str) -> 
             if not data:
                 break
             yield data
-        (await work).result()
+        await work
     finally:
         os.close(read_fd)
         work.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await work
+
+
+async def worker_tar(workers: WorkerRunner, request: DiffRequest, kind: str) -> AsyncGenerator[bytes, None]:
+    """Yield what a worker writes; raises what it failed with."""
+    async def run(write_fd: int) -> None:
+        reply = await workers.run_worker(kind, request, [write_fd], reply_type=DiffReply)
+        reply.result()
+
+    async with aclosing(pipe_of(run)) as tar:
+        async for data in tar:
+            yield data
 
 
 async def root_tar(job: ExportJob, target: SolvedTarget) -> AsyncGenerator[bytes, None]:
