@@ -353,6 +353,30 @@ def test_tls(tmp_path: Path) -> None:
         assert server.request("GET", "/v2/", context=certificates.client(certificate=True))[0] == 200
 
 
+def test_docker_over_tls(ann: DockerCli, tmp_path: Path) -> None:
+    """Login, push and pull; the challenge names the token endpoint with ``https``."""
+    certificates = Certificates(tmp_path / "tls")
+    config = auth(write_users(tmp_path / "users", PEOPLE)) + certificates.settings
+    with GuardedRegistry(tmp_path / "registry", config=config, certificates=certificates) as server:
+        challenge = server.request("GET", "/v2/")[1]["www-authenticate"]
+        assert challenge.startswith(f'Bearer realm="https://{server.address}/token"')
+        target = f"{server.address}/team/app:1"
+        ann.ok("tag", "busybox", target)
+        try:
+            login(ann, server, "ann")
+            ann.ok("push", target)
+            ann.ok("rmi", target)
+            ann.ok("pull", target)
+        finally:
+            ann.run("rmi", target)
+        failed = server.request("GET", "/v2/", headers={"Authorization": basic("ann", "no")})
+        assert failed[0] == 401
+        eventually(lambda: "login of 'ann' from 127.0.0.1 failed" in server.log(), what="it is in the log")
+        assert server.request("GET", "/v2/", headers={"Authorization": basic("my-password", "x")})[0] == 401
+        eventually(lambda: "login of an unknown user" in server.log(), what="it is in the log")
+        assert "my-password" not in server.log()
+
+
 def _certificate(server: GuardedRegistry) -> str:
     return ssl.get_server_certificate(("127.0.0.1", server.port))
 

@@ -150,6 +150,9 @@ class GuardedAccess:
         if self._users.check(name, password):
             return True
         self._limits.login_failed(peer)
+        # People type passwords where names belong: only known names are written down.
+        logger.warning("login of %s from %s failed", repr(name) if self._users.knows(name) else "an unknown user",
+                       peer or "somewhere")
         return False
 
     def _permitted(self, user: str, claims: Claims | None, access: Access, *, has_credentials: bool) -> bool:
