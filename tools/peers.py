@@ -25,17 +25,16 @@ SUITES = ("forky", "sid", "trixie")
 PACKAGES = {"docker-buildx": "docker-buildx", "docker-compose": "docker-compose"}
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 ATTEMPTS = 4
-_DEFAULT_ARCHIVE = ""
 
 
 def archive() -> str:
-    """Address of the archive that this host uses for Debian itself."""
+    """Address of the archive that this host uses for Debian itself; "" without one."""
     places = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
     for place in places:
         if place.is_file():
             for found in re.findall(r"https?://\S+/debian/?(?=\s|$)", place.read_text(encoding="utf-8")):
                 return str(found).rstrip("/")
-    return _DEFAULT_ARCHIVE
+    return ""
 
 
 def apt(scratch: Path, *arguments: str) -> bool:
@@ -94,9 +93,9 @@ def main() -> int:
     if not lacking or options.list_only:
         print("\n".join(lacking), end="\n" if lacking else "")
         return 1 if lacking else 0
-    if not shutil.which("apt-get") or not KEYRING.exists():
-        print(f"missing: {', '.join(lacking)}; they come from Debian's archive: apt-get and {KEYRING} are needed, "
-              f"or put the plugins into {PLUGINS} by hand", file=sys.stderr)
+    if not shutil.which("apt-get") or not KEYRING.exists() or not archive():
+        print(f"missing: {', '.join(lacking)}; they come from Debian's archive: apt-get that uses it and {KEYRING} "
+              f"are needed, or put the plugins into {PLUGINS} by hand", file=sys.stderr)
         return 1
     for attempt in range(ATTEMPTS):
         for suite in SUITES:
