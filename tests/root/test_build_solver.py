@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,11 @@ from pallet.build import graph
 from pallet.build.cachestore import CacheStore
 from pallet.build.errors import BuildError
 from pallet.build.usage import CachePrune
+from pallet.errors import NotFoundError
+from pallet.http.streams import Deframer
 from pallet.image.lazyblobs import LazyBlobs
 from pallet.types import Digest
-from tests.root.buildlab import BuildLab, Told, build_lab, context, copy, run
+from tests.root.buildlab import BuildLab, Client, Told, build_lab, context, copy, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -259,3 +262,26 @@ async def test_tars_of_layers_come_again_as_they_were(lab: BuildLab) -> None:
             assert await blobs.ensure(Digest(layer), lease)
         assert lab.daemon.content.size(Digest(layer)) == made.tar_bytes
     assert b".wh.g\0" in lab.daemon.content.read(Digest(solved.layers[-1]))
+
+
+async def test_a_failed_step_is_kept_for_a_shell(lab: BuildLab) -> None:
+    """The shell finds what the command left, its environment, user and mounts; nothing stays after ``drop``."""
+    mount = graph.RunMount(kind="secret", target="/run/s", id="s", uid=1000)
+    vertex = run(lab.image(), "echo half > /tmp/half; exit 4", user="app", env=("A=b",), mounts=[mount])
+    with pytest.raises(BuildError) as caught:
+        await lab.solve(vertex, debug=True, client=Client(secrets={"s": b"hush"}))
+    failed, state = lab.daemon.solving.failed, caught.value.state
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    shell = asyncio.ensure_future(failed.shell(
+        state, ["/bin/sh", "-c", "cat /tmp/half /run/s; echo $A; id -u; read x; exit $x"], theirs, tty=False))
+    await asyncio.get_running_loop().sock_sendall(ours, b"9\n")
+    deframer, told = Deframer(), b""
+    while data := await asyncio.get_running_loop().sock_recv(ours, 1000):
+        told += b"".join(payload for _, payload in deframer.feed(data))
+    ours.close()
+    assert await shell == 9
+    assert told == b"half\nhushb\n1000\n"
+    await failed.drop(state)
+    with pytest.raises(NotFoundError):
+        await failed.shell(state, ["/bin/sh"], theirs, tty=True)

@@ -15,6 +15,7 @@ from pallet.build.images import BuildImages
 from pallet.build.ops.cachemounts import CacheMounts
 from pallet.build.ops.contents import Contents
 from pallet.build.ops.downloads import Downloads
+from pallet.build.ops.failed import FailedSteps
 from pallet.build.ops.perform import Performer
 from pallet.build.ops.running import StepMaker
 from pallet.build.ops.sources import Sources
@@ -40,6 +41,7 @@ class SolverParts:
     cache: CacheStore
     caches: CacheMounts
     keeper: CacheKeeper
+    failed: FailedSteps
 
 
 def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pulls, workers: WorkerRunner,
@@ -56,8 +58,10 @@ def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pull
     trees = Trees(cache=cache, contents=contents, snapshotter=snapshotter, workers=workers)
     caches = CacheMounts(root / "caches", cache)
     found = BuildImages(images, puller)
-    performer = Performer(snapshotter=snapshotter, workers=workers, runner=runner, steps=StepMaker(caches, trees))
+    failed = FailedSteps(images=images, runner=runner)
+    performer = Performer(snapshotter=snapshotter, workers=workers, runner=runner, steps=StepMaker(caches, trees),
+                          failed=failed)
     sources = Sources(images=found, cache=cache, snapshotter=snapshotter, workers=workers, fetcher=Downloads())
     solver = Solver(cache=cache, sources=sources, contents=contents, performer=performer)
     keeper = CacheKeeper(cache=cache, mounts=caches, images=images, root=str(root.parent))
-    return SolverParts(solver=solver, images=found, cache=cache, caches=caches, keeper=keeper)
+    return SolverParts(solver=solver, images=found, cache=cache, caches=caches, keeper=keeper, failed=failed)

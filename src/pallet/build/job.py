@@ -57,8 +57,6 @@ class Job:
     trees: dict[LocalSource, asyncio.Task[ContextTree]] = field(default_factory=dict)
     uploads: dict[str, Solved] = field(default_factory=dict)
     """What the client piped in, by URL: it can be had once."""
-    failed: dict[str, FailedState] = field(default_factory=dict)
-    """States kept for a debug shell, by ``BuildError.state``."""
 
     def digest(self, vertex: Vertex) -> Digest:
         """The vertex's name in the progress."""
@@ -89,12 +87,3 @@ class Job:
                                    completed_ns=now if current == total else 0))
 
         return tell
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedState:
-    """A step that failed, with its snapshot as it left it: ``Solver.shell`` runs in it."""
-
-    vertex: Vertex
-    key: str
-    """Of the snapshot."""

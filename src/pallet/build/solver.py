@@ -84,9 +84,6 @@ class Solver:
         for task in trees:
             if not task.cancelled() and task.exception() is None:
                 await job.client.release(task.result())
-        for state in job.failed.values():
-            await self._performer.drop(state.key)
-        job.failed.clear()
         self.cache.flush()
         await asyncio.to_thread(job.lease.end)
 

@@ -156,6 +156,7 @@ def _mount_overlay(root: RootMount, mount_point: str) -> None:
 def _forget_volatile(work: str) -> None:
     """Remove the mark that an unclean volatile mount left: its container asks for no durability."""
     try:
+        os.unlink(f"{work}/work/incompat/volatile/dirty")
         os.rmdir(f"{work}/work/incompat/volatile")
     except FileNotFoundError:
         return

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from pallet.aio import run_blocking
 from pallet.build import graph
 from pallet.build.errors import BuildError
-from pallet.build.job import FailedState
 from pallet.build.ops.fileworker import FileAction, FilesReply, FilesRequest, Input
 from pallet.layer.seal import Sealed, SealReply, SealRequest
 from pallet.types import DiffID
@@ -25,8 +24,9 @@ if TYPE_CHECKING:
 
     from pallet.build.graph import Vertex
     from pallet.build.job import Job, Solved
+    from pallet.build.ops.failed import FailedSteps
     from pallet.build.ops.running import StepMaker
-    from pallet.build.ports import Step, StepRunner
+    from pallet.build.ports import Step, StepEnd, StepRunner
     from pallet.image.importer import WorkerRunner
     from pallet.spec.mounts import RootMount
     from pallet.storage.snapshot import Snapshotter
@@ -50,11 +50,12 @@ class Performer:
     """Carries out operations that make layers."""
 
     def __init__(self, *, snapshotter: Snapshotter, workers: WorkerRunner, runner: StepRunner,
-                 steps: StepMaker) -> None:
+                 steps: StepMaker, failed: FailedSteps) -> None:
         self._snapshotter = snapshotter
         self._workers = workers
         self._runner = runner
         self._steps = steps
+        self._failed = failed
 
     async def perform(self, vertex: Vertex, inputs: Sequence[Solved], job: Job,
                       output: Callable[[int, bytes], None]) -> Made:
@@ -68,10 +69,6 @@ class Performer:
             return await self._run(vertex, vertex.op, inputs, job, output)
         assert isinstance(vertex.op, graph.FileOp)
         return await self._files(vertex.op, inputs, job)
-
-    async def drop(self, key: str) -> None:
-        """Give the state of a failed step up."""
-        await run_blocking(self._snapshotter.remove, key)
 
     # Files
 
@@ -120,7 +117,9 @@ class Performer:
                 end = await self._runner.run(step, output)
             if end.exit_code:
                 keep = job.debug
-                raise self._failure(vertex, step, end.exit_code, job, oom_killed=end.oom_killed)
+                if keep:
+                    await self._failed.keep(step, inputs)
+                raise _failure(vertex, step, end, job)
             points = [mount.target for mount in step.mounts]
             sealed = await self.seal(self._snapshotter.root_mount(key), points)
             return await self.commit(key, sealed, job, on_base=True)
@@ -136,17 +135,14 @@ class Performer:
             "layer.seal", SealRequest(root=root, points=list(points)), reply_type=SealReply)
         return reply.result()
 
-    def _failure(self, vertex: Vertex, step: Step, exit_code: int, job: Job, *, oom_killed: bool) -> BuildError:
-        command = " ".join(step.args)
-        text = f'process "{command}" did not complete successfully: exit code: {exit_code}'
-        if oom_killed:
-            text = f'process "{command}" did not complete successfully: cannot allocate memory'
-        state = ""
-        if job.debug:
-            state = step.id
-            job.failed[state] = FailedState(vertex=vertex, key=step.id)
-        return BuildError(text, vertex=vertex, digest=job.digest(vertex), exit_code=exit_code, command=command,
-                          state=state)
+
+def _failure(vertex: Vertex, step: Step, end: StepEnd, job: Job) -> BuildError:
+    command = " ".join(step.args)
+    text = f'process "{command}" did not complete successfully: exit code: {end.exit_code}'
+    if end.oom_killed:
+        text = f'process "{command}" did not complete successfully: cannot allocate memory'
+    return BuildError(text, vertex=vertex, digest=job.digest(vertex), exit_code=end.exit_code, command=command,
+                      state=step.id if job.debug else "")
 
 
 def new_key() -> str:
