@@ -61,6 +61,8 @@ async def test_common_headers(api: ApiUnderTest) -> None:
 
 @pytest.mark.parametrize(("version", "message"), [
     ("1.99", "client version 1.99 is too new. Maximum supported API version is 1.51"),
+    ("1.21", "client version 1.21 is too old. Minimum supported API version is 1.24, please upgrade "
+             "your client to a newer version"),
     ("1.9", "client version 1.9 is too old. Minimum supported API version is 1.24, please upgrade "
             "your client to a newer version"),
 ])
@@ -71,7 +73,7 @@ async def test_version_out_of_range(api: ApiUnderTest, version: str, message: st
     assert reply.headers["api-version"] == "1.51"
 
 
-@pytest.mark.parametrize("version", ["/v1.24", "/v1.51", ""])
+@pytest.mark.parametrize("version", ["/v1.22", "/v1.24", "/v1.51", ""])
 async def test_version_in_range(api: ApiUnderTest, version: str) -> None:
     reply = await api.call("GET", f"{version}/version")
     assert reply.status == 200

@@ -218,6 +218,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "openssl": _command("openssl"),
     "mmdebstrap": _apt_mirror,
     "docker_py": _module("docker"),
+    "oras": _module("oras"),
     "testcontainers": _module("testcontainers"),
 }
 

@@ -31,7 +31,7 @@ from pallet.api.routes import (
 from pallet.errors import CancelledRequestError
 from pallet.http.messages import Hijacked, Reply, Request, Response
 from pallet.http.router import Router
-from pallet.spec.engine.api_version import API_VERSION, MIN_API_VERSION
+from pallet.spec.engine.api_version import ACCEPTED_SINCE, API_VERSION, MIN_API_VERSION
 
 if TYPE_CHECKING:
     from pallet.api.backends import Backends
@@ -49,7 +49,7 @@ def _parse(version: str) -> tuple[int, int]:
 
 
 NEWEST: Final = _parse(API_VERSION)
-OLDEST: Final = _parse(MIN_API_VERSION)
+OLDEST: Final = _parse(ACCEPTED_SINCE)
 
 
 class EngineApi:

@@ -31,7 +31,7 @@ class Route:
     method: str
     pattern: str
     handler: Callable[[Request], Awaitable[Reply]]
-    since: tuple[int, int] = (1, 24)
+    since: tuple[int, int] = (1, 0)
 
 
 def json_reply(document: Any, status: int = 200) -> Response:
