@@ -54,3 +54,15 @@ class BuildBackend(Protocol):
             request: JSON of ``spec.own.build.BuildCall``.
         """
         ...
+
+    def check_shell(self, state: str) -> None:
+        """See whether a failed step is kept.
+
+        Raises:
+            NotFoundError: it is not.
+        """
+        ...
+
+    async def shell(self, state: str, connection: socket.socket, *, tty: bool, size: tuple[int, int]) -> None:
+        """Run a shell in a failed step, and give the step up at its end."""
+        ...

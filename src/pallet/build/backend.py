@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from pallet.build import cacheview
 from pallet.build.classic.door import ClassicDoor
 from pallet.build.own.door import OwnDoor
+from pallet.errors import NotFoundError
 
 if TYPE_CHECKING:
     import socket
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from pallet.spec.engine.build import BuildCacheRecord, BuildOptions, BuildPruneOptions
     from pallet.spec.engine.progress import ProgressMessage
     from pallet.spec.engine.prune import BuildPruneResponse
-
 
 class BuildDoors:
     """The doors of one daemon."""
@@ -49,3 +50,25 @@ class BuildDoors:
     async def cache(self) -> Sequence[BuildCacheRecord]:
         """List the cache."""
         return cacheview.records(self.builder.parts.keeper)
+
+    def check_shell(self, state: str) -> None:
+        """See whether a failed step is kept.
+
+        Raises:
+            NotFoundError: it is not.
+        """
+        if self.builder.parts.failed.step(state) is None:
+            message = f"the failed step {state[:12]} is not kept any more"
+            raise NotFoundError(message)
+
+    async def shell(self, state: str, connection: socket.socket, *, tty: bool, size: tuple[int, int]) -> None:
+        """Run a shell in a failed step, and give the step up at its end."""
+        failed = self.builder.parts.failed
+        step = failed.step(state)
+        words = step.args if step is not None else ()
+        # The shell form's own shell; a command without one gets the usual.
+        shell = words[0] if len(words) > 2 and words[1].startswith("-") else "/bin/sh"
+        try:
+            await failed.shell(state, [shell], connection, tty=tty, size=size)
+        finally:
+            await asyncio.shield(failed.drop(state))

@@ -23,6 +23,7 @@ from pallet.spec.engine.auth import AuthConfig
 from pallet.spec.engine.build import BuildOptions, BuildPruneOptions
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Mapping
 
     from pallet.api.buildbackend import BuildBackend
@@ -64,6 +65,7 @@ class BuildRoutes:
             Route("POST", "/build/prune", self.prune, (1, 31)),
             Route("GET", "/pallet/build/cache", self.cache),
             Route("POST", "/pallet/build", self.converse),
+            Route("POST", "/pallet/build/shell", self.shell),
         ]
 
     async def build(self, request: Request) -> Reply:
@@ -109,11 +111,23 @@ class BuildRoutes:
             msg = "a build needs a connection that is upgraded"
             raise InvalidParameterError(msg)
         body = await request.body()
+        await self._backend.converse(await self._upgraded(request), body)
+        return HIJACKED
+
+    async def shell(self, request: Request) -> Reply:
+        """``POST /pallet/build/shell``: 101 and a shell in a failed step; 404. Query: ``state tty h w``."""
+        query = request.query
+        state = query.get("state")
+        self._backend.check_shell(state)
+        connection = await self._upgraded(request)
+        await self._backend.shell(state, connection, tty=query.flag("tty"),
+                                  size=(query.int_or_zero("h"), query.int_or_zero("w")))
+        return HIJACKED
+
+    async def _upgraded(self, request: Request) -> socket.socket:
         head = (f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {RAW_STREAM}\r\n"
                 "Connection: Upgrade\r\nUpgrade: tcp\r\n")
-        connection = await request.hijack(head.encode() + self._prelude + b"\r\n")
-        await self._backend.converse(connection, body)
-        return HIJACKED
+        return await request.hijack(head.encode() + self._prelude + b"\r\n")
 
 
 def build_options(request: Request) -> BuildOptions:
