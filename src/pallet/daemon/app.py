@@ -179,13 +179,9 @@ class Daemon:
         image_api = Images(config=config, content=self.content, snapshotter=self.snapshotter, images=self.images,
                            supervisor=self.supervisor, events=self.events)
         self._image_api = image_api
-        self.solving = assemble(
-            self.data.build, metadata=self.metadata, images=self.images, puller=image_api.puller,
-            workers=self.supervisor, runner=StepRunner(
-                config=config, exec_paths=self.run, facts=facts, snapshotter=self.snapshotter, network=self.network,
-                supervisor=self.supervisor, files=files, joins=joins, filters=filters))
-        self.build = make_builder(data=self.data, parts=self.solving, images=self.images, image_api=image_api,
-                                  supervisor=self.supervisor, events=self.events)
+        self._wire_builder(image_api, StepRunner(
+            config=config, exec_paths=self.run, facts=facts, snapshotter=self.snapshotter, network=self.network,
+            supervisor=self.supervisor, files=files, joins=joins, filters=filters))
         self.restorer = Restorer(
             exec_paths=self.run, store=store, metadata=self.metadata, supervisor=self.supervisor,
             network=self.network, snapshotter=self.snapshotter, files=files, watcher=watcher, starter=starter,
@@ -195,26 +191,39 @@ class Daemon:
             images=self.images, snapshotter=self.snapshotter, containers=containers, image_api=image_api,
             volumes=self.volumes, warnings=self._warnings)
         self._starter = starter
-        self._budget = DiskBudget(config.disk_budget_bytes, images=self.images, index=self.index, events=self.events)
-        self._budget.cache = self.solving.keeper
         system.build_cache = partial(cacheview.records, self.solving.keeper)
+        self.backends = Backends(
+            trees=self._trees(), container_archives=self._archives(), containers=containers, execs=execs,
+            images=image_api, system=system, networks=Networks(self.network, self.events),
+            volumes=self.volumes, registries=image_api, disk=self._disk(image_api), build=self.build,
+            buildkit=self._buildkit,
+            prunes=Pruner(index=self.index, remover=remover, images=self.images, image_api=image_api,
+                          snapshotter=self.snapshotter, events=self.events),
+            archives=ImageArchives(images=self.images, supervisor=self.supervisor, layers=image_api.layers,
+                                   events=self.events),
+            imports=ImageImports(images=self.images, supervisor=self.supervisor, events=self.events))
+
+    def _wire_builder(self, image_api: Images, runner: StepRunner) -> None:
+        """Make the builder and its doors."""
+        self.solving = assemble(self.data.build, metadata=self.metadata, images=self.images, puller=image_api.puller,
+                                workers=self.supervisor, runner=runner)
+        self.build = make_builder(data=self.data, parts=self.solving, images=self.images, image_api=image_api,
+                                  supervisor=self.supervisor, events=self.events)
+        self._buildkit = make_door(self.build.builder, self.solving.keeper, worker_id=daemon_id(self.data),
+                                   host_gateway=self.network.gateway, version=COMPATIBLE_VERSION)
+
+    def _disk(self, image_api: Images) -> Disk:
+        """What looks after the data root: budget, integrity, exploring."""
+        self._budget = DiskBudget(self.config.disk_budget_bytes, images=self.images, index=self.index,
+                                  events=self.events)
+        self._budget.cache = self.solving.keeper
         self._explorer = Explorer(images=self.images, paths=self.data, workers=self.supervisor)
         disk = Disk(
             images=self.images, budget=self._budget, explorer=self._explorer, events=self.events,
             integrity=Integrity(images=self.images, metadata=self.metadata, paths=self.data, workers=self.supervisor,
                                 fetcher=image_api.blobs, index=self.index, events=self.events))
         image_api.facts = disk.facts
-        self.backends = Backends(
-            trees=self._trees(), container_archives=self._archives(), containers=containers, execs=execs,
-            images=image_api, system=system, networks=Networks(self.network, self.events),
-            volumes=self.volumes, registries=image_api, disk=disk, build=self.build,
-            buildkit=make_door(self.build.builder, self.solving.keeper, worker_id=daemon_id(self.data),
-                               host_gateway=self.network.gateway, version=COMPATIBLE_VERSION),
-            prunes=Pruner(index=self.index, remover=remover, images=self.images, image_api=image_api,
-                          snapshotter=self.snapshotter, events=self.events),
-            archives=ImageArchives(images=self.images, supervisor=self.supervisor, layers=image_api.layers,
-                                   events=self.events),
-            imports=ImageImports(images=self.images, supervisor=self.supervisor, events=self.events))
+        return disk
 
     def _archives(self) -> ContainerArchives:
         """Single files in and out of containers."""
