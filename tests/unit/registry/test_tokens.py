@@ -142,6 +142,16 @@ def test_good_tokens_are_remembered_until_they_end() -> None:
     assert verifier.recall(token) is None
 
 
+def test_long_tokens_are_not_remembered() -> None:
+    key = keys.SigningKey(key=EC, algorithm="ES256", key_id="k", jwk={})
+    issuer = Issuer(key, issuer=ISSUER, service=SERVICE, lifetime_s=300, refresh_s=600)
+    token, _ = issuer.access("joe", {("repository", f"a{number}" * 10): frozenset({"pull"}) for number in range(60)})
+    assert issuer.verifier.verify(token) is not None
+    assert issuer.verifier.recall(token) is None
+    token, _ = issuer.access("joe", {("repository", "a" * 255 + str(at)): frozenset({"pull"}) for at in range(64)})
+    assert issuer.verifier.verify(token) is None
+
+
 def test_refresh_tokens_are_no_access_tokens() -> None:
     key = keys.SigningKey(key=EC, algorithm="ES256", key_id="k", jwk={})
     issuer = Issuer(key, issuer=ISSUER, service=SERVICE, lifetime_s=300, refresh_s=600)

@@ -40,7 +40,8 @@ def serve(session: Session, flags: Flags) -> int:
             sys.stdout.flush()
 
     config = settings_with_access(flags)
-    if not config.tls.certificate and not _is_loopback(flags["address"]):
+    behind_tls = config.tls.certificate or config.http.trusted_proxies
+    if not behind_tls and not _is_loopback(flags["address"]):
         warn(f"WARNING: no TLS on {flags['address']}: clients on other hosts refuse that, and "
              "passwords can be read on the way")
     try:

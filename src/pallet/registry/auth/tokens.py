@@ -30,6 +30,8 @@ _LEEWAY_S = 30
 _MAX_TOKEN_BYTES = 16 << 10
 _MAX_ENTRIES = 256
 _REMEMBERED = 4096
+_REMEMBERED_BYTES = 4096
+"""Longer ones are verified each time."""
 _ACCESS_TYPE = "JWT"
 _REFRESH_TYPE = "refresh+jwt"
 
@@ -78,7 +80,7 @@ class Verifier:
         if known is not None:
             return known
         claims = self._decode(token, refresh=False)
-        if claims is not None:
+        if claims is not None and len(token) <= _REMEMBERED_BYTES:
             with self._lock:
                 self._good[token] = claims
                 while len(self._good) > _REMEMBERED:
