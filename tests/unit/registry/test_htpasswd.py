@@ -93,6 +93,19 @@ def test_changes_keep_comments_order_and_mode(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["link", "users"]
 
 
+def test_what_a_killed_change_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    """It is one file, however often that happens, and no link there is followed."""
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    (tmp_path / ".users.new").symlink_to(victim)
+    htpasswd.put(tmp_path / "users", "joe", cheap_hash("a"))
+    (tmp_path / ".users.new").write_text("half")
+    htpasswd.put(tmp_path / "users", "ann", cheap_hash("a"))
+    assert list(htpasswd.read(tmp_path / "users")) == ["joe", "ann"]
+    assert sorted(os.listdir(tmp_path)) == ["users", "victim"]
+    assert victim.read_text() == "untouched"
+
+
 def test_changes_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     path, hashed = tmp_path / "users", cheap_hash("x")
     names = [f"user{number}" for number in range(20)]

@@ -6,6 +6,7 @@ import base64
 import datetime
 import hmac
 import json
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +186,18 @@ def test_key_files(tmp_path: Path, kind: keys.KeyType, algorithm: str) -> None:
     keys.write(path, keys.make("ec"), replace=True)
     assert keys.load(path).key_id != made.key_id
     assert [entry.name for entry in tmp_path.iterdir()] == ["key.pem"]
+
+
+def test_processes_that_start_together_agree_on_a_key(tmp_path: Path) -> None:
+    path, found = tmp_path / "data" / "key.pem", []
+    threads = [threading.Thread(target=lambda: found.append(keys.load_or_make(path).key_id)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len(set(found)) == 1
+    assert [entry.name for entry in path.parent.iterdir()] == ["key.pem"]
 
 
 def test_files_that_are_no_keys(tmp_path: Path) -> None:

@@ -8,17 +8,14 @@ Spec   Apache httpd "Password Formats": bcrypt.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 import re
-import tempfile
 from typing import TYPE_CHECKING
 
 from pallet.errors import InvalidParameterError, NotFoundError
+from pallet.registry.auth import files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 DEFAULT_COST = 10
@@ -131,9 +128,9 @@ def _is_of(line: str, name: str) -> bool:
 
 
 def _edit(path: Path, change: Callable[[list[str]], tuple[list[str], bool]], *, make: bool) -> bool:
-    """Replace the file by what ``change`` makes of its lines; readers see the old or the new one."""
+    """Replace the file by what ``change`` makes of its lines."""
     path = path.resolve()  # a link stays one
-    with _locked(path.parent):
+    with files.locked(path.parent):
         try:
             text, status = path.read_text(encoding="utf-8"), path.stat()
         except FileNotFoundError:
@@ -141,29 +138,5 @@ def _edit(path: Path, change: Callable[[list[str]], tuple[list[str], bool]], *, 
                 raise
             text, status = "", None
         lines, answer = change(text.splitlines())
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                if status is not None:
-                    os.fchmod(file.fileno(), status.st_mode & 0o777)
-                    with contextlib.suppress(PermissionError):
-                        os.fchown(file.fileno(), status.st_uid, status.st_gid)
-                file.writelines(f"{line}\n" for line in lines)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        files.write(path, "".join(f"{line}\n" for line in lines).encode(), like=status)
     return answer
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    lock_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock_fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock_fd)

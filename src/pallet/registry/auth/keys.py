@@ -15,13 +15,13 @@ import datetime
 import hashlib
 import json
 import logging
-import os
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pallet.errors import ConflictError, InvalidParameterError, SystemFailureError
+from pallet.registry.auth import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -85,23 +85,13 @@ def write(path: Path, pem: bytes, *, replace: bool = False) -> None:
     Raises:
         ConflictError: the file is there and ``replace`` is not wanted.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            temporary.replace(path)
-        else:
-            os.link(temporary, path)
-    except FileExistsError as error:
-        message = f"{path} exists already"
-        raise ConflictError(message) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+    path = path.resolve()
+    with files.locked(path.parent):
+        try:
+            files.write(path, pem, replace=replace)
+        except FileExistsError as error:
+            message = f"{path} exists already"
+            raise ConflictError(message) from error
 
 
 def load(path: Path) -> SigningKey:
@@ -130,9 +120,14 @@ def load(path: Path) -> SigningKey:
 def load_or_make(path: Path) -> SigningKey:
     """Read a private key; make it where there is none. Processes that start together agree on one."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(ConflictError):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             write(path, make())
+        except ConflictError:
+            pass  # another process was faster
+        except OSError as error:
+            message = f"{path}: {error.strerror}"
+            raise InvalidParameterError(message) from error
     return load(path)
 
 
