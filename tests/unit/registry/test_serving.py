@@ -234,6 +234,67 @@ def test_conditional_requests(server: RegistryServer) -> None:
     assert not matches("", '"a"')
 
 
+def test_head_says_what_get_says(server: RegistryServer) -> None:
+    """Same status and fields for everything that can be got, refusals too; and no body."""
+    session = server.store.uploads.begin("a").headers()["Location"]
+    blob = digests.of_bytes(BLOB)
+    with Client(server) as client:
+        for path in ("/v2/", "/v2/_catalog?n=1", "/v2/a/tags/list", f"/v2/a/blobs/{blob}", "/v2/a/manifests/v1",
+                     f"/v2/a/manifests/{RECORD.digest}", f"/v2/a/referrers/{RECORD.digest}", session,
+                     "/v2/none/tags/list", "/v2/a/manifests/none", f"/v2/a/blobs/{RECORD.digest}", "/v2/A/tags/list"):
+            for extra in ("", "\nRange: bytes=3-5", '\nIf-None-Match: *'):
+                status, headers, _ = client.ask(f"HEAD {path} HTTP/1.1{extra}")
+                assert (status, _lasting(headers)) == _head_of(client.ask(f"GET {path} HTTP/1.1{extra}")), path
+
+
+def _lasting(headers: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name not in {"date", "x-request-id"}}
+
+
+def _head_of(answer: tuple[int, dict[str, str], bytes]) -> tuple[int, dict[str, str]]:
+    return answer[0], _lasting(answer[1])
+
+
+def test_pages(server: RegistryServer) -> None:
+    """Tags, repositories and referrers by ``n`` and ``last``: following the links gives each once, in order."""
+    types = {f"x/{number % 2}" for number in range(5)}
+    for number in range(5):
+        server.store.put_manifest("a", RECORD, [f"t{number}"])
+        stores.push_blob(server.store, f"r{number}", BLOB)
+        document = {"artifactType": f"x/{number % 2}", "annotations": {"n": str(number)},
+                    "subject": {"mediaType": "a/b", "digest": RECORD.digest, "size": 1}}
+        server.store.put_manifest("a", stores.image([digests.of_bytes(BLOB)], **document), [])
+
+    def follow(client: Client, path: str, key: str) -> list[Any]:
+        found: list[Any] = []
+        while path:
+            status, headers, body = client.ask(f"GET {path} HTTP/1.1")
+            assert status == 200
+            page = json.loads(body)[key]
+            assert len(page) <= 2
+            found += page
+            link = headers.get("link", "")
+            assert not link or link.endswith('>; rel="next"')
+            path = link.partition(">")[0].lstrip("<")
+        return found
+
+    with Client(server) as client:
+        assert follow(client, "/v2/a/tags/list?n=2", "tags") == ["t0", "t1", "t2", "t3", "t4", "v1"]
+        assert follow(client, "/v2/a/tags/list?n=2&last=t2", "tags") == ["t3", "t4", "v1"]
+        assert follow(client, "/v2/_catalog?n=2", "repositories") == ["a", "r0", "r1", "r2", "r3", "r4"]
+        listed = follow(client, f"/v2/a/referrers/{RECORD.digest}?n=2", "manifests")
+        assert len({entry["digest"] for entry in listed}) == len(listed) == 5
+        one = follow(client, f"/v2/a/referrers/{RECORD.digest}?n=1&artifactType=x/0", "manifests")
+        assert {entry["artifactType"] for entry in one} == {"x/0"} < types
+        assert len(one) == 3
+        filtered = client.ask(f"GET /v2/a/referrers/{RECORD.digest}?artifactType=x%2F1 HTTP/1.1")
+        assert filtered[1]["oci-filters-applied"] == "artifactType"
+        for path in ("a/tags/list?n=-1", "_catalog?n=x", f"a/referrers/{RECORD.digest}?n=1e3"):
+            status, _, body = client.ask(f"GET /v2/{path} HTTP/1.1")
+            assert (status, json.loads(body)["errors"][0]["code"]) == (400, "PAGINATION_NUMBER_INVALID")
+        assert client.ask("GET /v2/a/tags/list?n=0 HTTP/1.1")[2] == b'{"name": "a", "tags": []}'
+
+
 # --- connections
 
 
