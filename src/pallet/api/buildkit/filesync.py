@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import quote
 
@@ -23,7 +23,7 @@ from pallet.build.contextindex import FileStat
 from pallet.errors import DataLossError, InvalidParameterError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pallet.build.context import Transfer
 
@@ -42,6 +42,7 @@ _TYPES: Final = ((_DIR, stat.S_IFDIR), (_SYMLINK, stat.S_IFLNK), (_FIFO, stat.S_
                  (_CHARACTER, stat.S_IFCHR), (_DEVICE, stat.S_IFBLK))
 
 
+@lru_cache(maxsize=1024)
 def unix_mode(mode: int) -> int:
     """Turn Go's file mode into ``st_mode``."""
     found = mode & 0o777
@@ -51,6 +52,7 @@ def unix_mode(mode: int) -> int:
     return found | next((unix for go, unix in _TYPES if mode & go), stat.S_IFREG)
 
 
+@lru_cache(maxsize=1024)
 def go_mode(mode: int) -> int:
     """Turn ``st_mode`` into Go's file mode."""
     found = mode & 0o777
@@ -82,18 +84,20 @@ class Progress(Protocol):
     def __call__(self, received_bytes: int) -> None: ...
 
 
-async def _listing(call: ClientCall) -> list[Stat]:
-    """Read the sender's walk to its end."""
-    found: list[Stat] = []
+async def _listing(call: ClientCall, take: Callable[[int, Stat], None]) -> None:
+    """Read the sender's walk to its end: each entry goes to ``take`` with its number, as it comes.
+
+    A large tree is hundreds of thousands of steps; between batches the loop does other things.
+    """
+    number = 0
     while True:
-        batch = await _packets(call)
-        for packet in batch:
-            if packet.type == Packet.PACKET_STAT:
-                if not packet.HasField("stat"):
-                    return found
-                found.append(packet.stat)
-            else:
+        for packet in await _packets(call):
+            if packet.type != Packet.PACKET_STAT:
                 _refuse(packet)
+            if not packet.HasField("stat"):
+                return
+            take(number, packet.stat)
+            number += 1
 
 
 async def _packets(call: ClientCall) -> list[Packet]:
@@ -140,13 +144,16 @@ async def receive_tree(call: ClientCall, transfer: Transfer, progress: Progress)
     """
     numbers: dict[str, int] = {}
     received = 0
-    for number, entry in enumerate(await _listing(call)):
-        path = entry.path
+
+    def take(number: int, entry: Stat) -> None:
+        nonlocal received
+        path, mode = entry.path, unix_mode(entry.mode)
         numbers[path] = number
-        mode = unix_mode(entry.mode)
         size = entry.size if stat.S_ISREG(mode) else 0
         transfer.entry(path, FileStat(mode, size, entry.modTime, target=entry.linkname))
         received += entry.ByteSize()
+
+    await _listing(call, take)
     progress(received)
     wanted = await transfer.settle()
     if wanted:
@@ -224,12 +231,15 @@ async def receive_files(call: ClientCall, wanted: Sequence[str], limit_bytes: in
         InvalidParameterError: one is larger than ``limit_bytes``.
     """
     numbers: dict[int, str] = {}
-    for number, entry in enumerate(await _listing(call)):
+
+    def take(number: int, entry: Stat) -> None:
         if entry.path in wanted and stat.S_ISREG(unix_mode(entry.mode)):
             if entry.size > limit_bytes:
                 message = f"{entry.path} is larger than {limit_bytes} bytes"
                 raise InvalidParameterError(message)
             numbers[number] = entry.path
+
+    await _listing(call, take)
     await _request(call, sorted(numbers))
     parts: dict[int, bytearray] = {number: bytearray() for number in numbers}
     missing = set(numbers)
