@@ -148,7 +148,7 @@ class Routes:
             return self._blob(request, name, target.ref)
         if kind == "referrers":
             return self._manifests.referrers(request, name, target.ref)
-        return self._manifests.handle(request, name, target.ref, caller.name)
+        return self._manifests.handle(self._as_seen(request), name, target.ref, caller.name)
 
     # Mirrored repositories
 
@@ -195,6 +195,16 @@ class Routes:
         return self._access.authorize(
             headers.get("authorization", ""), access, self._proxies.base_url(request.base_url, peer, headers),
             self._proxies.client(peer, headers))
+
+    def client(self, headers: dict[str, str], peer: str) -> str:
+        """Address of the client, which may be behind a balancer."""
+        return self._proxies.client(peer, headers)
+
+    def _as_seen(self, request: RegistryRequest) -> RegistryRequest:
+        """The request as the client made it, whatever balancer passed it on."""
+        headers, peer = request.headers, request.peer
+        return replace(request, peer=self._proxies.client(peer, headers),
+                       base_url=self._proxies.base_url(request.base_url, peer, headers))
 
     # Lists
 

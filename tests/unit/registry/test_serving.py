@@ -585,6 +585,16 @@ def test_access_log(tmp_path: Path) -> None:
     assert line.count("\n") == 1
 
 
+def test_clients_behind_a_balancer_are_logged(tmp_path: Path) -> None:
+    path = tmp_path / "access"
+    config = msgspec.structs.replace(settings(tmp_path / "r", trusted_proxies=("127.0.0.0/8",)),
+                                     log=LogConfig(access="json", file=str(path)))
+    with serving(config) as server, Client(server) as client:
+        client.ask("GET /v2/ HTTP/1.1\nX-Forwarded-For: 9.9.9.9, 192.0.2.7")
+        eventually(lambda: path.read_text().count("\n") == 1, what="the line is written")
+    assert json.loads(path.read_text())["remote"] == "192.0.2.7"
+
+
 def test_names_in_credentials() -> None:
     assert claimed_user("Basic am9lOnNlY3JldA==") == "joe"
     assert claimed_user("Bearer e30.eyJzdWIiOiAiYW5uIn0.x") == "ann"

@@ -261,7 +261,10 @@ class Connection:
         waits = service.waits(head)
 
         def work_logged_in() -> None:
-            service.log_in(head, peer)
+            try:
+                service.log_in(head, peer)
+            except Exception:
+                logger.exception("a password could not be checked beforehand")
             if waits:
                 self._loop.run_in_thread(work, may_wait=True)
             else:

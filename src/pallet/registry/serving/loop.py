@@ -83,6 +83,10 @@ class Service(Protocol):
         """Hash it before, in a thread for that."""
         ...
 
+    def client(self, head: StrictHead, peer: str) -> str:
+        """Address of whoever made the request, for the log; on the loop."""
+        ...
+
     def version(self) -> int | None:
         """The content's version before ``respond``; on the loop."""
         ...
@@ -231,7 +235,8 @@ class Loop:
             self.metrics.add("auth_failures_total")
         if self.log.on:
             self.log.add(Served(
-                remote=connection.peer, user="" if status == 401 else _user(headers), method=method,
+                remote=connection.peer if head is None else connection.service.client(head, connection.peer),
+                user="" if status == 401 else _user(headers), method=method,
                 target=head.target if head is not None else "-", status=status, sent=sent,
                 received=received, seconds=seconds, agent=headers.get("user-agent", ""),
                 referer=headers.get("referer", ""), request_id=connection.request_id))

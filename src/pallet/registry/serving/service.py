@@ -36,6 +36,10 @@ class RegistryService:
 
     counted = True
 
+    def client(self, head: StrictHead, peer: str) -> str:
+        """See ``Service``."""
+        return self._routes.client(head.headers, peer)
+
     def __init__(self, routes: Routes, cache: ReplyCache, metrics: Metrics, authority: str,
                  tls: ssl.SSLContext | None) -> None:
         self.tls = tls
@@ -130,6 +134,10 @@ class MetricsService:
     def __init__(self, metrics: Metrics, state: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
         self._metrics = metrics
         self._state = state
+
+    def client(self, head: StrictHead, peer: str) -> str:
+        """See ``Service``."""
+        return peer
 
     def quick(self, head: StrictHead, peer: str) -> Reply | None:
         """See ``Service``."""
