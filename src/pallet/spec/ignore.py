@@ -72,7 +72,6 @@ class PathMatcher:
             self.rules.append((negated, pattern, re.compile(_translate(pattern), re.DOTALL)))
         self.has_exceptions = any(negated for negated, _, _ in self.rules)
         self._groups = _grouped(self.rules)
-        self._last: tuple[str, int] = ("", -1)
 
     def __bool__(self) -> bool:
         """Whether there are any patterns."""
@@ -114,41 +113,92 @@ def _grouped(rules: Sequence[tuple[bool, str, re.Pattern[str]]]) -> list[tuple[b
     return [(negated, re.compile("|".join(parts), re.DOTALL)) for negated, parts in reversed(groups)]
 
 
+_END = r"(?=/|\Z)"
+_ODD = re.compile(r"[^/]\*\*(?!$)|(?:/|^)\*\*[^/]|\[[^\]]*/")
+_MAX_ODD_WILDCARDS = 6
+
+
 def _translate(pattern: str) -> str:
-    """An expression (for ``match``) of a pattern: the path itself or anything below it."""
+    """An expression (for ``match``) of a pattern: the path itself or anything below it.
+
+    Stars give back nothing once what follows them has matched (atomic groups): the leftmost place is
+    as good as any other, and so a hostile pattern takes no longer than a long one.
+    """
+    if _ODD.search(pattern):
+        return _translate_odd(pattern)
+    blocks: list[list[str]] = [[]]
+    for part in pattern.split("/"):
+        if part == "**":
+            blocks.append([])
+        else:
+            blocks[-1].append(_component(part, pattern))
+    last = len(blocks) - 1
+    expression = "/".join(blocks[0])
+    for number, block in enumerate(blocks[1:], 1):
+        before = "/" if expression else ""
+        if block:
+            expression += f"{before}(?>(?:[^/]+/)*?{'/'.join(block)}{_END})"
+        elif number == last:
+            expression += f"{before}.*"
+    return f"(?:{expression}){_END}"
+
+
+def _component(text: str, pattern: str) -> str:
+    """One element of a path, between slashes."""
+    pieces: list[list[str]] = [[]]
+    at = 0
+    while at < len(text):
+        char = text[at]
+        if char == "*":
+            if pieces[-1] or len(pieces) == 1:
+                pieces.append([])
+            at += 1
+            continue
+        piece, at = _one(text, at, pattern)
+        pieces[-1].append(piece)
+    first, *rest = ["".join(piece) for piece in pieces]
+    if not rest:
+        return first
+    middle = "".join(f"(?>[^/]*?{piece})" for piece in rest[:-1])
+    return f"{first}{middle}[^/]*{rest[-1]}{_END}" if rest[-1] else f"{first}{middle}[^/]*"
+
+
+def _one(text: str, at: int, pattern: str) -> tuple[str, int]:
+    """Translate what matches one character; returns the place after it."""
+    char = text[at]
+    if char == "?":
+        return "[^/]", at + 1
+    if char == "[":
+        return _bracket(text, at)
+    if char == "\\":
+        if at + 1 == len(text):
+            raise _bad(pattern)
+        return re.escape(text[at + 1]), at + 2
+    return re.escape(char), at + 1
+
+
+def _translate_odd(pattern: str) -> str:
+    """Patterns with ``**`` next to other characters, which Docker takes for ``**/`` (or, first, any text)."""
+    if pattern.count("*") > _MAX_ODD_WILDCARDS:
+        raise _bad(pattern)
     parts: list[str] = []
     at, end = 0, len(pattern)
     while at < end:
-        char = pattern[at]
-        if char == "*":
-            stars = at
-            while at < end and pattern[at] == "*":
-                at += 1
-            if at - stars == 1:
-                parts.append("[^/]*")
-            elif at == end:
-                parts.append(".*")
-            elif pattern[at] == "/":
-                parts.append("(?:.*/)?")
-                at += 1
-            else:
-                parts.append(".*")
-            continue
-        if char == "?":
-            parts.append("[^/]")
-        elif char == "[":
-            piece, at = _bracket(pattern, at)
+        if pattern[at] != "*":
+            piece, at = _one(pattern, at, pattern)
             parts.append(piece)
             continue
-        elif char == "\\":
+        stars = at
+        while at < end and pattern[at] == "*":
             at += 1
-            if at == end:
-                raise _bad(pattern)
-            parts.append(re.escape(pattern[at]))
+        if at - stars == 1:
+            parts.append("[^/]*")
+        elif at == end or (stars == 0 and not _SPECIAL.search(pattern, at)):
+            parts.append(".*")
         else:
-            parts.append(re.escape(char))
-        at += 1
-    return "(?:" + "".join(parts) + r")(?:/|\Z)"
+            parts.append("(?:.*/)?")
+            at += pattern[at] == "/"
+    return "(?:" + "".join(parts) + ")" + _END
 
 
 def _bracket(pattern: str, start: int) -> tuple[str, int]:
@@ -187,4 +237,4 @@ def _bracket_char(pattern: str, at: int) -> tuple[str, int]:
 
 
 def _bad(pattern: str) -> InvalidParameterError:
-    return InvalidParameterError(f'syntax error in pattern: "{pattern}"')
+    return InvalidParameterError(f'syntax error in pattern "{pattern}"')

@@ -247,7 +247,7 @@ def begin(state: StageState, scope: Scope) -> None:
     """Give a stage the files and the configuration that its instructions start from."""
     parent = state.parent
     if parent is not None:
-        scope.budget.spend(len(parent.env) + len(parent.history))
+        scope.budget.spend_items(2 * len(parent.env) + len(parent.history))
         state.draft, state.image = parent.root(), parent.image
         state.config = parent.config.copy()
         state.env, state.arguments = dict(parent.env), dict(parent.arguments)

@@ -6,6 +6,7 @@ Runs   on the loop; pure.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from pallet.build.dockerfile import texts
@@ -24,14 +25,18 @@ if TYPE_CHECKING:
     from pallet.build.dockerfile.state import StageState
     from pallet.spec.dockerfile.runconfig import Words
 
+_TURN = 200
 
-def carry_out(state: StageState, scope: Scope) -> None:
-    """Carry out all instructions of a stage.
+
+async def carry_out(state: StageState, scope: Scope) -> None:
+    """Carry out all instructions of a stage. The loop gets its turn in between.
 
     Raises:
         DockerfileError: with the lines of the instruction.
     """
-    for command in state.commands:
+    for number, command in enumerate(state.commands, 1):
+        if number % _TURN == 0:
+            await asyncio.sleep(0)
         lint_command(state, command, scope)
         try:
             dispatch(state, command, scope)
@@ -75,6 +80,7 @@ def _workdir(state: StageState, command: ins.Workdir, scope: Scope, words: Words
     runconfig.apply(state.config, command, words)
     path = state.config.working_dir
     draft = None
+    scope.budget.spend(len(path))
     if path != "/":
         action = MakeDirectoryAction(path=path, owner=state.config.user)
         shown = texts.shown_code(command, state.env, scope.escape, scope.budget)

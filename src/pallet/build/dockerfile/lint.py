@@ -8,6 +8,7 @@ Spec   Docker "Build checks", one page a rule.
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ _RESERVED = frozenset({"context", "scratch"})
 _SECRET = re.compile(r"(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)",
                      re.IGNORECASE)
 _NO_SECRET = re.compile(r"(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
+_MAX_KNOWN = 1000
 _SCANNED = frozenset({"BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"})
 _TARGET_PLATFORM = frozenset({"$TARGETPLATFORM", "${TARGETPLATFORM}"})
 
@@ -158,11 +160,14 @@ def _undeclared(text: str, start: ins.From, scope: Scope) -> None:
         if name not in scope.globals.declared:
             known = [*scope.globals.declared, *scope.globals.automatic]
             scope.linter.report("UndefinedArgInFrom", start.lines,
-                                f"FROM argument '{name}' is not declared{_meant(name, known)}")
+                                f"FROM argument '{name}' is not declared{_meant(name, known, scope.linter)}")
 
 
-def _meant(name: str, known: Iterable[str], prefix: str = "") -> str:
-    best = nearest(name, known, ignore_case=False)
+def _meant(name: str, known: Iterable[str], linter: Linter, prefix: str = "") -> str:
+    if linter.suggestions <= 0:
+        return ""
+    linter.suggestions -= 1
+    best = nearest(name, itertools.islice(known, _MAX_KNOWN), ignore_case=False)
     return f" (did you mean {prefix}{best}?)" if best else ""
 
 
@@ -250,8 +255,9 @@ def words_of(state: StageState, command: ins.Instruction, scope: Scope) -> Words
             return
         for name in result.unset:
             if name not in state.arguments and name not in _SCANNED:
+                meant = _meant(name, state.env, scope.linter, "$")
                 scope.linter.report("UndefinedVar", command.lines,
-                                    f"Usage of undefined variable '${name}'{_meant(name, state.env, '$')}")
+                                    f"Usage of undefined variable '${name}'{meant}")
 
     return Words(state.env, escape=scope.escape, budget=scope.budget, report=report)
 

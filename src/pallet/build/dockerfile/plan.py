@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pallet.aio import run_blocking
 from pallet.build.dockerfile import bases
 from pallet.build.dockerfile import sources as remote
 from pallet.build.dockerfile.arguments import automatic_arguments, global_scope
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from pallet.build.ports import BuildClient, FrontendOptions, ImageResolver
     from pallet.build.progress import Watch
     from pallet.spec.platform import Platform
+
+_LARGE = 128 << 10
 
 
 async def plan(source: bytes, options: FrontendOptions, *, resolver: ImageResolver, client: BuildClient,
@@ -97,7 +100,7 @@ class Planner:
     async def run(self, resolver: ImageResolver, client: BuildClient, watch: Watch) -> Plan:
         """Make the plan."""
         options = self._options
-        document = self.read()
+        document = self.read() if len(self._source) < _LARGE else await run_blocking(self.read)
         wanted = options.platforms or (platforms.host(),)
         finder = bases.Resolver(resolver, client, watch, pull=options.pull)
         try:
@@ -156,7 +159,7 @@ class Planner:
             lint_base(state, scope)
             if not state.replaced:
                 state.total += state.trigger_total
-                carry_out(state, scope)
+                await carry_out(state, scope)
         return target
 
     def _order(self, stages: Stages, target: StageState) -> list[StageState]:

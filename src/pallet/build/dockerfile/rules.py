@@ -152,6 +152,8 @@ class Linter:
     def __init__(self, options: CheckOptions, span: Callable[[tuple[int, int] | None], Span | None]) -> None:
         """``span`` gives lines their file."""
         self.options = options
+        self.suggestions = 100
+        """How many more mistyped names are compared with the known ones."""
         self._span = span
         self._found: dict[tuple[str, tuple[int, int] | None, str], LintWarning] = {}
 

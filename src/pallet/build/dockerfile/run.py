@@ -40,6 +40,7 @@ def run(state: StageState, command: ins.Run, scope: Scope) -> None:
         DockerfileError: bad mounts, an entitlement that was not granted.
     """
     args, files, summary = _command_line(state, command)
+    scope.budget.spend_items(len(state.arguments))
     inputs = [state.root()]
     words = words_of(state, command, scope)
     specs = tuple(_mount(state, mounts.resolve(mount, words.word), inputs, scope)

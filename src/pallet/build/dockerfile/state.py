@@ -102,6 +102,6 @@ class StageState:
     def env_items(self, budget: Budget) -> tuple[str, ...]:
         """``NAME=value`` of all variables."""
         if self._env_items is None:
-            budget.spend(len(self.env))
+            budget.spend_items(len(self.env))
             self._env_items = tuple(f"{name}={value}" for name, value in self.env.items())
         return self._env_items

@@ -26,6 +26,8 @@ _NAME = re.compile(r"\d+|[^\W\d]\w*")
 _MAX_DEPTH = 64
 _DEFAULT_BUDGET = 64 * 2**20
 _MAX_PATTERN = 1024
+_ITEM = 16
+"""What one item of a copied list counts: its pointer and its share of the work."""
 
 
 @dataclass(slots=True)
@@ -33,6 +35,14 @@ class Budget:
     """Characters that all the expansions of one Dockerfile may make together."""
 
     left: int = _DEFAULT_BUDGET
+
+    def spend_items(self, count: int) -> None:
+        """Take off what a copy of a list or mapping costs.
+
+        Raises:
+            DockerfileError: it is used up.
+        """
+        self.spend(count * _ITEM)
 
     def spend(self, amount: int) -> None:
         """Take ``amount`` off.
@@ -340,6 +350,9 @@ class _Scanner:
                 return f"${{{name}/{pattern}/{replacement}}}"
             value = ""
         expression = shell_pattern(pattern, greedy=True)
+        if "*" in pattern:
+            # Every place is tried, and each try may read on to the end.
+            self._budget.spend(len(value) ** 2 // 8)
         if not every:
             match = expression.search(value)
             return value if match is None else value[:match.start()] + replacement + value[match.end():]
@@ -373,30 +386,39 @@ def shell_pattern(pattern: str, *, greedy: bool) -> re.Pattern[str]:
     if len(pattern) > _MAX_PATTERN:
         message = f"pattern in substitution is longer than {_MAX_PATTERN} characters"
         raise DockerfileError(message)
-    parts: list[str] = []
+    pieces: list[list[str]] = [[]]
     at = 0
     while at < len(pattern):
         char = pattern[at]
-        if char == "*":
-            # One star says as much as many, and many would make matching slow.
-            if not parts or not parts[-1].startswith(".*"):
-                parts.append(".*" if greedy else ".*?")
-        elif char == "?":
-            parts.append(".")
-        elif char == "\\":
-            at += 1
-            if at == len(pattern):
-                message = f"invalid pattern ({pattern}) in substitution: escape at end"
-                raise DockerfileError(message)
-            if pattern[at] not in "*?\\":
-                message = (f"invalid pattern ({pattern}) in substitution: "
-                           f"invalid escape '\\{pattern[at]}'")
-                raise DockerfileError(message)
-            parts.append(re.escape(pattern[at]))
-        else:
-            parts.append(re.escape(char))
         at += 1
-    return re.compile("".join(parts), re.DOTALL)
+        if char == "*":
+            if pieces[-1] or len(pieces) == 1:
+                pieces.append([])
+        elif char == "?":
+            pieces[-1].append(".")
+        elif char == "\\":
+            pieces[-1].append(_unescaped(pattern, at))
+            at += 1
+        else:
+            pieces[-1].append(re.escape(char))
+    first, *rest = ["".join(piece) for piece in pieces]
+    # The leftmost place of what follows a star is as good as any (but for the last of a long match):
+    # atomic groups keep many stars from being tried in every combination.
+    leftmost = rest[:-1] if greedy else rest
+    expression = first + "".join(f"(?>.*?{piece})" for piece in leftmost)
+    if greedy and rest:
+        expression += f".*{rest[-1]}"
+    return re.compile(expression, re.DOTALL)
+
+
+def _unescaped(pattern: str, at: int) -> str:
+    if at == len(pattern):
+        message = f"invalid pattern ({pattern}) in substitution: escape at end"
+        raise DockerfileError(message)
+    if pattern[at] not in "*?\\":
+        message = f"invalid pattern ({pattern}) in substitution: invalid escape '\\{pattern[at]}'"
+        raise DockerfileError(message)
+    return re.escape(pattern[at])
 
 
 def _without_prefix(value: str, pattern: str, *, greedy: bool) -> str:

@@ -77,7 +77,9 @@ def nearest(word: str, known: Iterable[str], *, ignore_case: bool = True) -> str
     if len(wanted) > 64:
         return ""
     for candidate in known:
-        distance = _distance(wanted, candidate.lower() if ignore_case else candidate)
+        if abs(len(candidate) - len(wanted)) >= fewest:
+            continue
+        distance = _distance(wanted, candidate.lower() if ignore_case else candidate, fewest)
         if distance == 0:
             return ""
         if distance < fewest:
@@ -85,12 +87,14 @@ def nearest(word: str, known: Iterable[str], *, ignore_case: bool = True) -> str
     return best
 
 
-def _distance(first: str, second: str) -> int:
-    """Levenshtein's."""
+def _distance(first: str, second: str, limit: int) -> int:
+    """Levenshtein's, or anything from ``limit`` on if it is not below that."""
     row = list(range(len(second) + 1))
     for number, char in enumerate(first, 1):
         previous, row[0] = row[0], number
         for index, other in enumerate(second, 1):
             previous, row[index] = row[index], min(
                 row[index] + 1, row[index - 1] + 1, previous + (char != other))
-    return row[-1]
+        if min(row) >= limit:
+            break
+    return max(row[-1], min(row))

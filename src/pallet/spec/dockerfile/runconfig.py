@@ -109,7 +109,7 @@ class Words:
         """``report`` hears of every expansion that looked at variables."""
         self.env = env
         self._style = expand.Style(escape=escape)
-        self._budget = budget or expand.Budget()
+        self.budget = budget or expand.Budget()
         self._report = report
 
     def word(self, text: str) -> str:
@@ -139,7 +139,7 @@ class Words:
 
     def _expand(self, text: str, style: expand.Style | None = None) -> expand.Expansion:
         try:
-            result = expand.expand(text, self.env, style or self._style, self._budget)
+            result = expand.expand(text, self.env, style or self._style, self.budget)
         except DockerfileError as error:
             if error.lines is not None:
                 raise
@@ -200,7 +200,12 @@ def exposed_ports(instruction: ins.Expose, words: Words) -> list[str]:
     Raises:
         DockerfileError: no port, or an unknown protocol.
     """
-    return [port for text in instruction.ports for word in words.words(text) for port in _ports(word)]
+    found: list[str] = []
+    for text in instruction.ports:
+        for word in words.words(text):
+            found += _ports(word)
+            words.budget.spend_items(len(found))
+    return found
 
 
 def _ports(word: str) -> list[str]:
