@@ -9,6 +9,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from pallet.registry.auth.settings import RuleConfig
@@ -21,6 +22,7 @@ from pallet.transfer.client import RepositoryClient
 from pallet.transfer.resolver import Endpoint
 from pallet.transfer.transport import Transport
 from pallet.types import Digest
+from tests.support import registrystore as stores
 from tests.support.access import basic_access, token_access
 from tests.support.faultyregistry import Fault, FaultyRegistry
 from tests.support.registry import MANIFEST, BuiltImage, Registry, basic, build_image, digest
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pallet.registry.auth import AccessControl
+    from pallet.registry.config import S3Config
 
 BLOB = random.Random(7).randbytes(3 << 20)
 LAYER = digest(BLOB)
@@ -248,6 +251,38 @@ def test_fetch_goes_on_after_a_restart(tmp_path: Path, upstream: FaultyRegistry)
         assert list(parts.iterdir()) == []
 
 
+@pytest.mark.parametrize("reached", ["headers", "body"])
+def test_stop_does_not_wait_for_upstream(tmp_path: Path, upstream: FaultyRegistry, reached: str) -> None:
+    push(upstream)
+    gate, line = threading.Event(), f"GET /v2/library/app/blobs/{LAYER}"
+    upstream.faults.append(Fault(line, wait=gate))
+    if reached == "body":
+        upstream.faults.insert(0, Fault(line, cut_at=1_000_000))
+    with mirror(tmp_path / "mirror", upstream) as client:
+        with socket.create_connection(("127.0.0.1", client.port)) as waiting:
+            waiting.sendall(f"{line} HTTP/1.1\r\nHost: m\r\n\r\n".encode())
+            eventually(lambda: upstream.requests[line] == (2 if reached == "body" else 1), what="it fetches")
+            client.server.stop()
+            while waiting.recv(1 << 20):
+                continue
+        assert not gate.is_set()  # it stopped while upstream had not answered
+        gate.set()
+
+
+def test_upstream_that_only_takes_get(client: Client, upstream: FaultyRegistry) -> None:
+    """As storage does that is reached by a signed URL."""
+    push(upstream)
+    upstream.faults.append(Fault(f"HEAD /v2/library/app/blobs/{LAYER}", status=403, times=9))
+    code, headers, _ = client.request("HEAD", f"/v2/library/app/blobs/{LAYER}")
+    assert (code, headers["content-length"]) == (200, str(len(BLOB)))
+
+
+def test_own_host_as_a_namespace_is_nobody_else_s(tmp_path: Path, upstream: FaultyRegistry) -> None:
+    with mirror(tmp_path / "mirror", upstream, default="") as client:
+        client.push("team/app", "1", image())
+        assert pull(client, "team/app", "1", f"?ns={client.address}") == image().manifest
+
+
 def test_another_worker_follows_the_one_that_fetches(tmp_path: Path, upstream: FaultyRegistry) -> None:
     push(upstream)
     gate = threading.Event()
@@ -443,6 +478,33 @@ def test_full_disk_passes_through(tmp_path: Path, upstream: FaultyRegistry) -> N
         assert server.store.repositories() == []
     finally:
         server.stop()
+
+
+@pytest.mark.needs("object_store", "postgresql")
+def test_replicas_on_shared_storage(
+    tmp_path: Path, upstream: FaultyRegistry, s3_server: S3Config, postgres_server: str
+) -> None:
+    """What one replica fetched another has; evicted objects leave the bucket."""
+    made = push(upstream)
+    database = stores.new_database(postgres_server)
+    s3 = msgspec.structs.replace(s3_server, prefix="mirror/")
+    config = MirrorConfig(default="docker.io", ttl_s=3600.0, keep_days=1.0, upstream=(
+        UpstreamConfig(host="docker.io", url=f"http://{upstream.authority}"),))
+    for root in ("one", "two"):
+        server = RegistryServer(("127.0.0.1", 0), tmp_path / root, config=settings(
+            tmp_path / root, database=database, s3=s3, mirror=config))
+        server.start()
+        try:
+            assert pull(Client(server), "library/app", "1") == made.manifest
+            assert upstream.requests[f"GET /v2/library/app/blobs/{LAYER}"] == 1
+            if root == "two":
+                with server.store.metadata.database.write() as db:
+                    db.execute("UPDATE links SET used_at = 5")
+                    db.execute("UPDATE manifests SET touched_at = 5")
+                collect(server.store)
+                assert list(server.store.driver.objects()) == []
+        finally:
+            server.stop()
 
 
 # Credentials

@@ -84,10 +84,13 @@ class MirrorTables:
                 for name, digest, size, at in rows]
 
     def manifests(self, until: float) -> list[Entry]:
-        """Manifests that nobody asked for after ``until``."""
+        """Manifests that nobody asked for after ``until``, those that were pushed left out."""
         with self._db.read() as db:
-            rows = db.execute("SELECT repository, digest, LENGTH(raw), touched_at FROM manifests "
-                              "WHERE touched_at <= ? ORDER BY touched_at", (until,))
+            rows = db.execute(
+                "SELECT repository, digest, LENGTH(raw), touched_at FROM manifests AS m WHERE touched_at <= ? "
+                "AND NOT EXISTS (SELECT 1 FROM needs WHERE repository = m.repository AND manifest = m.digest) "
+                "AND NOT EXISTS (SELECT 1 FROM children WHERE repository = m.repository "
+                "AND manifest = m.digest) ORDER BY touched_at", (until,))
         return [Entry(repository=name, digest=digest, size=size, used_at=at)
                 for name, digest, size, at in rows]
 

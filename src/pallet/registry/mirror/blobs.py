@@ -25,7 +25,7 @@ from pallet.registry.mirror.settings import DIRECTORY
 from pallet.registry.mirror.upstreams import OfflineError
 from pallet.registry.ranges import byte_range
 from pallet.transfer.failures import RefusedError, RegistryError, UnreachableError
-from pallet.transfer.transport import CHUNK_BYTES, finish
+from pallet.transfer.transport import CHUNK_BYTES, abandon, finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -140,8 +140,8 @@ class MirroredBlobs:
                 self._store.mount(name, digest)
             self._grew(size)
 
-        def verify() -> None:
-            self._upstreams.ask(target, lambda client: _size(client, digest))
+        def verify() -> int:
+            return self._upstreams.ask(target, lambda client: _size(client, digest))
 
         def has_landed() -> bool:
             if not self._store.holders(digest):
@@ -193,12 +193,18 @@ class MirroredBlobs:
 
 
 def _size(client: RepositoryClient, digest: Digest) -> int:
+    """The blob's size, 0 if it is not told; RefusedError unless upstream has it for us."""
     try:
         text = client.head("blobs", digest).get("Content-Length", "")
     except RefusedError as error:
         if error.status == 404:
             error.code = "BLOB_UNKNOWN"
-        raise
+        if error.status not in {400, 403, 405}:
+            raise
+        # Storage that a registry redirects to may take nothing but GET.
+        response = client.blob(digest)
+        text = response.headers.get("Content-Length", "")
+        abandon(response)
     return int(text) if text.isdigit() else 0
 
 

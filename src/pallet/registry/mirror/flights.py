@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 _FOLLOW_S = 0.05
 """Between looks at a file that another process writes."""
-_PATIENCE_S = 5.0
+_PATIENCE_S = 1.0
 
 
 class FlightError(Exception):
@@ -92,11 +92,19 @@ class Flight:
 
     def end(self, failure: BaseException | None) -> None:
         """Tell readers that nothing more comes, or that all is there and right."""
-        with self._changed:
-            self.failure = failure
-            self.landed = failure is None
-            self._changed.notify_all()
+        self._tell(failure)
         self.leave()
+
+    def abort(self) -> None:
+        """Tell readers not to wait any longer, while the thread may still wait for upstream."""
+        self._tell(CancelledRequestError("the registry is stopping"))
+
+    def _tell(self, failure: BaseException | None) -> None:
+        with self._changed:
+            if not self.ended:
+                self.failure = failure
+                self.landed = failure is None
+                self._changed.notify_all()
 
     # --- readers
 
@@ -180,8 +188,9 @@ class Route:
     name: str
     open_at: Callable[[int], HTTPResponse]
     """Opens it upstream at an offset."""
-    verify: Callable[[], None]
-    """Raises unless upstream lets the repository have it: before it takes part in another's flight."""
+    verify: Callable[[], int]
+    """The size, 0 if it is not told. Raises unless upstream lets the repository have it: before it takes
+    part in another's flight."""
     land: Callable[[set[str], Path, int], None]
     """Moves the file of so many bytes, which is the blob, into the store for these repositories."""
     has_landed: Callable[[], bool]
@@ -229,10 +238,14 @@ class Flights:
     def cancel(self) -> None:
         """Tell every fetch to end; what has arrived stays for the next one."""
         self._cancel.cancel()
+        with self._lock:
+            flights = [flight for flight, _ in self._flights.values()]
+        for flight in flights:
+            flight.abort()
 
     def stop(self) -> None:
-        """End every fetch, and wait for it."""
-        self._cancel.cancel()
+        """End every fetch, and wait a moment for it."""
+        self.cancel()
         with self._lock:
             threads = [thread for _, thread in self._flights.values()]
         for thread in threads:
@@ -325,7 +338,7 @@ class Flights:
             return
         first = self._first_response(spool, route, retries)
         size = _whole_size(first, spool.size)
-        if size is None:
+        if size is None and not (size := route.verify()):
             abandon(first)
             message = f"upstream does not say how large {flight.digest} is"
             raise BadContentError(message)

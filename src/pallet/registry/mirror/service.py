@@ -86,8 +86,11 @@ class Mirror:
         Raises:
             RegistryHttpError: NAME_UNKNOWN, for a namespace that is not mirrored.
         """
+        namespace = request.parameter("ns")
+        if namespace == request.headers.get("host"):  # a client that asks its mirror for everything
+            namespace = None
         try:
-            return self._names.target(name, request.parameter("ns"))
+            return self._names.target(name, namespace)
         except InvalidParameterError as error:
             raise RegistryHttpError("NAME_UNKNOWN", str(error)) from error
 

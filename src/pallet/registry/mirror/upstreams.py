@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 ACCEPT = ", ".join((*image.MANIFEST_TYPES, "*/*"))
 _KEPT_CLIENTS = 256
 _MOST_REST_S = 300.0
+_UNREACHABLE_S = 2.0
 _OFFLINE_STATUSES = frozenset({408, 429})
 
 
@@ -81,7 +82,8 @@ class Upstreams:
             for one in config.upstream}
         self._lock = threading.Lock()
         self._clients: OrderedDict[tuple[str, str], list[RepositoryClient]] = OrderedDict()
-        self._rests: dict[str, tuple[float, OfflineError]] = {}
+        self._rests: dict[str, tuple[float, float, OfflineError]] = {}
+        """By host: until when it is not asked, also by those with nothing to answer with, and why."""
 
     def close(self) -> None:
         """Close idle connections."""
@@ -99,8 +101,8 @@ class Upstreams:
             RegistryHttpError: upstream says that it is not there (404), or not for us (403).
         """
         with self._lock:
-            until, failure = self._rests.get(target.host, (0.0, None))
-        if spare and failure is not None and until > time.monotonic():
+            until, patience, failure = self._rests.get(target.host, (0.0, 0.0, None))
+        if failure is not None and (until if spare else patience) > time.monotonic():
             raise failure
         try:
             answer = self._put(target, question)
@@ -177,6 +179,9 @@ class Upstreams:
         rest_s = min(max(asked_s, self._config.retry_s), _MOST_REST_S)
         failure = OfflineError(f"{target.host}: {error}", status=status, retry_after_s=rest_s)
         with self._lock:
-            self._rests[target.host] = (time.monotonic() + rest_s, failure)
+            # Whoever has nothing else asks again soon, but does not queue up for the time-out.
+            now = time.monotonic()
+            patience = now + min(_UNREACHABLE_S, rest_s) if isinstance(error, UnreachableError) else 0.0
+            self._rests[target.host] = (now + rest_s, patience, failure)
         logger.warning("upstream %s does not answer for %s: %s", target.host, target.path, error)
         return failure
