@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import signal
 import socket
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pallet.errors import NotFoundError
+from pallet.layer.worker import ApplyReply, ApplyRequest
 from pallet.linux import packets, procfs
 from pallet.supervisor.client import Supervisor
 from pallet.supervisor.failures import WorkerError
@@ -192,6 +194,22 @@ async def test_new_netns_is_held_by_its_descriptor_only(lab: Lab) -> None:
     finally:
         os.close(netns_fd)
         os.close(netlink_fd)
+
+
+async def test_nobody_keeps_the_descriptors_of_the_first_heavy_worker(lab: Lab) -> None:
+    """The process that heavy workers are forked from is itself forked while they are there."""
+    supervisor = await successor(lab)
+    read_fd, write_fd = os.pipe()
+    try:
+        reply = await supervisor.run_worker("layer.apply", ApplyRequest(target="/nowhere"), [write_fd],
+                                            reply_type=ApplyReply)
+    finally:
+        os.close(write_fd)
+    assert reply.failure is not None
+    readable, _, _ = select.select([read_fd], [], [], 20)
+    assert readable, "the pipe does not end"
+    assert os.read(read_fd, 1) == b""
+    os.close(read_fd)
 
 
 async def test_unknown_worker_is_an_error(lab: Lab) -> None:

@@ -68,6 +68,7 @@ from pallet.runtime.seccomp_profile import SeccompCache
 from pallet.storage import erofs, leases, stubs
 from pallet.storage.content import ContentStore
 from pallet.storage.metadata import Metadata
+from pallet.storage.native import NativeSnapshotter
 from pallet.storage.overlay import OverlaySnapshotter, erofs_snapshotter
 from pallet.supervisor.client import Supervisor
 
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
 
     from pallet.config import Config
     from pallet.engine.container import Container
+    from pallet.storage.snapshot import Snapshotter
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +114,9 @@ def daemon_id(data: DataPaths) -> str:
         return value
 
 
-def _snapshotter(config: Config, data: DataPaths, metadata: Metadata) -> OverlaySnapshotter:
+def _snapshotter(config: Config, data: DataPaths, metadata: Metadata) -> Snapshotter:
+    if config.storage_driver == "vfs":
+        return NativeSnapshotter(data, metadata)
     if config.storage_driver != "erofs":
         return OverlaySnapshotter(data, metadata)
     snapshotter = erofs_snapshotter(data, metadata)

@@ -58,7 +58,7 @@ def _table() -> Iterator[Setting]:
     yield _row(part, "exec-root", "string", "State until reboot (/run/pallet)", value="DIR")
     yield _row(part, "disk-budget", "string", "What images may take before the least used go (50GB)",
                value="BYTES")
-    yield _row(part, "storage-driver", "string", "How layers are kept: overlay2 or erofs (overlay2)",
+    yield _row(part, "storage-driver", "string", "How layers are kept: overlay2, erofs or native (overlay2)",
                short="s", value="NAME")
     yield _row(part, "config-file", "string", "Settings file (/etc/pallet/daemon.json)",
                key=None, value="FILE")

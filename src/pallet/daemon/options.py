@@ -138,8 +138,9 @@ def _config(values: Mapping[str, Any]) -> Config:
 
 
 def _storage_driver(name: str) -> str:
-    if name not in {"overlay2", "erofs"}:
-        msg = f"driver not supported: {name}"
+    name = "vfs" if name == "native" else name
+    if name not in {"overlay2", "erofs", "vfs"}:
+        msg = "error initializing graphdriver: driver not supported"
         raise InvalidParameterError(msg)
     return name
 

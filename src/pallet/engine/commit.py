@@ -60,7 +60,7 @@ class Commits:
         stream = None
         try:
             async with self._paused(container) if paused else contextlib.nullcontext():
-                stream = self._trees.layer(container, options.epoch_s)
+                stream = await self._trees.layer(container, options.epoch_s)
                 image = await self._committer.run(stream, plan)
                 self._announce(container, image, plan)
         finally:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pallet.aio import run_blocking
 from pallet.engine import links, logconfig, merge, names, resources, security
 from pallet.engine.container import Container
 from pallet.errors import InvalidParameterError
@@ -103,7 +104,10 @@ class Creator:
             container.ended.set()
             if not host.network_mode.startswith("container:"):
                 container.endpoint = Endpoint(network_name=host.network_mode, network_id="", endpoint_id="")
-            self._snapshotter.prepare(container_id, image.diff_ids)
+            if self._snapshotter.copies:
+                await run_blocking(self._snapshotter.prepare, container_id, image.diff_ids)
+            else:
+                self._snapshotter.prepare(container_id, image.diff_ids)
             self._files.prepare(container_id)
             if self._mounts.has_any(container):
                 container.mounts = await self._mounts.plan(container, image)

@@ -250,6 +250,8 @@ class Images:
         return dataclasses.replace(found, repo_tags=image.repo_tags, repo_digests=image.repo_digests)
 
     def _mount(self, image: Image) -> RootMount | None:
+        if self._snapshotter.copies:
+            return None  # there is no tree of the image until a container wants one
         try:
             return self._snapshotter.root_mount_of_layers(image.diff_ids)
         except NotFoundError:

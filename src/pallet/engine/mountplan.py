@@ -131,7 +131,8 @@ class MountPlanner:
             anonymous=not spec.source, from_mounts=spec.from_mounts)
 
     async def _copy_up(self, image: Image, path: str, target: str) -> None:
-        request = CopyUpRequest(root=self._snapshotter.root_mount_of_layers(image.diff_ids), path=path, target=target)
+        root = await run_blocking(self._snapshotter.root_mount_of_layers, image.diff_ids)
+        request = CopyUpRequest(root=root, path=path, target=target)
         reply = await self._supervisor.run_worker("layer.copyup", request, reply_type=CopyUpReply)
         reply.result()
 

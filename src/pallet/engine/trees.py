@@ -12,6 +12,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING, Protocol
 
+from pallet.aio import run_blocking
 from pallet.engine.status import Status
 from pallet.errors import ConflictError
 from pallet.layer.diffworker import DiffReply, DiffRequest
@@ -158,7 +159,7 @@ class ContainerTrees:
 
     async def changes(self, name_or_id: str) -> bytes:
         """See ``TreeBackend.changes``."""
-        stream = self._open("layer.changes", self._index.get(name_or_id))
+        stream = await self._open("layer.changes", self._index.get(name_or_id))
         try:
             return b"".join([piece async for piece in stream])
         finally:
@@ -169,18 +170,18 @@ class ContainerTrees:
         container = self._index.get(name_or_id)
         check_readable(container, "export")
         pidfd = container.shim.pidfd() if container.shim is not None else -1
-        return self._open("layer.export", container, pidfd=pidfd, verb="export")
+        return await self._open("layer.export", container, pidfd=pidfd, verb="export")
 
     async def commit(self, options: CommitOptions) -> str:
         """See ``TreeBackend.commit``."""
         return await self.commits.commit(options)
 
-    def layer(self, container: Container, epoch_s: int | None) -> WorkerStream:
+    async def layer(self, container: Container, epoch_s: int | None) -> WorkerStream:
         """Return what the container adds to its image, as a layer's tar."""
-        return self._open("layer.diff", container, epoch_s=epoch_s, verb="commit")
+        return await self._open("layer.diff", container, epoch_s=epoch_s, verb="commit")
 
-    def _open(self, kind: str, container: Container, *, epoch_s: int | None = None,
-              pidfd: int = -1, verb: str = "read") -> WorkerStream:
+    async def _open(self, kind: str, container: Container, *, epoch_s: int | None = None,
+                    pidfd: int = -1, verb: str = "read") -> WorkerStream:
         def whole() -> None:
             if not self._snapshotter.has(container.id):
                 msg = f"You cannot {verb} container {container.id} which is being removed"
@@ -188,9 +189,11 @@ class ContainerTrees:
 
         root = stubs.under(self._snapshotter.root_mount(container.id))
         plain = not root.lower
+        # A copy of a tree has nothing that says what changed in it: it is compared with the image.
+        base = await run_blocking(self._snapshotter.root_mount_of_layers, container.layers) if plain else None
         return WorkerStream(self._supervisor, kind, DiffRequest(
             root=root, epoch_s=epoch_s, running=pidfd >= 0,
-            base=self._snapshotter.root_mount_of_layers(container.layers) if plain else None,
+            base=base,
             stubs=[*stubs.DIRECTORIES, *stubs.FILES, *stubs.LINKS] if plain else []), pidfd,
             at_end=whole)
 

@@ -23,6 +23,7 @@ from pallet.layer.copy import copy_tree
 from pallet.spec.mounts import RootMount
 from pallet.storage.layertable import LayerTable
 from pallet.storage.snapshot import (
+    COPIED,
     SnapshotExistsError,
     SnapshotNotFoundError,
     check_key,
@@ -47,6 +48,7 @@ class NativeSnapshotter:
     """``Snapshotter`` by copying."""
 
     name = "vfs"
+    copies = True
 
     def __init__(self, paths: DataPaths, metadata: Metadata) -> None:
         self._table = LayerTable(paths, metadata)
@@ -97,7 +99,7 @@ class NativeSnapshotter:
         try:
             self._fill(draft.path, stack)
             base = sum(record.size_bytes for record in stack)
-            os.symlink(f"{base}:" + ":".join(str(record.number) for record in stack),
+            os.symlink(f"{COPIED}{base}:" + ":".join(str(record.number) for record in stack),
                        f"{draft.directory}/lower")
             os.rename(draft.directory, f"{self._active}/{key}")
         except BaseException:
@@ -146,7 +148,12 @@ class NativeSnapshotter:
 
     def usage(self, key: str) -> int:
         """Bytes beyond those of the image: what the files grew by."""
-        base = int(self._lower(key)[0])
+        try:
+            base = int(self._lower(key)[0])
+        except SnapshotNotFoundError:
+            if self.has(key):
+                return 0
+            raise
         return max(tree_size(f"{self._active}/{key}/fs") - base, 0)
 
     def sweep(self) -> int:
@@ -174,7 +181,11 @@ class NativeSnapshotter:
     def _lower(self, key: str) -> list[str]:
         """Size of the image and numbers of its layers, from the snapshot's ``lower`` link."""
         try:
-            return os.readlink(f"{self._active}/{key}/lower").split(":")
+            text = os.readlink(f"{self._active}/{key}/lower")
         except (FileNotFoundError, NotADirectoryError) as error:
             message = f"snapshot {key} does not exist"
             raise SnapshotNotFoundError(message) from error
+        if not text.startswith(COPIED):
+            message = f"snapshot {key} was made by the storage driver overlay2"
+            raise SnapshotNotFoundError(message)
+        return text.removeprefix(COPIED).split(":")

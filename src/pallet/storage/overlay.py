@@ -18,6 +18,7 @@ from pallet.spec.mounts import RootMount
 from pallet.storage import ready
 from pallet.storage.layertable import LayerTable
 from pallet.storage.snapshot import (
+    COPIED,
     MadeLayer,
     SnapshotExistsError,
     SnapshotNotFoundError,
@@ -40,6 +41,8 @@ _PLAIN_ROOT = (0o755, 0, 0)
 
 class OverlaySnapshotter:
     """``Snapshotter`` on overlayfs."""
+
+    copies = False
 
     def __init__(self, paths: DataPaths, metadata: Metadata, *, images: bool = False) -> None:
         """Open the snapshots of a data root.
@@ -150,6 +153,8 @@ class OverlaySnapshotter:
         try:
             return tree_size(f"{self._active}/{key}/upper")
         except FileNotFoundError as error:
+            if self.has(key):
+                return 0
             raise _missing(key) from error
 
     def sweep(self) -> int:
@@ -167,6 +172,9 @@ class OverlaySnapshotter:
             text = os.readlink(f"{self._active}/{key}/lower")
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _missing(key) from error
+        if text.startswith(COPIED):
+            message = f"snapshot {key} was made by the storage driver vfs"
+            raise SnapshotNotFoundError(message)
         return text.split(":") if text != "-" else []
 
     def _used_numbers(self) -> set[int]:
@@ -175,7 +183,7 @@ class OverlaySnapshotter:
             try:
                 used.update(map(int, self._lower(key)))
             except SnapshotNotFoundError:
-                continue  # removed meanwhile, or half made
+                continue  # removed meanwhile, half made, or a copy of its own
         return used
 
 

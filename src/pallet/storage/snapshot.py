@@ -82,11 +82,17 @@ def check_key(key: str) -> None:
         raise InvalidParameterError(message)
 
 
+COPIED = "="
+"""First character of the ``lower`` link of a snapshot that is a copy: overlay must not mount it."""
+
+
 class Snapshotter(Protocol):
     """Layer trees by DiffID and writable layers by container id."""
 
     name: str
     """Docker's driver name: ``overlay2``, ``vfs`` or ``erofs``."""
+    copies: bool
+    """``prepare`` and ``root_mount_of_layers`` copy whole trees: they belong on a worker."""
 
     def has_layer(self, diff_id: DiffID) -> bool:
         """Whether the layer is committed and whole."""
@@ -185,7 +191,7 @@ class Snapshotter(Protocol):
                 wrote is not to be trusted after a power cut.
 
         Raises:
-            SnapshotNotFoundError: no such key.
+            SnapshotNotFoundError: no such key, or another driver made it.
         """
         ...
 
@@ -228,7 +234,7 @@ class Snapshotter(Protocol):
         ...
 
     def usage(self, key: str) -> int:
-        """Bytes of the files in the writable layer, each hard-linked file once.
+        """Bytes of the files in the writable layer, each hard-linked file once; 0 of another driver's.
 
         Raises:
             SnapshotNotFoundError: no such key.

@@ -243,7 +243,8 @@ class LayerJob:
     async def _apply(self, draft: LayerDraft, source_fd: int, feed: ProgressWriter | None) -> Applied:
         lower: list[str] = []
         if self._source.parents_ready and self._source.parents:
-            mount = self._tools.snapshotter.root_mount_of_layers(self._source.parents)
+            mount = await self._tools.threads.run(partial(
+                self._tools.snapshotter.root_mount_of_layers, self._source.parents))
             lower = [os.path.join(mount.base_dir, name) for name in mount.lower]
         request = ApplyRequest(target=draft.path, growing=feed is not None, lower_dirs=lower)
         fds = [source_fd] if feed is None else [source_fd, feed.read_fd]

@@ -102,7 +102,7 @@ class Zygote:
             if self._workshop is None:
                 ours, theirs = channel.pair()
                 channel.enlarge(ours)
-                self._fork(lambda: self._be_workshop(ours, theirs))  # noqa: B023 - run at once
+                self._fork(lambda: self._be_workshop(ours, theirs, fds))  # noqa: B023 - run at once
                 theirs.close()
                 self._workshop = ours
             try:
@@ -116,8 +116,11 @@ class Zygote:
             else:
                 return
 
-    def _be_workshop(self, ours: socket.socket, theirs: socket.socket) -> None:
+    def _be_workshop(self, ours: socket.socket, theirs: socket.socket, fds: list[int]) -> None:
         ours.close()
+        # The first request's: a pipe that stays open here would never end for its reader.
+        for fd in (*fds, *(pidfd for _, pidfd in self._workers.values())):
+            os.close(fd)
         self._title.set(_WORKSHOP)
         kernel.set_name(_WORKSHOP)
         os.setsid()

@@ -202,8 +202,10 @@ def test_storage_driver(load: Any) -> None:
     assert load().config.storage_driver == "overlay2"
     assert load("-s", "erofs").config.storage_driver == "erofs"
     assert load(file={"storage-driver": "erofs"}).config.storage_driver == "erofs"
-    with pytest.raises(InvalidParameterError, match="driver not supported: vfs"):
-        load("--storage-driver=vfs")
+    for name in ("native", "vfs"):
+        assert load("--storage-driver", name).config.storage_driver == "vfs"
+    with pytest.raises(InvalidParameterError, match="^error initializing graphdriver: driver not supported$"):
+        load("--storage-driver=zfs")
 
 
 def test_help_names_every_flag_with_an_effect_in_100_columns() -> None:
