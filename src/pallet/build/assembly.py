@@ -20,13 +20,17 @@ from pallet.build.ops.perform import Performer
 from pallet.build.ops.running import StepMaker
 from pallet.build.ops.sources import Sources
 from pallet.build.ops.trees import Trees
+from pallet.build.remotecache.exporter import CacheExporter
+from pallet.build.remotecache.importer import CacheImporter
 from pallet.build.solver import Solver
+from pallet.image.lazyblobs import LazyBlobs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pallet.build.images import Pulls
     from pallet.build.ports import StepRunner
+    from pallet.build.remotecache.importer import Registries
     from pallet.image.importer import WorkerRunner
     from pallet.image.store import ImageStore
     from pallet.storage.metadata import Metadata
@@ -42,10 +46,12 @@ class SolverParts:
     caches: CacheMounts
     keeper: CacheKeeper
     failed: FailedSteps
+    importer: CacheImporter
+    exporter: CacheExporter
 
 
-def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pulls, workers: WorkerRunner,
-             runner: StepRunner) -> SolverParts:
+def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pulls, registries: Registries,
+             workers: WorkerRunner, runner: StepRunner) -> SolverParts:
     """Make the solver of a daemon.
 
     Args:
@@ -62,6 +68,10 @@ def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pull
     performer = Performer(snapshotter=snapshotter, workers=workers, runner=runner, steps=StepMaker(caches, trees),
                           failed=failed)
     sources = Sources(images=found, cache=cache, snapshotter=snapshotter, workers=workers, fetcher=Downloads())
-    solver = Solver(cache=cache, sources=sources, contents=contents, performer=performer)
+    importer = CacheImporter(images=images, workers=workers, registries=registries)
+    solver = Solver(cache=cache, sources=sources, contents=contents, performer=performer, importer=importer)
     keeper = CacheKeeper(cache=cache, mounts=caches, images=images, root=str(root.parent))
-    return SolverParts(solver=solver, images=found, cache=cache, caches=caches, keeper=keeper, failed=failed)
+    return SolverParts(solver=solver, images=found, cache=cache, caches=caches, keeper=keeper, failed=failed,
+                       importer=importer,
+                       exporter=CacheExporter(images=images, cache=cache, blobs=LazyBlobs(images, workers),
+                                              registries=registries))

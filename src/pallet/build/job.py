@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pallet.build.graph import LocalSource, Vertex
     from pallet.build.ports import BuildClient, ContextTree, FrontendOptions
     from pallet.build.progress import Watch
+    from pallet.build.remotecache.importer import RemoteCache
     from pallet.storage.leases import Lease
     from pallet.types import DiffID, Digest
 
@@ -52,6 +53,8 @@ class Job:
     digests: dict[Vertex, Digest] = field(default_factory=dict)
     results: dict[Vertex, Solved] = field(default_factory=dict)
     """Every vertex that is known, also those that a cached one made needless."""
+    caches: list[RemoteCache] = field(default_factory=list)
+    """Caches elsewhere that are asked for what is not here."""
     held: list[str] = field(default_factory=list)
     """Cache records held."""
     trees: dict[LocalSource, asyncio.Task[ContextTree]] = field(default_factory=dict)

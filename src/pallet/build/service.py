@@ -27,6 +27,7 @@ from pallet.build.inputs import foreign
 from pallet.build.job import Job
 from pallet.build.progress import WarningEvent
 from pallet.build.remote import RemoteContext
+from pallet.build.remotecache.links import open_caches, with_inline_cache, write_caches
 from pallet.build.request import BuildResult
 from pallet.errors import InvalidParameterError, NotFoundError, NotImplementedApiError
 from pallet.image.lazyblobs import LazyBlobs
@@ -95,19 +96,24 @@ class Builder:
             if on_plan is not None:
                 on_plan(source, made)
             added: dict[DiffID, Descriptor] = {}
+            await open_caches(self.parts.importer, request, job, progress)
             targets = await self._solve(request, made, job, added)
-            return await self._export(request, made, ExportJob(
+            result = await self._export(request, made, ExportJob(
                 request=request, targets=targets, client=client, progress=progress, images=self._images,
                 workers=self._workers, blobs=self._blobs, scratch=self._scratch, lease=job.lease,
                 pushes=self._pushes, notes=self._notes, epoch_s=epoch_of(request), added=added), started_ns)
+            cached = await write_caches(self.parts.exporter, request, job, progress, targets)
+            return replace(result, response={**result.response, **cached}) if cached else result
         finally:
             await asyncio.shield(self._end(job, request))
 
     async def _end(self, job: Job, request: BuildRequest) -> None:
         """Let go of what the build held, and of documents that outputs wrote for a client alone."""
         await self.parts.solver.end(job)
-        if any(export.kind in {"oci", "docker"} or export.attributes.get("push") or "rewrite-timestamp" in
-               export.attributes or "compression" in export.attributes for export in request.exports):
+        wrote = request.cache_imports or request.cache_exports or any(
+            export.kind in {"oci", "docker"} or {"push", "rewrite-timestamp", "compression"} & export.attributes.keys()
+            for export in request.exports)
+        if wrote:
             await run_blocking(self._images.collect)
 
     async def _plan(self, request: BuildRequest, job: Job, progress: Progress) -> tuple[bytes, Plan]:
@@ -148,7 +154,7 @@ class Builder:
         targets = [solved_target(target, job.results, epoch_s=epoch_s, classic=request.classic)
                    for target in made.targets]
         if not request.squash:
-            return targets
+            return with_inline_cache(self.parts.exporter, request, job, targets)
         from pallet.build.export.reshape import Reshaper  # few builds ask for it
 
         reshaper = Reshaper(self._images, self._workers, self._blobs, job.lease, added)

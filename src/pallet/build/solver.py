@@ -9,6 +9,7 @@ Spec   ``docs/dev/build.md`` "How the solver decides".
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from typing import TYPE_CHECKING
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from pallet.build.ops.contents import Contents
     from pallet.build.ops.perform import Made, Performer
     from pallet.build.ops.sources import Sources
+    from pallet.build.remotecache.importer import CacheImporter
+
+logger = logging.getLogger(__name__)
 
 _STEPS_A_CPU = 2
 """Steps mostly wait for disks and networks."""
@@ -41,11 +45,13 @@ _LAYER_OPS = (graph.RunOp, graph.FileOp)
 class Solver:
     """Solves graphs. One per daemon."""
 
-    def __init__(self, *, cache: CacheStore, sources: Sources, contents: Contents, performer: Performer) -> None:
+    def __init__(self, *, cache: CacheStore, sources: Sources, contents: Contents, performer: Performer,
+                 importer: CacheImporter) -> None:
         self.cache = cache
         self._sources = sources
         self._contents = contents
         self._performer = performer
+        self._importer = importer
         self._executions: Executions[CacheRecord] = Executions()
         self._slots = asyncio.Semaphore(_STEPS_A_CPU * (os.cpu_count() or 1))
 
@@ -109,6 +115,26 @@ class Solver:
                 self.cache.link(record, keys)
                 self.cache.touch(record)
                 return self.cache.get(record.id)
+        return None
+
+    async def imported(self, vertex: Vertex, keys: Sequence[str], job: Job) -> CacheRecord | None:
+        """What a cache elsewhere has for one of the keys, brought here; held for the job."""
+        for cache in job.caches:
+            for key in keys:
+                entry = cache.find(key)
+                if entry is None:
+                    continue
+                try:
+                    size = await self._importer.bring(cache, entry, job)
+                except PalletError as error:
+                    logger.warning("a build cache failed, the step runs instead: %s", error)
+                    continue
+                if size is not None:
+                    record = self.cache.put(CacheRecord(
+                        id="", description=entry.description or vertex.name, layers=entry.layers,
+                        own=min(1, len(entry.layers)), size_bytes=size), keys)
+                    self.hold(record, job)
+                    return record
         return None
 
     def hold(self, record: CacheRecord, job: Job) -> None:
@@ -187,7 +213,7 @@ class _Run:
         return BuildError(text, vertex=vertex, digest=self._job.digest(vertex))
 
     async def _decide(self, vertex: Vertex) -> Solved:
-        op, job = vertex.op, self._job
+        op = vertex.op
         if isinstance(op, graph.ScratchOp):
             return self._cached(vertex, Solved(cached=True))
         if isinstance(op, graph.MergeOp):
@@ -195,16 +221,19 @@ class _Run:
         if not isinstance(op, _LAYER_OPS):
             return await self._source(vertex)
         definition = "" if _uncached(vertex) else await self._definition(vertex)
-        record = self._solver.hit([definition], job) if definition else None
+        record = await self._look([definition], vertex) if definition else None
         if record is not None:
             return self._from(vertex, record)
         inputs = await self._inputs(vertex)
         content = await self._content_key(vertex, inputs)
         keys = [content, definition] if definition else [content]
-        record = self._solver.hit(keys, job) if not vertex.ignore_cache else None
+        record = await self._look(keys, vertex) if not vertex.ignore_cache else None
         if record is not None:
             return self._from(vertex, record)
         return await self._perform(vertex, inputs, keys)
+
+    async def _look(self, keys: Sequence[str], vertex: Vertex) -> CacheRecord | None:
+        return self._solver.hit(keys, self._job) or await self._solver.imported(vertex, keys, self._job)
 
     async def _perform(self, vertex: Vertex, inputs: Sequence[Solved], keys: Sequence[str]) -> Solved:
         job, started = self._job, time.time_ns()

@@ -210,7 +210,7 @@ class Daemon:
     def _wire_builder(self, image_api: Images, runner: StepRunner) -> None:
         """Make the builder and its doors."""
         self.solving = assemble(self.data.build, metadata=self.metadata, images=self.images, puller=image_api.puller,
-                                workers=self.supervisor, runner=runner)
+                                registries=image_api.artifacts, workers=self.supervisor, runner=runner)
         self.build = make_builder(data=self.data, parts=self.solving, images=self.images, image_api=image_api,
                                   supervisor=self.supervisor, events=self.events)
         self._buildkit = make_door(self.build.builder, self.solving.keeper, worker_id=daemon_id(self.data),

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from pallet.spec.reference import Reference
     from pallet.storage.content import ContentStore
     from pallet.storage.snapshot import Snapshotter
+    from pallet.transfer.artifacts import Artifacts
     from pallet.transfer.blobs import BlobFetcher
     from pallet.transfer.image_pull import PulledImage
     from pallet.transfer.layer_job import WorkerRunner
@@ -86,6 +87,11 @@ class Images:
     def layers(self) -> LayerPool:
         """Layers in progress, for others that bring some in."""
         return self._transfers.layers
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """What reads and writes manifests that are no images, for builds."""
+        return self._transfers.artifacts
 
     @property
     def puller(self) -> Puller:

@@ -35,6 +35,8 @@ class SealRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     root: RootMount
     """As it was mounted; mount points of Pallet's own may be among the layers."""
+    unpacked: bool = False
+    """It was unpacked from a layer's tar: every opaque mark in it was there."""
     points: list[str] = []
     """Paths where something was mounted: empty ones that no layer has are removed again."""
 
@@ -81,7 +83,7 @@ def run_seal(request: bytes, _fds: Sequence[int]) -> bytes:
     """Worker kind ``layer.seal``: ``SealRequest`` to ``SealReply``."""
     wanted = _seal_request.decode(request)
     try:
-        reply = SealReply(sealed=seal(wanted.root, wanted.points))
+        reply = SealReply(sealed=seal(wanted.root, wanted.points, unpacked=wanted.unpacked))
     except (PalletError, OSError) as error:
         reply = SealReply(failure=failure_of(error))
     return _encoder.encode(reply)
@@ -111,7 +113,7 @@ def run_tar(request: bytes, fds: Sequence[int]) -> bytes:
     return _encoder.encode(reply)
 
 
-def seal(root: RootMount, points: Sequence[str] = ()) -> Sealed:
+def seal(root: RootMount, points: Sequence[str] = (), *, unpacked: bool = False) -> Sealed:
     """Seal the upper directory of ``root``.
 
     May move this process into a mount namespace of its own and change its working directory.
@@ -137,8 +139,8 @@ def seal(root: RootMount, points: Sequence[str] = ()) -> Sealed:
         digest.update(piece)
         total += len(piece)
 
-    done = diff.write_layer(upper_fd, take, root_entry=root_entry, has_lower_directory=base.has_directory,
-                            seal=True)
+    done = diff.write_layer(upper_fd, take, root_entry=root_entry, seal=True,
+                            has_lower_directory=None if unpacked else base.has_directory)
     os.close(upper_fd)
     return Sealed(diff_id=f"sha256:{digest.hexdigest()}", tar_bytes=total, size_bytes=done.size_bytes,
                   root_entry=root_entry)

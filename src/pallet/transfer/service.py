@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from pallet.transfer.artifacts import Artifacts
 from pallet.transfer.blobs import BlobFetcher
 from pallet.transfer.layers import LayerPool
 from pallet.transfer.login import Registries
@@ -67,6 +68,8 @@ class Transfers:
         self.searcher = Searcher(resolver=resolver, transport=self._transport,
                                  threads=self.threads)
 
+        self.artifacts = Artifacts(resolver=resolver, transport=self._transport, threads=self.threads,
+                                   content=content, pusher=self.pusher, retry=retry)
         self.blobs = BlobFetcher(resolver=resolver, transport=self._transport,
                                  threads=self.threads, content=content, retry=retry)
 
