@@ -62,6 +62,8 @@ class FrontendOptions:
     extra_hosts: tuple[tuple[str, str], ...] = ()
     """(name, address or ``host-gateway``)."""
     git_auth: bool = True
+    ignore_syntax: bool = False
+    """``# syntax=`` is a comment, as for the classic builder."""
     inputs: Mapping[str, Plan] = field(default_factory=dict)
     """What ``input:NAME`` among the contexts means: another build's plan (``build/inputs.py``)."""
 

@@ -175,6 +175,7 @@ def request_of(options: BuildOptions) -> BuildRequest:
         classic=options.version == "1",
         cache_imports=tuple(CacheLink(kind="registry", attributes={"ref": name}) for name in options.cache_from),
         options=FrontendOptions(
+            ignore_syntax=True,
             filename=options.dockerfile or "Dockerfile", remote_context=options.remote,
             target=options.target, platforms=platform,
             build_args={name: value for name, value in options.build_args.items() if value is not None},

@@ -34,6 +34,7 @@ from pallet.spec import platform as platforms
 from pallet.spec.dockerfile import expand
 from pallet.spec.dockerfile.errors import DockerfileError
 from pallet.spec.dockerfile.parser import Document, parse
+from pallet.spec.dockerfile.syntax import detect_syntax, is_builtin
 from pallet.spec.ignore import PathMatcher
 from pallet.spec.image import ImageConfigFile
 
@@ -116,6 +117,7 @@ class Planner:
 
     def read(self) -> Document:
         """Parse the text and run the rules that need nothing else."""
+        self._check_syntax()
         document = parse(self._source)
         check = self._options.build_args.get("BUILDKIT_DOCKERFILE_CHECK")
         if check is None:
@@ -124,6 +126,13 @@ class Planner:
         self.text = read_stages(document)
         lint_text(document, self.text, self.linter)
         return document
+
+    def _check_syntax(self) -> None:
+        wanted = self._options.build_args.get("BUILDKIT_SYNTAX") or detect_syntax(self._source)
+        if wanted and not self._options.ignore_syntax and not is_builtin(wanted):
+            message = (f"front end {wanted} cannot be run here: only Docker's own language is built in "
+                       "(BUILDKIT_SYNTAX=dockerfile.v0 takes the file for that)")
+            raise DockerfileError(message)
 
     def _scope(self, document: Document, platform: Platform) -> Scope:
         options = self._options
