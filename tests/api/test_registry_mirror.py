@@ -529,6 +529,21 @@ def test_credentials_by_repository(tmp_path: Path) -> None:
             assert (code, json.loads(body)["errors"][0]["code"]) == (403, "DENIED")
 
 
+def test_upstream_that_wants_tokens(tmp_path: Path) -> None:
+    """As Docker Hub does of everybody; one token serves a repository."""
+    with FaultyRegistry(tmp_path / "upstream", access=token_access(anonymous=["pull"])) as upstream:
+        made = image()
+        with FaultyRegistry(tmp_path / "upstream") as side_door:
+            Client(side_door).push("library/app", "1", made)
+        upstream.faults.append(Fault("GET /v2/library/app/manifests/1", status=401, headers={
+            "WWW-Authenticate": f'Bearer realm="http://{upstream.authority}/token",service="pallet-registry",'
+                                'scope="repository:library/app:pull"'}))
+        with mirror(tmp_path / "mirror", upstream) as client:
+            assert pull(client, "library/app", "1") == made.manifest
+        assert upstream.requests["GET /token"] == 1
+        assert upstream.seen_headers[f"GET /v2/library/app/blobs/{LAYER}"]["Authorization"].startswith("Bearer ")
+
+
 def test_clients_need_rights_as_for_other_repositories(tmp_path: Path, upstream: FaultyRegistry) -> None:
     made = push(upstream)
     rules = [RuleConfig(repository="docker.io/library/*", users=("joe",), allow=("pull",))]
