@@ -64,6 +64,16 @@ def build(cli: DockerCli, context: Path, dockerfile: str, *args: str, code: int 
     return result
 
 
+def running(command: str) -> list[str]:
+    """Processes whose command line begins with ``command``."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(command.encode()):
+                found.append(pid)
+    return found
+
+
 def test_stages_progress_and_cache(buildx: DockerCli, context: Path) -> None:
     """The lines are those of Docker 28 on the same Dockerfile."""
     first = steps(build(buildx, context, STAGES, "-t", "bx-stages").err)
@@ -149,16 +159,7 @@ def test_control_c_cancels_the_running_step(buildx: DockerCli, context: Path) ->
     process.send_signal(signal.SIGINT)
     assert process.wait(20) != 0
     assert "context canceled" in process.stderr.read()
-
-    def sleepers() -> list[str]:
-        found = []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep\x001000"):
-                    found.append(pid)
-        return found
-
-    eventually(lambda: not sleepers(), what="the step is gone")
+    eventually(lambda: not running("sleep\x001000"), what="the step is gone")
 
 
 def test_checks_outline_and_targets(buildx: DockerCli, context: Path) -> None:
@@ -238,6 +239,42 @@ def test_without_the_plugin_docker_builds_the_classic_way(docker: DockerCli, bui
     assert "Step 1/2 : FROM busybox" in docker.ok("build", str(context))
     buildx.env["DOCKER_BUILDKIT"] = "0"
     assert "Step 1/2 : FROM busybox" in buildx.ok("build", str(context))
+
+
+def test_every_docker_command_line_builds_with_buildkit(any_docker: DockerCli, buildx: DockerCli, context: Path) -> None:
+    """The older ones without the plugin, over ``POST /build?version=2`` and a session."""
+    if any_docker.argv == buildx.argv:
+        any_docker = buildx
+    (context / "Dockerfile").write_text("FROM busybox\nLABEL t=x\nCOPY a /a\nRUN cat /a\n")
+    any_docker.env["DOCKER_BUILDKIT"] = "1"
+    built = any_docker.run("build", "--progress", "plain", "-t", "bx-any", str(context), check=True)
+    assert "[2/3] COPY a /a" in built.err + built.out
+    assert buildx.ok("run", "--rm", "--network=none", "bx-any", "cat", "/a") == "hello"
+    archive = subprocess.run(["tar", "-C", str(context), "-c", "Dockerfile", "a"], capture_output=True, check=True)
+    any_docker.ok("build", "-q", "-", stdin=archive.stdout)
+    (context / "Dockerfile").write_text("FROM busybox\nRUN exit 7\n")
+    failed = any_docker.run("build", str(context))
+    assert failed.code == 1
+    assert "did not complete successfully: exit code: 7" in failed.err
+
+
+def test_killed_clients_leave_nothing(buildx: DockerCli, context: Path, engine: Daemon) -> None:
+    (context / "Dockerfile").write_text("FROM busybox\nCOPY a /a\nRUN echo begun; sleep 1001\n")
+    assert engine.process
+    descriptors = Path(f"/proc/{engine.process.pid}/fd")
+    build(buildx, context, "FROM busybox\n")
+    before = len(list(descriptors.iterdir()))
+    (context / "Dockerfile").write_text("FROM busybox\nCOPY a /a\nRUN echo begun; sleep 1001\n")
+    for words in ("load build definition", "load metadata", " begun"):
+        process = buildx.start("buildx", "build", "--progress", "plain", "--no-cache", str(context),
+                               stdout=subprocess.DEVNULL)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if words in line:
+                break
+        process.kill()
+    eventually(lambda: len(list(descriptors.iterdir())) <= before, what="descriptors are closed")
+    eventually(lambda: not running("sleep\x001001"), what="the step is gone")
 
 
 def test_builds_at_once_share_their_steps(buildx: DockerCli, context: Path) -> None:

@@ -71,7 +71,7 @@ class EngineApi:
         for group in (
             swarm.SwarmRoutes(),  # first: its checkpoint paths also fit /containers/{id}
             system.SystemRoutes(backends.system, buildkit=backends.buildkit is not None),
-            build.BuildRoutes(backends.build, self.prelude),
+            build.BuildRoutes(backends.build, self.prelude, self._buildkit if backends.buildkit else None),
             self._buildkit,
             disk.PruneRoutes(backends.prunes),  # before /images/{name} and /containers/{id}
             disk.DiskRoutes(backends.disk),

@@ -66,10 +66,14 @@ class DiskBackend(Protocol):
         """
         ...
 
-    async def check(self, *, repair: bool, report: Callable[[CheckMessage], None]) -> None:
+    async def check(self, *, repair: bool, credentials: Mapping[str, AuthConfig],
+                    report: Callable[[CheckMessage], None]) -> None:
         """Verify blobs, layers and records; ``report`` is called on the loop and never blocks.
 
         The last message carries the sums.
+
+        Args:
+            credentials: by registry, for what ``repair`` fetches.
 
         Raises:
             ConflictError: a check is running.

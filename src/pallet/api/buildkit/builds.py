@@ -21,7 +21,7 @@ from pallet.api.buildkit.status import Code, GrpcError
 from pallet.api.buildkit.trace import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from pallet.api.buildkit.session import Sessions
     from pallet.api.buildkit.wire import control_pb2, gateway_pb2
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _LATE_S: Final = 3.0
 _STATUS_LATE_S: Final = 6.0
+_UPLOAD_WANTED_S: Final = 60.0
 _HANDED_KEPT: Final = 200
 _DOCKERFILE_BYTES: Final = 16 << 20
 
@@ -55,22 +56,26 @@ class Handed:
 class ActiveBuild:
     """One build while its client drives it."""
 
-    def __init__(self, request: control_pb2.SolveRequest, sessions: Sessions, backend: BuildKitBackend) -> None:
+    def __init__(self, request: control_pb2.SolveRequest, sessions: Sessions, uploads: Uploads,
+                 backend: BuildKitBackend) -> None:
         self.request = request
+        self._uploads = uploads
         self.created_ns = time.time_ns()
         self.returned: asyncio.Future[gateway_pb2.ReturnRequest] = asyncio.get_running_loop().create_future()
         self.attrs: Mapping[str, str] = dict(request.FrontendAttrs)
         self.results: dict[str, Wanted] = {}
-        self.tasks: set[asyncio.Task[object]] = set()
+        self.task: asyncio.Task[object] | None = None
+        """That carries it out."""
         self._sessions = sessions
         self._backend = backend
-        self.client = SessionClient(sessions, request.Session, self.attrs, backend.contexts)
+        self.client = SessionClient(sessions, request.Session, self.attrs, backend.contexts, uploads.take)
         self.trace = Trace(self.client.source_text)
 
     def use(self, attrs: Mapping[str, str]) -> None:
         """The bridge's solve has the attributes that count."""
         self.attrs = attrs
-        self.client = SessionClient(self._sessions, self.request.Session, attrs, self._backend.contexts)
+        self.client = SessionClient(self._sessions, self.request.Session, attrs, self._backend.contexts,
+                                    self._uploads.take)
         self.trace.source_of = self.client.source_text
 
     def build_request(self, wanted: Wanted) -> BuildRequest:
@@ -88,11 +93,81 @@ class ActiveBuild:
         return await self._backend.build(request, self.client, self.trace)
 
 
+@dataclass(slots=True)
+class _Upload:
+    """A body and those who wait for one another over it."""
+
+    body: asyncio.Future[AsyncIterator[bytes]]
+    taken: asyncio.Event = field(default_factory=asyncio.Event)
+    read: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self.body.result():
+                yield piece
+        finally:
+            self.read.set()
+
+
+class Uploads:
+    """Contexts that come in the body of a request (``POST /build``), by the URL that stands for them."""
+
+    def __init__(self) -> None:
+        self._uploads: dict[str, _Upload] = {}
+
+    def offer(self, url: str, body: AsyncIterator[bytes]) -> _Upload:
+        """Have a body there for who asks for it.
+
+        Raises:
+            GrpcError: there is one already.
+        """
+        upload = self._at(url)
+        if upload.body.done():
+            raise GrpcError(Code.ALREADY_EXISTS, f"{url} is being uploaded already")
+        upload.body.set_result(body)
+        return upload
+
+    async def give(self, url: str, body: AsyncIterator[bytes]) -> None:
+        """Offer a body, and wait until it has been read or it is clear that nobody wants it."""
+        upload = self.offer(url, body)
+        try:
+            async with asyncio.timeout(_UPLOAD_WANTED_S):
+                await upload.taken.wait()
+            await upload.read.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.drop(url)
+
+    async def take(self, url: str) -> AsyncIterator[bytes] | None:
+        """Return a body, waiting a little for one that is on its way; None if it does not come."""
+        upload = self._at(url)
+        try:
+            async with asyncio.timeout(_STATUS_LATE_S):
+                await asyncio.shield(upload.body)
+        except TimeoutError:
+            return None
+        finally:
+            self.drop(url)
+        upload.taken.set()
+        return upload.pieces()
+
+    def drop(self, url: str) -> None:
+        """Nobody comes for it any more. Idempotent."""
+        self._uploads.pop(url, None)
+
+    def _at(self, url: str) -> _Upload:
+        if (upload := self._uploads.get(url)) is None:
+            upload = self._uploads[url] = _Upload(asyncio.get_running_loop().create_future())
+        return upload
+
+
 class Builds:
     """Every build that runs now, and who waits for one that is about to."""
 
-    def __init__(self, sessions: Sessions, backend: BuildKitBackend) -> None:
+    def __init__(self, sessions: Sessions, uploads: Uploads, backend: BuildKitBackend) -> None:
         self._sessions = sessions
+        self._uploads = uploads
         self._backend = backend
         self._active: dict[str, ActiveBuild] = {}
         self._handed: OrderedDict[str, Handed] = OrderedDict()
@@ -106,7 +181,7 @@ class Builds:
         """
         if not request.Ref or request.Ref in self._active:
             raise GrpcError(Code.UNKNOWN, f"job ID {request.Ref} exists" if request.Ref else "no build reference")
-        build = ActiveBuild(request, self._sessions, self._backend)
+        build = ActiveBuild(request, self._sessions, self._uploads, self._backend)
         self._active[request.Ref] = build
         for arrival in self._arrivals:
             if not arrival.done():
@@ -116,11 +191,11 @@ class Builds:
     def end(self, build: ActiveBuild) -> None:
         """The solve is over, however it ended."""
         self._active.pop(build.request.Ref, None)
+        if url := build.request.FrontendAttrs.get("context", ""):
+            self._uploads.drop(url)
         build.trace.finish()
         if not build.returned.done():
             build.returned.cancel()
-        for task in list(build.tasks):
-            task.cancel()
 
     def hand_out(self, build: ActiveBuild, wanted: Wanted) -> str:
         """Name a result that can be returned, or be another build's input.
@@ -149,6 +224,12 @@ class Builds:
             raise GrpcError(Code.NOT_FOUND, f"no such result: {name}")
         await handed.client.read_file("dockerfile", handed.request.options.filename, _DOCKERFILE_BYTES)
         return handed
+
+    def cancel(self, reference: str) -> None:
+        """Cancel a build that runs; an unknown one is no error."""
+        build = self._active.get(reference)
+        if build is not None and build.task is not None:
+            build.task.cancel()
 
     def running(self) -> list[ActiveBuild]:
         """What runs now, oldest first."""

@@ -69,14 +69,22 @@ class Control:
     async def solve(self, call: ServerCall, request: control_pb2.SolveRequest) -> control_pb2.SolveResponse:
         """Control.Solve: do one build; without a front end the client says over the bridge what."""
         del call
-        build = self._builds.begin(request)
-        entry = None if request.Internal else self._history.begin(build)
+        result = await self.carry_out(self._builds.begin(request))
+        return control_pb2.SolveResponse(ExporterResponse=dict(result.response) if result is not None else {})
+
+    async def carry_out(self, build: ActiveBuild) -> BuildResult | None:
+        """Do a build to its end; None for one that only asked.
+
+        Raises:
+            GrpcError: it failed.
+        """
+        build.task = asyncio.current_task()
+        entry = None if build.request.Internal else self._history.begin(build)
         result: BuildResult | None = None
         error: GrpcError | None = None
         try:
             result = await self._drive(build)
-            response = dict(result.response) if result is not None else {}
-            return control_pb2.SolveResponse(ExporterResponse=response)
+            return result
         except asyncio.CancelledError:
             error = GrpcError(Code.CANCELLED, "context canceled")
             raise

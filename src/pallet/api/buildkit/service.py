@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from pallet.api.buildkit import tunnel
 from pallet.api.buildkit.bridge import Bridge
-from pallet.api.buildkit.builds import Builds
+from pallet.api.buildkit.builds import Builds, Uploads
 from pallet.api.buildkit.control import Control
 from pallet.api.buildkit.grpc import Server
 from pallet.api.buildkit.history import History
+from pallet.api.buildkit.rest import RestBuilds
 from pallet.api.buildkit.session import Sessions
 from pallet.api.buildkit.wire.status_pb2 import HealthCheckRequest, HealthCheckResponse
 
@@ -29,10 +30,13 @@ class BuildKitService:
 
     def __init__(self, door: BuildKitDoor) -> None:
         self.sessions = Sessions()
-        self.builds = Builds(self.sessions, door.backend)
+        uploads = Uploads()
+        self.builds = Builds(self.sessions, uploads, door.backend)
         self.history = History()
+        control = Control(door, self.builds, self.history)
+        self.rest = RestBuilds(control, self.builds, uploads)
         self.server = Server({
-            **Control(door, self.builds, self.history).methods(),
+            **control.methods(),
             **Bridge(door, self.builds).methods(),
             "/moby.buildkit.v1.Control/Session": tunnel.serve_session(self.sessions),
             "/grpc.health.v1.Health/Check": self._health,

@@ -20,7 +20,7 @@ from pallet.build.progress import StatusEvent
 from pallet.errors import DataLossError, InvalidParameterError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from google.protobuf.message import Message
 
@@ -52,12 +52,15 @@ _HUB: Final = {"docker.io": "registry-1.docker.io"}
 class SessionClient:
     """What a build asks of its client goes out as calls on the session that has it."""
 
-    def __init__(self, sessions: Sessions, session_id: str, attrs: Mapping[str, str], trees: ContextTrees) -> None:
+    def __init__(self, sessions: Sessions, session_id: str, attrs: Mapping[str, str], trees: ContextTrees,
+                 bodies: Callable[[str], Awaitable[AsyncIterator[bytes] | None]] | None = None) -> None:
         """Nothing is asked yet.
 
         Args:
             attrs: FrontendAttrs: names of local mounts, the sessions that serve them, their keys.
+            bodies: uploads that come in requests' bodies instead, by URL.
         """
+        self._bodies = bodies
         self._sessions = sessions
         self._session_id = session_id
         self._attrs = attrs
@@ -81,6 +84,8 @@ class SessionClient:
         return await self._sessions.get(wanted or self._session_id)
 
     async def _offering(self, method: str, local: str = "") -> Session | None:
+        if not self._session_id:
+            return None
         session = await self._session(local)
         return session if session.offers(method) else None
 
@@ -142,6 +147,8 @@ class SessionClient:
 
     async def upload(self, url: str) -> AsyncIterator[bytes]:
         session = await self._offering(_UPLOAD)
+        if session is None and self._bodies is not None and (body := await self._bodies(url)) is not None:
+            return body
         if session is None or not url.startswith(_UPLOAD_URL):
             raise _absent(f"{url}: no such upload")
         return self._pull(session, url)

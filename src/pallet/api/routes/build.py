@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pallet.api.buildbackend import BuildBackend
+    from pallet.api.routes.buildkit import BuildKitRoutes
     from pallet.spec.engine.progress import ProgressMessage
 
 T = TypeVar("T")
@@ -45,9 +46,11 @@ class _Ulimit(msgspec.Struct, frozen=True, rename="pascal"):
 class BuildRoutes:
     """``/build`` and ``/pallet/build``; without a backend they answer 501."""
 
-    def __init__(self, backend: BuildBackend | None, prelude: bytes) -> None:
+    def __init__(self, backend: BuildBackend | None, prelude: bytes, buildkit: BuildKitRoutes | None = None) -> None:
+        """Make the routes; ``buildkit`` takes builds of its version."""
         self._given = backend
         self._prelude = prelude
+        self._buildkit = buildkit
 
     @property
     def _backend(self) -> BuildBackend:
@@ -71,6 +74,8 @@ class BuildRoutes:
     async def build(self, request: Request) -> Reply:
         """``POST /build`` (ImageBuild): 200 and progress; 400; 500. The body is the context's tar."""
         options = build_options(request)
+        if options.version == "2" and self._buildkit is not None:
+            return await self._buildkit.build(request, options)
 
         async def work(report: Callable[[ProgressMessage], None]) -> None:
             await self._backend.classic(options, request.stream(), report)
@@ -84,6 +89,8 @@ class BuildRoutes:
             msg = "build ID not provided"
             raise InvalidParameterError(msg)
         self._backend.cancel(build_id)
+        if self._buildkit is not None:
+            self._buildkit.cancel(build_id)
         return Response(200)
 
     async def prune(self, request: Request) -> Reply:

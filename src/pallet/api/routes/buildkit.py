@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pallet.api.routing import Route, unimplemented
+from pallet.api.routing import JSON, Route, unimplemented
 from pallet.errors import InvalidParameterError
-from pallet.http.messages import HIJACKED, Reply, Request
+from pallet.http.messages import HIJACKED, Reply, Request, Response, StreamResponse
 
 if TYPE_CHECKING:
     from pallet.api.buildkit.service import BuildKitService
     from pallet.api.buildkitbackend import BuildKitDoor
+    from pallet.spec.engine.build import BuildOptions
 
 _SWITCH: Final = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
 _EXPOSE: Final = b"x-docker-expose-session-"
@@ -33,6 +34,25 @@ class BuildKitRoutes:
             missing = unimplemented("build sessions")
             return [Route("POST", "/grpc", missing), Route("POST", "/session", missing)]
         return [Route("POST", "/grpc", self.grpc), Route("POST", "/session", self.session)]
+
+    async def build(self, request: Request, options: BuildOptions) -> Reply:
+        """``POST /build?version=2``: 200 and BuildKit's progress in JSON lines; 400."""
+        rest = self._service.rest
+        if await rest.upload(options, request.stream()):
+            return Response(200)
+        build = rest.begin(options, request.stream())
+        lines = rest.lines(build)
+
+        async def close() -> None:
+            await lines.aclose()
+            self._service.builds.end(build)  # also of a client that went before the first line
+
+        return StreamResponse(lines, close=close, content_type=JSON)
+
+    def cancel(self, build_id: str) -> None:
+        """Cancel a build by its reference; an unknown one is no error."""
+        if self._made is not None:
+            self._made.builds.cancel(build_id)
 
     async def close(self) -> None:
         """End every connection."""

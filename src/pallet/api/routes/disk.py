@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from pallet.api.routes.build import registry_config
 from pallet.api.routing import JSON, Route, json_reply, no_content, unimplemented
 from pallet.api.status import message_of
 from pallet.http.messages import Reply, Request, StreamResponse
@@ -107,14 +108,16 @@ class DiskRoutes:
     async def check(self, request: Request) -> Reply:
         """``POST /pallet/check``: 200 and one JSON a line; 409 one is running. Query: ``repair``.
 
+        ``X-Registry-Config`` has credentials for what a repair fetches, as of a build.
+
         The check ends when the client goes away; a repair of one layer ends whole.
         """
         queue: asyncio.Queue[CheckMessage | None] = asyncio.Queue()
-        backend, repair = self._backend, request.query.flag("repair")
+        backend, repair, credentials = self._backend, request.query.flag("repair"), registry_config(request)
 
         async def run() -> None:
             try:
-                await backend.check(repair=repair, report=queue.put_nowait)
+                await backend.check(repair=repair, credentials=credentials, report=queue.put_nowait)
             finally:
                 queue.put_nowait(None)
 
