@@ -142,6 +142,15 @@ def test_tag_is_revalidated_after_its_time(tmp_path: Path, upstream: FaultyRegis
         assert (code, json.loads(body)["errors"][0]["code"]) == (404, "MANIFEST_UNKNOWN")
 
 
+def test_kept_replies_end_with_the_tag_s_time(tmp_path: Path, upstream: FaultyRegistry) -> None:
+    first = push(upstream)
+    with mirror(tmp_path / "mirror", upstream, ttl_s=0.2) as client:
+        assert client.request("GET", "/v2/library/app/manifests/1")[2] == first.manifest
+        moved = push(upstream, seed=1)
+        eventually(lambda: client.request("GET", "/v2/library/app/manifests/1")[2] == moved.manifest,
+                   what="the tag has moved")
+
+
 @pytest.mark.parametrize("status", [429, 500, 503, None])
 def test_upstream_out_of_order_leaves_what_is_here(
     tmp_path: Path, upstream: FaultyRegistry, status: int | None

@@ -127,9 +127,18 @@ class Mirror:
         except OfflineError as error:
             raise error.refusal() from error
         headers = {**response.headers, **_headers_of(target, warning)}
-        by_digest = digests.is_digest(url.ref) and not target.by_namespace
-        # From memory for a while only: uses must get noted.
-        return replace(response, headers=headers, keep_s=min(response.keep_s, USE_S) if by_digest else 0.0)
+        keep_s = 0.0 if warning or target.by_namespace else min(response.keep_s, self._keep_s(target, url))
+        return replace(response, headers=headers, keep_s=keep_s)
+
+    def _keep_s(self, target: Target, url: UrlTarget) -> float:
+        """How long a reply may be given from memory: uses must get noted, and tags compared."""
+        if digests.is_digest(url.ref):
+            return USE_S
+        known = self._tables.tag(target.name, url.ref)
+        if known is None:
+            return 0.0
+        left_s = known.updated_at + self._ttl_s(target) - self._store.metadata.database.now()
+        return min(USE_S, max(0.0, left_s))
 
     # --- manifests
 
