@@ -165,6 +165,8 @@ class Stages:
                         raise
                     except DockerfileError as error:
                         raise error.at(command.lines) from None
+                    if source.start is None and source.asked is None:
+                        source.asked = command.lines
                     state.sources[name] = source
                     state.needs.append(source)
 

@@ -80,9 +80,10 @@ class StageState:
 
     @property
     def lines(self) -> tuple[int, int] | None:
-        """Of its FROM."""
-        return self.start.lines if self.start is not None else None
+        """Of its FROM; of the first instruction that takes from an image that is no stage."""
+        return self.start.lines if self.start is not None else self.asked
 
+    asked: tuple[int, int] | None = None
     _env_items: tuple[str, ...] | None = None
     used: set[str] = field(default_factory=set)
     """Variables that words named and that have a value."""
