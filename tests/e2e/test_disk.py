@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.daemon import pallet_command
-from tests.support.registry import Registry, build_image
+from tests.support.registry import DebianRegistry, Registry, build_image
 from tests.support.scratch import TreeTar, busybox_tar
 from tests.support.waiting import eventually
 
@@ -162,6 +162,39 @@ def test_check_repairs(daemon: Daemon, pallet: DockerCli, registry: Registry) ->
     actions = [event["Action"] for event in map(json.loads, reply.body.splitlines())]
     assert actions.count("layer-damaged") == 2
     assert actions.count("layer-repaired") == 1
+
+
+@pytest.mark.needs("registry")
+@pytest.mark.parametrize("keeper", ["file", "helper"])
+def test_check_of_a_private_registry(daemon: Daemon, pallet: DockerCli, tmp_path: Path, keeper: str) -> None:
+    """``--repair`` uses the login of whoever asks for it, and nobody's without one."""
+    config = daemon.top / "config" / "config.json"
+    with DebianRegistry(tmp_path / "registry", user="tester", password="secret") as registry:
+        reference = layered(registry, "private")
+        if keeper == "helper":
+            helper = tmp_path / "docker-credential-kept"
+            helper.write_text("#!/bin/sh\n[ $1 = list ] && echo '{\"%s\":\"tester\"}' && exit\n"  # noqa: UP031
+                              "echo '{\"Username\":\"tester\",\"Secret\":\"secret\"}'\n" % registry.address)
+            helper.chmod(0o755)
+            pallet.env["PATH"] = f"{tmp_path}:{pallet.env['PATH']}"
+            config.parent.mkdir(exist_ok=True)
+            config.write_text('{"credsStore": "kept"}')
+        else:
+            pallet.ok("login", "-u", "tester", "--password-stdin", registry.address, stdin="secret")
+        pallet.ok("pull", reference)
+        layers = layers_of(pallet, reference)
+        damage(blob(daemon, layers[0]["Blob"]))
+        blob(daemon, layers[1]["Blob"]).unlink()
+        known = config.read_bytes()
+        config.unlink()
+        found = pallet.run("system", "check", "--repair")
+        assert found.code == 1
+        assert found.out.count("cannot be repaired") == 2
+        config.write_bytes(known)
+        found = pallet.run("system", "check", "--repair")
+        assert (found.code, found.out.count("- repaired")) == (0, 2), found
+    assert "secret" not in daemon.log.read_text()
+    assert pallet.run("system", "check", "-q").text == ""
 
 
 @pytest.mark.needs("registry")

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from pallet.spec.engine.auth import AuthConfig
     from pallet.spec.engine.filters import Filters
     from pallet.spec.engine.options import Stream
     from pallet.spec.engine.prune import ContainerPruneResponse, ImagePruneResponse

@@ -15,11 +15,11 @@ from pallet.client.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 INDEX_SERVER = "https://index.docker.io/v1/"
-_DOING = {"get": "getting", "store": "storing", "erase": "erasing"}
+_DOING = {"list": "listing", "get": "getting", "store": "storing", "erase": "erasing"}
 _TOKEN_USER = "<token>"  # noqa: S105 - a helper's marker, not a secret
 
 
@@ -28,8 +28,32 @@ def registry_auth_header(directory: str, env: Mapping[str, str], key: str) -> st
     return encode_auth(find(directory, env, key))
 
 
-def encode_auth(auth: Mapping[str, str]) -> str:
-    """Return the header's value for an AuthConfig document."""
+def registry_config_header(directory: str, env: Mapping[str, str], warn: Callable[[str], None]) -> str:
+    """Return X-Registry-Config: credentials for every registry that config.json names.
+
+    A helper that fails is told of by ``warn`` and left out.
+    """
+    config = load_config(directory)
+    inline = _object(env.get("DOCKER_AUTH_CONFIG") or "{}", "DOCKER_AUTH_CONFIG")
+    keys = {*(inline.get("auths") or {}), *(config.get("auths") or {}), *(config.get("credHelpers") or {})}
+    found = {}
+    try:
+        if config.get("credsStore"):
+            listed = _run_helper(str(config["credsStore"]), "list", "")
+            keys.update(_object(listed or "{}", str(config["credsStore"])))
+    except UsageError as error:
+        warn(str(error))
+    for key in sorted(keys):
+        try:
+            if auth := find(directory, env, key):
+                found[key] = auth
+        except UsageError as error:
+            warn(str(error))
+    return encode_auth(found)
+
+
+def encode_auth(auth: Mapping[str, object]) -> str:
+    """Return the header's value for an AuthConfig document, or several by registry."""
     data = binascii.b2a_base64(wire.encode(dict(auth)), newline=False).decode()
     return data.replace("+", "-").replace("/", "_")
 

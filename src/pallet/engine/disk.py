@@ -15,7 +15,7 @@ from pallet.aio import run_blocking
 from pallet.spec.own.disk import CheckMessage, ImageFacts, ImageUse, StoreUsage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pallet.engine.budget import DiskBudget
     from pallet.engine.events import EventSink
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pallet.engine.integrity import Integrity
     from pallet.image.model import Image
     from pallet.image.store import ImageStore
+    from pallet.spec.engine.auth import AuthConfig
     from pallet.spec.engine.options import Stream
     from pallet.types import DiffID
 
@@ -82,6 +83,7 @@ class Disk:
         """See ``DiskBackend.explore``."""
         return await self._explorer.explore(self._images.resolve(name), entries=entries)
 
-    async def check(self, *, repair: bool, report: Callable[[CheckMessage], None]) -> None:
+    async def check(self, *, repair: bool, credentials: Mapping[str, AuthConfig],
+                    report: Callable[[CheckMessage], None]) -> None:
         """See ``DiskBackend.check``."""
-        await self._integrity.check(repair=repair, report=report)
+        await self._integrity.check(repair=repair, credentials=credentials, report=report)

@@ -14,7 +14,7 @@ from pallet.errors import ConflictError
 from pallet.image.check import LayerUser, StoreCheck
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from pallet.engine.events import EventSink
     from pallet.engine.index import ContainerIndex
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pallet.image.importer import WorkerRunner
     from pallet.image.store import ImageStore
     from pallet.paths import DataPaths
+    from pallet.spec.engine.auth import AuthConfig
     from pallet.spec.own.disk import CheckMessage
     from pallet.storage.metadata import Metadata
 
@@ -44,7 +45,8 @@ class Integrity:
         self._events = events
         self._busy = False
 
-    async def check(self, *, repair: bool, report: Callable[[CheckMessage], None]) -> None:
+    async def check(self, *, repair: bool, credentials: Mapping[str, AuthConfig],
+                    report: Callable[[CheckMessage], None]) -> None:
         """See ``DiskBackend.check``."""
         if self._busy:
             message = "a check is already running"
@@ -59,8 +61,8 @@ class Integrity:
         try:
             await StoreCheck(
                 images=self._images, metadata=self._metadata, paths=self._paths,
-                workers=self._workers, fetcher=self._fetcher, users=self._users, report=tell,
-                repair=repair).run()
+                workers=self._workers, fetcher=self._fetcher.authenticated(credentials), users=self._users,
+                report=tell, repair=repair).run()
         finally:
             self._busy = False
 

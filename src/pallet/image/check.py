@@ -30,13 +30,14 @@ from pallet.spec.reference import parse_normalized
 from pallet.types import DiffID
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from pallet.image.importer import WorkerRunner
     from pallet.image.model import Image
     from pallet.image.store import ImageStore
     from pallet.layer.model import Applied
     from pallet.paths import DataPaths
+    from pallet.spec.engine.auth import AuthConfig
     from pallet.spec.reference import Reference
     from pallet.storage.leases import Lease
     from pallet.storage.metadata import Metadata
@@ -54,6 +55,10 @@ class Fetcher(Protocol):
 
     async def fetch_manifest(self, reference: Reference, digest: Digest) -> None:
         """Replace a manifest."""
+        ...
+
+    def authenticated(self, credentials: Mapping[str, AuthConfig]) -> Fetcher:
+        """Return one with the credentials of whoever asks, by registry."""
         ...
 
 

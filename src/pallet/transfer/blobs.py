@@ -18,6 +18,9 @@ from pallet.transfer.retry import Retries
 from pallet.transfer.transport import Cancellation
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pallet.spec.engine.auth import AuthConfig
     from pallet.spec.reference import Reference
     from pallet.storage.content import ContentStore
     from pallet.transfer.resolver import Endpoint, Resolver
@@ -28,15 +31,23 @@ if TYPE_CHECKING:
 
 
 class BlobFetcher:
-    """Fetches single blobs, without credentials: a check has no client whose they could be."""
+    """Fetches single blobs, anonymously unless it is made ``authenticated``."""
 
     def __init__(self, *, resolver: Resolver, transport: Transport, threads: TransferThreads,
-                 content: ContentStore, retry: RetryPolicy) -> None:
+                 content: ContentStore, retry: RetryPolicy,
+                 credentials: Mapping[str, AuthConfig] | None = None) -> None:
+        """``credentials`` are by registry, as in ``X-Registry-Config``."""
         self._resolver = resolver
         self._transport = transport
         self._threads = threads
         self._content = content
         self._retry = retry
+        self._credentials = {_host(key): config for key, config in (credentials or {}).items()}
+
+    def authenticated(self, credentials: Mapping[str, AuthConfig]) -> BlobFetcher:
+        """Return one that uses these credentials, for the client they came from."""
+        return BlobFetcher(resolver=self._resolver, transport=self._transport, threads=self._threads,
+                           content=self._content, retry=self._retry, credentials=credentials)
 
     async def fetch(self, reference: Reference, digest: Digest, size_bytes: int) -> None:
         """Bring ``digest`` in from ``reference``'s repository; what is stored under it is replaced.
@@ -77,8 +88,9 @@ class BlobFetcher:
         raise for_pull(failure, reference) from failure
 
     def _client(self, endpoint: Endpoint, reference: Reference) -> RepositoryClient:
+        login = LoginCredentials.from_config(self._credentials.get(_host(reference.domain)))
         return RepositoryClient(self._transport, endpoint, reference.path,
-                                credentials=self._resolver.credentials(endpoint, LoginCredentials()))
+                                credentials=self._resolver.credentials(endpoint, login))
 
     def _fetch_manifest(self, endpoint: Endpoint, reference: Reference, digest: Digest) -> None:
         client = self._client(endpoint, reference)
@@ -97,3 +109,9 @@ class BlobFetcher:
             fetch(lambda offset: client.blob(digest, offset_bytes=offset), size_bytes, ingest,
                   retries=Retries(self._retry, cancel), cancel=cancel, on_bytes=lambda _: None)
             ingest.replace()
+
+
+def _host(key: str) -> str:
+    """Registry of a key of config.json: scheme and path are dropped, Docker Hub has one name."""
+    host = key.removeprefix("https://").removeprefix("http://").partition("/")[0]
+    return "docker.io" if host in {"index.docker.io", "registry-1.docker.io"} else host

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from pallet.cli.errors import CommandError
-from pallet.cli.session import out
+from pallet.cli.session import out, warn
 from pallet.client import wire
 
 TYPE_CHECKING = False
@@ -27,7 +27,12 @@ def check(session: Session, flags: Flags) -> int:
     ticker = _Ticker(enabled=sys.stderr.isatty() and not (flags["quiet"] or flags["json"]))
     last: dict[str, Any] = {}
     engine = session.engine
-    reply = engine.request("POST", "/pallet/check", {"repair": flags["repair"] or None})
+    headers: tuple[tuple[str, str], ...] = ()
+    if flags["repair"]:
+        from pallet.client.credentials import registry_config_header
+
+        headers = (("X-Registry-Config", registry_config_header(session.config_dir, session.env, warn)),)
+    reply = engine.request("POST", "/pallet/check", {"repair": flags["repair"] or None}, headers=headers)
     for message in engine.events(reply):
         if "error" in message:
             ticker.clear()
