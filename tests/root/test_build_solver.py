@@ -285,3 +285,28 @@ async def test_a_failed_step_is_kept_for_a_shell(lab: BuildLab) -> None:
     await failed.drop(state)
     with pytest.raises(NotFoundError):
         await failed.shell(state, ["/bin/sh"], theirs, tty=True)
+
+
+@pytest.mark.parametrize("driver", ["vfs", pytest.param("erofs", marks=pytest.mark.needs("erofs"))])
+async def test_other_storage_drivers(tmp_path: Path, driver: str) -> None:
+    """Copies of whole trees, and layers as images below: the same results, no mount points in layers."""
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/f").write_text("sent")
+    async with build_lab(tmp_path, storage_driver=driver) as lab:
+        lab.client.root = str(tmp_path / "c")
+        first = run(lab.image(), "echo 1 > /a; rm -r /srv; mkdir /srv", name="first")
+        second = copy(first, context(), "f", dest="/etc/f")
+        mounts = [graph.RunMount(kind="bind", target="/m/x", input=1, source="/etc"),
+                  graph.RunMount(kind="bind", target="/w", input=1, source="/", readonly=False)]
+        third = run(second, "cat /m/x/f /a; ls /srv; echo 2 > /w/a; echo end > /end", mounts=mounts, inputs=(second,))
+        (solved,) = await lab.solve(third)
+        assert lab.told.output() == b"sent1\n"
+        assert lab.read(solved.layers, "end") == b"end\n"
+        lab.daemon.images.collect()
+        (again,) = await lab.solve(third)
+        assert again.layers == solved.layers
+        assert lab.told.ran() == ["[internal] load build context"]
+        lab.daemon.snapshotter.drain()
+        assert lab.leftovers() == []
+        if driver == "vfs":
+            assert sorted(lab.view(solved.layers[-1:])) == ["end"]

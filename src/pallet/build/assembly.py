@@ -16,6 +16,7 @@ from pallet.build.ops.cachemounts import CacheMounts
 from pallet.build.ops.contents import Contents
 from pallet.build.ops.downloads import Downloads
 from pallet.build.ops.failed import FailedSteps
+from pallet.build.ops.layers import Layers
 from pallet.build.ops.perform import Performer
 from pallet.build.ops.running import StepMaker
 from pallet.build.ops.sources import Sources
@@ -60,14 +61,15 @@ def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pull
     snapshotter = images.snapshotter
     cache = CacheStore(metadata, snapshotter)
     images.keep = cache.layers
-    contents = Contents(cache=cache, snapshotter=snapshotter, workers=workers)
-    trees = Trees(cache=cache, contents=contents, snapshotter=snapshotter, workers=workers)
+    layers = Layers(snapshotter=snapshotter, workers=workers, content=images.content)
+    contents = Contents(cache=cache, layers=layers, workers=workers)
+    trees = Trees(cache=cache, contents=contents, layers=layers, workers=workers)
     caches = CacheMounts(root / "caches", cache)
     found = BuildImages(images, puller)
     failed = FailedSteps(images=images, runner=runner)
-    performer = Performer(snapshotter=snapshotter, workers=workers, runner=runner, steps=StepMaker(caches, trees),
+    performer = Performer(layers=layers, workers=workers, runner=runner, steps=StepMaker(caches, trees),
                           failed=failed)
-    sources = Sources(images=found, cache=cache, snapshotter=snapshotter, workers=workers, fetcher=Downloads())
+    sources = Sources(images=found, cache=cache, layers=layers, workers=workers, fetcher=Downloads())
     importer = CacheImporter(images=images, workers=workers, registries=registries)
     solver = Solver(cache=cache, sources=sources, contents=contents, performer=performer, importer=importer)
     keeper = CacheKeeper(cache=cache, mounts=caches, images=images, root=str(root.parent))

@@ -154,9 +154,11 @@ class StepFiles:
             self._scratch.append(key)
             self._snapshotter.prepare(key, layers)
             root = self._snapshotter.root_mount(key, volatile=True)
-        options = ["lower=" + ":".join(root.lower), f"subpath={wish.subpath}",
+        # Without lower directories it is a copy of everything, to be mounted as it is.
+        lower = root.lower or [root.upper or ""]
+        options = ["lower=" + ":".join(lower), f"subpath={wish.subpath}",
                    "ro" if wish.readonly else "rw", *(f"option={item}" for item in root.options)]
-        if root.upper is not None:
+        if root.upper is not None and root.lower:
             options += [f"upper={root.upper}", f"work={root.work}"]
         self._points.append((wish.target, _is_directory(root, wish.subpath)))
         return Mount(destination=wish.target, type=LAYERS, source=root.base_dir, options=options)
@@ -184,7 +186,7 @@ class StepFiles:
 
 def _is_directory(root: RootMount, path: str) -> bool:
     """Whether the topmost layer that has something at ``path`` has a directory there."""
-    for lower in root.lower:
+    for lower in root.lower or [root.upper or ""]:
         root_fd = os.open(os.path.join(root.base_dir, lower), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fd = safepath.open_in_root(root_fd, path)

@@ -447,6 +447,9 @@ class ImageStore:
     def _roots(self) -> tuple[set[Digest], set[DiffID]]:
         blobs: set[Digest] = set(self._names.digests())
         layers: set[DiffID] = set(self.keep())
+        if self.snapshotter.copies:
+            # A layer that was made here has its tar beside it, under its own DiffID.
+            blobs.update(Digest(layer) for layer in layers)
         for image in self._images.values():
             blobs.add(Digest(image.id))
             blobs.update(image.manifests)

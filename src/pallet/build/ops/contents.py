@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pallet.aio import run_blocking
 from pallet.build.cachekey import selection_key
 from pallet.build.ops import selection
-from pallet.build.ops.fileworker import DigestRequest, FilesReply, Input, excluder_of
+from pallet.build.ops.fileworker import DigestRequest, FilesReply, excluder_of
 from pallet.build.ops.selection import Selection
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from pallet.build.cachekey import Use
     from pallet.build.cachestore import CacheStore
     from pallet.build.job import Job, Solved
+    from pallet.build.ops.layers import Layers
     from pallet.build.ports import ContextTree
     from pallet.image.importer import WorkerRunner
-    from pallet.storage.snapshot import Snapshotter
 
 _EVERYTHING = Selection(paths=("/",), wildcards=False)
 _REMEMBERED = 512
@@ -33,9 +33,9 @@ _REMEMBERED = 512
 class Contents:
     """Digests of parts of trees."""
 
-    def __init__(self, *, cache: CacheStore, snapshotter: Snapshotter, workers: WorkerRunner) -> None:
+    def __init__(self, *, cache: CacheStore, layers: Layers, workers: WorkerRunner) -> None:
         self._cache = cache
-        self._snapshotter = snapshotter
+        self._layers = layers
         self._workers = workers
         self._trees: dict[tuple[str, str], tuple[Mapping[str, str], str]] = {}
 
@@ -57,7 +57,7 @@ class Contents:
 
     async def _of_layers(self, solved: Solved, wanted: Selection) -> str:
         reply = await self._workers.run_worker("build.digest", DigestRequest(
-            input=Input(root=self._snapshotter.root_mount_of_layers(solved.layers)), paths=list(wanted.paths),
+            input=await self._layers.input(solved.layers), paths=list(wanted.paths),
             exclude=list(wanted.exclude), wildcards=wanted.wildcards, parents=wanted.parents),
             reply_type=FilesReply)
         return reply.check().digest

@@ -170,7 +170,7 @@ def excluder_of(patterns: Sequence[str]) -> Excluder | None:
 def _carry_out(wanted: FilesRequest) -> None:
     root = wanted.root
     assert root.upper is not None
-    direct = root.lower == _PLAIN_LOWER
+    direct = root.lower in ([], _PLAIN_LOWER)  # [] is a copy of everything
     if not direct or any(given.root is not None for given in wanted.inputs):
         rootview.private_mounts()
     inputs = [open_input(given) for given in wanted.inputs]

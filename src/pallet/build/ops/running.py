@@ -107,7 +107,7 @@ class StepMaker:
         begins, cache_id = None, mount.id or mount.target
         if mount.input is not None:
             solved = inputs[mount.input]
-            given = Input(path=solved.tree.root) if solved.tree is not None else self._trees.input(solved.layers)
+            given = Input(path=solved.tree.root) if solved.tree is not None else await self._trees.input(solved.layers)
             start = mount.source or "/"
             cache_id = f"{cache_id}\0{chain_key(solved.layers)}\0{start}"
 

@@ -13,7 +13,6 @@ import asyncio
 import base64
 import os
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -26,10 +25,8 @@ from pallet.build.cachestore import CacheRecord
 from pallet.build.job import Solved
 from pallet.build.ops import downloads
 from pallet.build.ops.gitworker import GitReply, GitRequest
-from pallet.build.ops.perform import new_key
 from pallet.errors import InvalidParameterError
 from pallet.image.moments import unix_seconds
-from pallet.layer.seal import SealReply, SealRequest
 from pallet.types import DiffID
 
 if TYPE_CHECKING:
@@ -40,8 +37,8 @@ if TYPE_CHECKING:
     from pallet.build.images import BuildImages
     from pallet.build.job import Job
     from pallet.build.ops.downloads import Downloads
+    from pallet.build.ops.layers import Layers
     from pallet.image.importer import WorkerRunner
-    from pallet.storage.snapshot import Snapshotter
 
 _NANO = 1_000_000_000
 _UPLOADS = "buildkit-session"
@@ -54,11 +51,11 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy"
 class Sources:
     """Brings sources here."""
 
-    def __init__(self, *, images: BuildImages, cache: CacheStore, snapshotter: Snapshotter, workers: WorkerRunner,
+    def __init__(self, *, images: BuildImages, cache: CacheStore, layers: Layers, workers: WorkerRunner,
                  fetcher: Downloads) -> None:
         self._images = images
         self._cache = cache
-        self._snapshotter = snapshotter
+        self._layers = layers
         self._workers = workers
         self._fetcher = fetcher
         self._locks: dict[str, asyncio.Lock] = {}
@@ -203,24 +200,16 @@ class Sources:
     @asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[tuple[str, str]]:
         """An empty snapshot: its key, and the directory to fill."""
-        key = new_key()
-        await run_blocking(self._snapshotter.prepare, key, ())
+        key, root = await self._layers.prepare()
         try:
-            root = self._snapshotter.root_mount(key)
             yield key, os.path.join(root.base_dir, root.upper or "")
         finally:
-            await asyncio.shield(run_blocking(self._snapshotter.remove, key))
+            await self._layers.remove(key)
 
     async def _keep(self, key: str, job: Job, keys: Sequence[str], record: CacheRecord) -> Solved:
-        reply = await self._workers.run_worker(
-            "layer.seal", SealRequest(root=self._snapshotter.root_mount(key)), reply_type=SealReply)
-        sealed = reply.result()
-        diff_id = DiffID(sealed.diff_id)
-        job.lease.add_layer(diff_id)
-        await run_blocking(partial(self._snapshotter.commit_snapshot, key, diff_id, sealed.size_bytes,
-                                   tar_bytes=sealed.tar_bytes, root_entry=sealed.root_entry))
+        made = await self._layers.commit(key, (), job.lease)
         kept = self._cache.put(msgspec.structs.replace(
-            record, layers=(diff_id,), own=1, size_bytes=sealed.size_bytes), keys)
+            record, layers=(made.diff_id,), own=1, size_bytes=made.size_bytes), keys)
         self._cache.hold(kept.id)
         job.held.append(kept.id)
         return _solved(kept, cached=False)

@@ -10,7 +10,6 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from pallet.aio import run_blocking
 from pallet.build.cachekey import Use, combine
 from pallet.build.cachestore import CacheRecord
 from pallet.build.job import Solved
@@ -24,25 +23,24 @@ if TYPE_CHECKING:
     from pallet.build.cachestore import CacheStore
     from pallet.build.job import Job
     from pallet.build.ops.contents import Contents
+    from pallet.build.ops.layers import Layers
     from pallet.build.ports import ContextTree
     from pallet.image.importer import WorkerRunner
-    from pallet.storage.snapshot import Snapshotter
 
 
 class Trees:
     """Copies trees."""
 
-    def __init__(self, *, cache: CacheStore, contents: Contents, snapshotter: Snapshotter,
-                 workers: WorkerRunner) -> None:
+    def __init__(self, *, cache: CacheStore, contents: Contents, layers: Layers, workers: WorkerRunner) -> None:
         self._cache = cache
         self._contents = contents
-        self._snapshotter = snapshotter
+        self._layers = layers
         self._workers = workers
         self._making = asyncio.Lock()
 
-    def input(self, layers: Sequence[str]) -> Input:
+    async def input(self, layers: Sequence[str]) -> Input:
         """Layers as a worker reads them."""
-        return Input(root=self._snapshotter.root_mount_of_layers([DiffID(layer) for layer in layers]))
+        return await self._layers.input(layers)
 
     async def copy(self, given: Input, path: str, target: str) -> None:
         """Copy what is in directory ``path`` of a tree into an empty directory of this host."""
@@ -72,23 +70,15 @@ class Trees:
             self._cache.release(record.id)
 
     async def _make(self, tree: ContextTree, key: str, job: Job) -> CacheRecord:
-        from pallet.build.ops.perform import new_key
-
-        snapshot = new_key()
-        await run_blocking(self._snapshotter.prepare, snapshot, ())
+        key, root = await self._layers.prepare()
         try:
             reply = await self._workers.run_worker("build.files", FilesRequest(
-                root=self._snapshotter.root_mount(snapshot), inputs=[Input(path=tree.root)],
+                root=root, inputs=[Input(path=tree.root)], seal=self._layers.seals,
                 actions=[FileAction(kind="copy", path="/", paths=["/"], wildcards=False, keep_owner=True)]),
                 reply_type=FilesReply)
-            sealed = reply.check().sealed
-            assert sealed is not None
-            diff_id = DiffID(sealed.diff_id)
-            job.lease.add_layer(diff_id)
-            await run_blocking(lambda: self._snapshotter.commit_snapshot(
-                snapshot, diff_id, sealed.size_bytes, tar_bytes=sealed.tar_bytes, root_entry=sealed.root_entry))
+            made = await self._layers.commit(key, (), job.lease, sealed=reply.check().sealed)
         finally:
-            await asyncio.shield(run_blocking(self._snapshotter.remove, snapshot))
+            await self._layers.remove(key)
         return self._cache.put(CacheRecord(
-            id="", kind="source.local", description="local source for context", layers=(diff_id,), own=1,
-            size_bytes=sealed.size_bytes), [key])
+            id="", kind="source.local", description="local source for context", layers=(made.diff_id,), own=1,
+            size_bytes=made.size_bytes), [key])

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from pallet.aio import run_blocking
-from pallet.build.ops.perform import new_key
+from pallet.build.ops.layers import new_key
 from pallet.build.remotecache import document
 from pallet.build.remotecache.document import MEDIA_TYPE, Imported
 from pallet.errors import DataLossError, InvalidParameterError
@@ -182,6 +182,8 @@ class CacheImporter:
             PalletError: a transfer failed.
         """
         snapshotter = self._images.snapshotter
+        if snapshotter.copies:
+            return None  # the layer would need the very tar that its maker saw, kept beside it
         for layer in map(DiffID, entry.layers):
             job.lease.add_layer(layer)
             if snapshotter.has_layer(layer):
