@@ -271,7 +271,7 @@ class _Run:
         inputs = await self._inputs(vertex)
         layers = tuple(layer for solved in inputs for layer in solved.layers)
         created = max((solved.created_ns for solved in inputs), default=0)
-        return self._cached(vertex, Solved(layers=layers, created_ns=created, cached=True))
+        return Solved(layers=layers, created_ns=created, cached=True)  # nothing is done: nobody sees it
 
     async def _inputs(self, vertex: Vertex) -> list[Solved]:
         return list(await asyncio.gather(*(self.result(below) for below in vertex.inputs)))
@@ -331,7 +331,7 @@ class _Run:
                 job.results[base] = self._below(solved)
         now = time.time_ns()
         for vertex in order:
-            if vertex not in self._told:
+            if vertex not in self._told and not isinstance(vertex.op, graph.MergeOp):
                 job.tell(vertex, started_ns=now, completed_ns=now, cached=True)
 
     def _below(self, solved: Solved) -> Solved:
