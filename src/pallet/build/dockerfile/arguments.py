@@ -91,5 +91,9 @@ def global_scope(build_args: Mapping[str, str], declared: Sequence[Arg], automat
 
 
 def proxy_environment(build_args: Mapping[str, str]) -> tuple[str, ...]:
-    """Proxies that the client gave: set for commands, no part of what they are."""
-    return tuple(f"{name}={build_args[name]}" for name in PROXIES if name in build_args)
+    """Proxies that the client gave, each in both spellings: set for commands, no part of what they are."""
+    found: dict[str, str] = {}
+    for name in PROXIES:
+        if name in build_args:
+            found[name.upper()] = found[name.lower()] = build_args[name]
+    return tuple(f"{name}={value}" for name, value in found.items())

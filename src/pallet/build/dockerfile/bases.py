@@ -103,7 +103,7 @@ class Resolver:
 
     async def _blob(self, store: str, digest: str) -> bytes:
         parts, size = [], 0
-        async for chunk in await self._client.blob(store, digest):
+        async for chunk in await self._client.blob(f"oci:{store}", digest):
             size += len(chunk)
             if size > _DOCUMENT_LIMIT:
                 message = f"document {digest} is larger than {_DOCUMENT_LIMIT} bytes"
@@ -169,8 +169,8 @@ def _context_value(name: str, platform: Platform, scope: Scope) -> str | None:
     keys = [name]
     try:
         reference = references.parse_normalized(name)
-        keys += [reference.with_default_tag().familiar().removesuffix(":latest"),
-                 str(reference.with_default_tag())]
+        whole = reference.with_default_tag()
+        keys += [whole.familiar().removesuffix(":latest"), whole.familiar(), str(whole)]
     except references.ReferenceFormatError:
         pass
     for key in keys:

@@ -211,10 +211,9 @@ def _clean(path: str) -> str:
 
 def _clean_with_pivot(path: str) -> str:
     """Clean but for the first ``/./``, which says where the kept structure begins."""
-    rooted = path if path.startswith(("/", "./")) else f"/{path}"
-    head, pivot, tail = rooted.partition("/./") if not rooted.startswith("./") else ("", "/./", rooted[2:])
+    head, pivot, tail = path.partition("/./")
     if not pivot:
-        return _clean(rooted)
+        return _clean(path)
     return f"{_clean(head).rstrip('/')}/.{_clean(tail)}"
 
 

@@ -279,7 +279,7 @@ class _Scanner:
         return char
 
     def _braced(self) -> str:
-        if self._text[self._at:self._at + 1] in ("{", ":"):
+        if self._text[self._at:self._at + 1] in ("{", ":", "}"):
             message = "syntax error: bad substitution"
             raise DockerfileError(message)
         if self._at >= len(self._text):
@@ -415,7 +415,7 @@ def _unescaped(pattern: str, at: int) -> str:
     if at == len(pattern):
         message = f"invalid pattern ({pattern}) in substitution: escape at end"
         raise DockerfileError(message)
-    if pattern[at] not in "*?\\":
+    if pattern[at] not in "*?\\/}":
         message = f"invalid pattern ({pattern}) in substitution: invalid escape '\\{pattern[at]}'"
         raise DockerfileError(message)
     return re.escape(pattern[at])

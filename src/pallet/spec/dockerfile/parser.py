@@ -309,7 +309,7 @@ def json_list(text: str) -> list[str] | None:
     if not isinstance(value, list):
         return None
     if not all(isinstance(item, str) for item in value):
-        message = "only string type is allowed in JSON format arrays"
+        message = "when using JSON array syntax, arrays must be comprised of strings only"
         raise DockerfileError(message)
     return value
 
