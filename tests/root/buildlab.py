@@ -148,8 +148,8 @@ class BuildLab:
 
 
 @asynccontextmanager
-async def build_lab(tmp_path: Path, **config: Any) -> AsyncIterator[BuildLab]:
-    """Start a daemon without network, import busybox, stop it all at the end."""
+async def build_lab(tmp_path: Path, *, import_base: bool = True, **config: Any) -> AsyncIterator[BuildLab]:
+    """Start a daemon without network, import busybox (or anything, for the base), stop it all at the end."""
     run = Path(tempfile.mkdtemp(prefix="t-build-", dir="/dev/shm"))
     daemon = Daemon(Config(data_root=tmp_path / "data", exec_root=run, bridge=BridgeConfig(name="none"),
                            cgroup_parent=f"/t-build-{os.getpid()}", **config))
@@ -159,7 +159,7 @@ async def build_lab(tmp_path: Path, **config: Any) -> AsyncIterator[BuildLab]:
             importer = Importer(daemon.images, daemon.supervisor)
 
             async def source() -> AsyncIterator[bytes]:
-                yield busybox_tar()
+                yield busybox_tar() if import_base else bytes(1024)
 
             image = await importer.run(source(), reference=parse_normalized("busybox:latest"))
             yield BuildLab(daemon, image)

@@ -11,6 +11,7 @@ from pallet.build import graph
 from pallet.build.remotecache import document
 from pallet.build.request import CacheLink
 from pallet.errors import InvalidParameterError, NotFoundError
+from pallet.spec import platform as platforms
 from tests.root.buildlab import BuildLab, Client, build_lab, copy, run
 from tests.support.faultyregistry import FaultyRegistry
 
@@ -109,6 +110,37 @@ async def test_local(tmp_path: Path) -> None:
     async with build_lab(tmp_path / "b") as other:
         assert await use(other, CacheLink(kind="local", attributes={"src": "s", "digest": digest}), client) == layers
         assert other.told.ran() == []
+
+
+async def test_a_client_without_its_own_index(tmp_path: Path) -> None:
+    """A client that takes documents by name gets the layout's index, and is asked for it."""
+    client = Layouts()
+    client.writes_index = True  # type: ignore[attr-defined]
+    async with build_lab(tmp_path / "a") as one:
+        layers, _ = await write(one, CacheLink(kind="local", attributes={"dest": "d", "tag": "t"}), client)
+    assert ("local:d", "oci-layout") in client.blobs
+    async with build_lab(tmp_path / "b") as other:
+        assert await use(other, CacheLink(kind="local", attributes={"src": "d", "tag": "t"}), client) == layers
+        async with other.job(client) as job:
+            importer = other.daemon.solving.importer
+            assert await importer.open(CacheLink(kind="local", attributes={"src": "d"}), job) is None
+
+
+async def test_layout_as_a_base(tmp_path: Path) -> None:
+    """An image of a layout at the client's is brought here once, and what is built on it can be recorded."""
+    client = Layouts()
+    async with build_lab(tmp_path / "a") as one:
+        digest, manifest = one.daemon.images.manifest(one.base.id)
+        for blob in (digest, manifest.config.digest, *(layer.digest for layer in manifest.layers)):
+            client.blobs["oci:base", blob] = one.daemon.content.read(blob)
+    async with build_lab(tmp_path / "b", import_base=False) as other:
+        op = graph.OciLayoutSource(store="base", reference="x", digest=digest, platform=platforms.host())
+        base = graph.Vertex(op=op, name="FROM layout")
+        for told in (["FROM layout", "RUN echo x > /x"], []):
+            async with other.job(client) as job:
+                (solved,) = await other.solver.solve([run(base, "echo x > /x")], job)
+            assert other.told.ran() == told
+            assert solved.layers[0] == one.base.diff_ids[0]
 
 
 async def test_inline(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pallet.build.ops.contents import Contents
 from pallet.build.ops.downloads import Downloads
 from pallet.build.ops.failed import FailedSteps
 from pallet.build.ops.layers import Layers
+from pallet.build.ops.layouts import Layouts
 from pallet.build.ops.perform import Performer
 from pallet.build.ops.running import StepMaker
 from pallet.build.ops.sources import Sources
@@ -69,7 +70,8 @@ def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pull
     failed = FailedSteps(images=images, runner=runner)
     performer = Performer(layers=layers, workers=workers, runner=runner, steps=StepMaker(caches, trees),
                           failed=failed)
-    sources = Sources(images=found, cache=cache, layers=layers, workers=workers, fetcher=Downloads())
+    sources = Sources(images=found, cache=cache, layers=layers, workers=workers, fetcher=Downloads(),
+                      layouts=Layouts(images=images, workers=workers))
     importer = CacheImporter(images=images, workers=workers, registries=registries)
     solver = Solver(cache=cache, sources=sources, contents=contents, performer=performer, importer=importer)
     keeper = CacheKeeper(cache=cache, mounts=caches, images=images, root=str(root.parent))

@@ -25,7 +25,7 @@ from pallet.build.cachestore import CacheRecord
 from pallet.build.job import Solved
 from pallet.build.ops import downloads
 from pallet.build.ops.gitworker import GitReply, GitRequest
-from pallet.errors import InvalidParameterError
+from pallet.errors import InvalidParameterError, NotFoundError
 from pallet.image.moments import unix_seconds
 from pallet.types import DiffID
 
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from pallet.build.job import Job
     from pallet.build.ops.downloads import Downloads
     from pallet.build.ops.layers import Layers
+    from pallet.build.ops.layouts import Layouts
     from pallet.image.importer import WorkerRunner
+    from pallet.image.model import Image
 
 _NANO = 1_000_000_000
 _UPLOADS = "buildkit-session"
@@ -52,12 +54,13 @@ class Sources:
     """Brings sources here."""
 
     def __init__(self, *, images: BuildImages, cache: CacheStore, layers: Layers, workers: WorkerRunner,
-                 fetcher: Downloads) -> None:
+                 fetcher: Downloads, layouts: Layouts) -> None:
         self._images = images
         self._cache = cache
         self._layers = layers
         self._workers = workers
         self._fetcher = fetcher
+        self._layouts = layouts
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def bring(self, vertex: Vertex, job: Job) -> Solved:
@@ -77,6 +80,9 @@ class Sources:
         if isinstance(op, graph.GitSource):
             async with self._one_at_a_time(op.remote):
                 return await self._git(op, vertex, job)
+        if isinstance(op, graph.OciLayoutSource):
+            async with self._one_at_a_time(op.digest):
+                return await self._layout(op, vertex, job)
         message = f"{type(op).__name__} cannot be a source here"
         raise InvalidParameterError(message)
 
@@ -89,12 +95,23 @@ class Sources:
         if not lock.locked():
             self._locks.pop(name, None)
 
+    async def _layout(self, op: graph.OciLayoutSource, vertex: Vertex, job: Job) -> Solved:
+        try:
+            image = self._images.find(op.digest)
+        except NotFoundError:
+            tell = job.status(vertex, f"transferring {op.reference or op.digest}")
+            image = await self._layouts.bring(op.store, op.digest, job, tell)
+            return self._of_image(image, job, cached=False)
+        return self._of_image(image, job)
+
     def _image(self, op: graph.ImageSource, job: Job) -> Solved:
-        image = self._images.find(op.digest)
+        return self._of_image(self._images.find(op.digest), job)
+
+    def _of_image(self, image: Image, job: Job, *, cached: bool = True) -> Solved:
         for layer in image.diff_ids:
             job.lease.add_layer(layer)
         created = int(unix_seconds(image.created) * _NANO)
-        return Solved(layers=image.diff_ids, created_ns=created, cached=True)
+        return Solved(layers=image.diff_ids, created_ns=created, cached=cached)
 
     async def _local(self, op: graph.LocalSource, vertex: Vertex, job: Job) -> Solved:
         """One transfer a build for each tree and filter, whoever asks."""

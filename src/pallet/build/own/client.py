@@ -186,6 +186,9 @@ class Conversation:
 class OwnClient:
     """See the module."""
 
+    writes_index = True
+    """``put_blob`` also takes a layout's own documents by their names."""
+
     def __init__(self, wire: Wire, store: ContextStore, call: BuildCall) -> None:
         self._wire = wire
         self._store = store
@@ -268,7 +271,7 @@ class OwnClient:
 
     async def blob(self, store: str, digest: str) -> AsyncIterator[bytes]:
         """Read a blob of a layout on the client's side."""
-        conversation = self._wire.question("blob", name=store, path=digest)
+        conversation = self._wire.question("blob", name=_layout(store), path=digest)
         answer = await conversation.answer()
         if answer.data is None:
             self._wire.forget(conversation.number)
@@ -278,7 +281,7 @@ class OwnClient:
 
     async def put_blob(self, store: str, digest: str, size_bytes: int, chunks: AsyncIterator[bytes]) -> None:
         """Write a blob into a layout on the client's side."""
-        with self._wire.question("put", name=store, path=digest,
+        with self._wire.question("put", name=_layout(store), path=digest,
                                  attributes={"size": str(size_bytes)}) as conversation:
             async for chunk in chunks:
                 conversation.send(buildwire.OUTPUT, chunk)
@@ -342,6 +345,12 @@ class _AgentWriter:
     async def write(self, data: bytes) -> None:
         """Send; b"" closes."""
         self._conversation.send(buildwire.STREAM, data)
+
+
+def _layout(store: str) -> str:
+    """A layout as the client names it: without what tells contexts and caches apart for BuildKit's clients."""
+    kind, colon, name = store.partition(":")
+    return name if colon and kind in {"oci", "local"} else store
 
 
 async def _stream(conversation: Conversation) -> AsyncIterator[bytes]:

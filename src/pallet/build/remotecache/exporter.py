@@ -16,6 +16,7 @@ from isal import isal_zlib
 from pallet.aio import run_blocking
 from pallet.build.remotecache import document
 from pallet.build.remotecache.document import MEDIA_TYPE, UNCOMPRESSED, Entry
+from pallet.build.remotecache.importer import TAG as _TAG
 from pallet.build.remotecache.importer import login
 from pallet.errors import InvalidParameterError
 from pallet.spec import digest as digests
@@ -137,6 +138,12 @@ class CacheExporter:
         store = f"local:{attributes['dest']}"
         for blob in blobs:
             await job.client.put_blob(store, blob.digest, blob.size, self._read(blob))
+        if getattr(job.client, "writes_index", False):
+            # BuildKit's clients do that themselves, by the exporter's response.
+            entry = {**_plain(blobs[-1]), "annotations": {_TAG: attributes.get("tag", "latest")}}
+            index = msgspec.json.encode({"schemaVersion": 2, "mediaType": spec.OCI_INDEX, "manifests": [entry]})
+            for name, data in (("index.json", index), ("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')):
+                await job.client.put_blob(store, name, len(data), _one(data))
 
     async def _read(self, blob: Descriptor) -> AsyncIterator[bytes]:
         fd = await run_blocking(self._images.content.open, blob.digest)
@@ -145,6 +152,10 @@ class CacheExporter:
                 yield data
         finally:
             os.close(fd)
+
+
+async def _one(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 def _plain(descriptor: Descriptor) -> dict[str, object]:

@@ -16,7 +16,7 @@ from pallet.aio import run_blocking
 from pallet.build.ops.layers import new_key
 from pallet.build.remotecache import document
 from pallet.build.remotecache.document import MEDIA_TYPE, Imported
-from pallet.errors import DataLossError, InvalidParameterError
+from pallet.errors import DataLossError, InvalidParameterError, NotFoundError
 from pallet.layer.seal import SealReply, SealRequest
 from pallet.layer.worker import ApplyReply, ApplyRequest
 from pallet.spec import image as spec
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _TOKEN_USER = "<token>"  # noqa: S105 - the name that says what comes with it
 _MAX_DOCUMENT_BYTES = 32 << 20
+TAG = "org.opencontainers.image.ref.name"
 
 
 class Registries(Protocol):
@@ -133,8 +134,8 @@ class CacheImporter:
 
     async def _local(self, attributes: Mapping[str, str], job: Job) -> RemoteCache | None:
         store = f"local:{attributes.get('src', '')}"
-        if not attributes.get("src") or not attributes.get("digest"):
-            message = "local cache importer requires src and digest"
+        if not attributes.get("src"):
+            message = "local cache importer requires src"
             raise InvalidParameterError(message)
 
         async def fetch(blob: Descriptor) -> None:
@@ -150,7 +151,9 @@ class CacheImporter:
             finally:
                 ingest.abort()
 
-        digest = Digest(attributes["digest"])
+        digest = Digest(attributes.get("digest", "") or await self._listed(store, attributes, job))
+        if not digest:
+            return None
         await fetch(spec.Descriptor(media_type="", digest=digest, size=0))
         raw = await run_blocking(self._images.content.read, digest)
         if spec.sniff_media_type(raw) in spec.INDEX_TYPES:
@@ -159,6 +162,16 @@ class CacheImporter:
             return await self._of(config, [entry for entry in listed if entry is not config], fetch)
         manifest = spec.decode_manifest(raw)
         return await self._of(manifest.config, manifest.layers, fetch)
+
+    async def _listed(self, store: str, attributes: Mapping[str, str], job: Job) -> str:
+        """Digest that the layout's index has for a tag; "" for none. Clients of BuildKit look themselves."""
+        try:
+            raw = b"".join([piece async for piece in await job.client.blob(store, "index.json")])
+        except NotFoundError:
+            return ""
+        tag = attributes.get("tag", "latest")
+        entries = spec.decode_index(raw).manifests
+        return next((str(entry.digest) for entry in entries if (entry.annotations or {}).get(TAG) == tag), "")
 
     async def _of(self, config: Descriptor | None, layers: Sequence[Descriptor],
                   fetch: Callable[[Descriptor], Awaitable[None]]) -> RemoteCache | None:
