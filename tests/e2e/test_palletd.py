@@ -55,6 +55,22 @@ def test_each_stop_signal(palletd: Callable[..., Daemon], number: signal.Signals
     daemon.process = None
 
 
+@pytest.mark.needs("docker_cli", "busybox")
+def test_containers_have_their_own_time_to_end(fresh_palletd: Callable[..., Daemon]) -> None:
+    """``--stop-timeout`` counts at the daemon's end too; ``--shutdown-timeout`` is for the others."""
+    daemon = fresh_palletd("--live-restore=false", "--shutdown-timeout", "1")
+    docker = daemon.cli()
+    for name, flags in (("patient", ("--stop-timeout", "60")), ("plain", ())):
+        docker.ok("run", "-d", "--name", name, *flags, "busybox", "sh", "-c",
+                  "trap 'sleep 3; exit 7' TERM; touch /ready; while :; do sleep 0.1; done")
+        eventually(lambda name=name: docker.run("exec", name, "test", "-e", "/ready").code == 0,  # type: ignore[misc]
+                   what="the trap is set")
+    daemon.stop()
+    daemon.start()
+    assert docker.inspect("patient")["State"]["ExitCode"] == 7
+    assert docker.inspect("plain")["State"]["ExitCode"] == 137
+
+
 def test_second_daemon_on_the_same_roots_is_refused(palletd: Callable[..., Daemon]) -> None:
     daemon = palletd()
     assert daemon.process

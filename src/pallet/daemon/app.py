@@ -51,7 +51,7 @@ from pallet.engine.seccomp import SeccompFilters
 from pallet.engine.security import default_capabilities
 from pallet.engine.start import HostFacts, Starter
 from pallet.engine.status import Status, is_running
-from pallet.engine.stop import Stopper, stop_signal
+from pallet.engine.stop import Stopper, stop_signal, stop_timeout_s
 from pallet.engine.store import ContainerStore
 from pallet.engine.system import COMPATIBLE_VERSION, System
 from pallet.engine.tasks import Tasks
@@ -316,7 +316,8 @@ class Daemon:
         await run_blocking(self.metadata.close)
 
     async def _end(self, container: Container) -> None:
-        await self.stopper.end(container, stop_signal(container), self.config.shutdown_timeout_s)
+        timeout_s = stop_timeout_s(container, self.config.shutdown_timeout_s)
+        await self.stopper.end(container, stop_signal(container), timeout_s)
         if container.status is Status.EXITED:  # not removed in the meantime: its record must not come back
             container.stopped_by_hand = False  # the daemon's end is nobody's wish to keep it down
             self.store.save(container)

@@ -30,6 +30,12 @@ def stop_signal(container: Container) -> int:
     return signal_number(given(container.config.stop_signal) or "SIGTERM")
 
 
+def stop_timeout_s(container: Container, default_s: int) -> int:
+    """Seconds that the container is given to end after that signal; -1 is for ever."""
+    own = given(container.config.stop_timeout)
+    return default_s if own is None else own
+
+
 class Stopper:
     """Ends containers."""
 
@@ -43,9 +49,8 @@ class Stopper:
         if not is_running(container.status):
             msg = f"container {container.id} is already stopped"
             raise NotModifiedError(msg)
-        if timeout_s is None:
-            timeout_s = given(container.config.stop_timeout)
-        await self.end(container, number, _DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s)
+        await self.end(container, number, stop_timeout_s(container, _DEFAULT_TIMEOUT_S)
+                       if timeout_s is None else timeout_s)
         self._store.emit(container, "stop")
 
     async def end(self, container: Container, number: int, timeout_s: int) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pallet.zygote.poller import Poller
 
 
+_MOST_DEATHS = 20
+
+
 class Fork(Protocol):
     """``Shim.fork_helper``."""
 
@@ -40,8 +43,21 @@ class Ports:
             portproxy.Forward(fd, listener.proto, listener.target_ip, listener.target_port)
             for fd, listener in zip(fds, listeners, strict=True)]
         self._proxy_pid = 0
-        for fd in fds:
-            poller.watch(fd, READ, lambda _events: self._start_proxy())
+        self._deaths = 0
+        self._watch()
+
+    def _watch(self) -> None:
+        for forward in self._forwards:
+            self._poller.watch(forward.fd, READ, lambda _events: self._start_proxy())
+
+    def reaped(self, pid: int) -> None:
+        """A child of the shim has ended: if it was the proxy, the next packet starts another."""
+        if pid != self._proxy_pid:
+            return
+        self._proxy_pid = 0
+        self._deaths += 1
+        if self._deaths < _MOST_DEATHS:  # one that cannot live must not be forked for ever
+            self._watch()
 
     def _start_proxy(self) -> None:
         if self._proxy_pid:

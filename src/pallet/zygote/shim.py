@@ -343,6 +343,8 @@ class Shim:
                 # Its last words, before its end is acted on.
                 while not self._started_at_ns:
                     self._on_sync()
+            elif self._ports is not None:
+                self._ports.reaped(pid)
 
     def _on_connect(self) -> None:
         if self._listener is None:
