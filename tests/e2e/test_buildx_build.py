@@ -213,6 +213,8 @@ def test_records_of_builds(buildx: DockerCli, context: Path) -> None:
     logs = buildx.run("buildx", "history", "logs", reference, check=True)
     assert steps(logs.err + logs.out)["[build 4/4] RUN echo hi && cat /a"][:2] == ["hi", "hello"]
     assert "Build Steps:" in buildx.ok("buildx", "history", "inspect", reference)
+    buildx.ok("buildx", "history", "export", "-o", str(context / "exported"), reference)
+    assert (context / "exported").stat().st_size > 1000
     buildx.ok("buildx", "history", "rm", reference)
     assert reference not in buildx.ok("buildx", "history", "ls")
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pallet.build.request import BuildRequest, BuildResult
     from pallet.build.usage import CachePrune, CacheUsage
     from pallet.spec.platform import Platform
+    from pallet.types import ImageId
 
 
 class ContextTrees(Protocol):
@@ -65,6 +66,10 @@ class BuildKitBackend(Protocol):
     async def resolve_image(self, reference: str, platform: Platform, *, pull: bool, client: BuildClient,
                             watch: Watch) -> ResolvedImage:
         """Find an image's config."""
+        ...
+
+    def image_config(self, image_id: ImageId) -> bytes | None:
+        """The config of an image that is here, as it is stored."""
         ...
 
     async def usage(self, filters: Sequence[str] = ()) -> Sequence[CacheUsage]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pallet.errors import NotFoundError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -17,13 +19,16 @@ if TYPE_CHECKING:
     from pallet.build.request import BuildRequest, BuildResult
     from pallet.build.service import Builder
     from pallet.build.usage import CachePrune, CacheUsage
+    from pallet.image.store import ImageStore
     from pallet.spec.platform import Platform
+    from pallet.types import ImageId
 
 
 class BuildKitBuilder:
     """One daemon's builder behind ``/grpc``."""
 
-    def __init__(self, builder: Builder, keeper: CacheKeeper) -> None:
+    def __init__(self, builder: Builder, keeper: CacheKeeper, images: ImageStore) -> None:
+        self._images = images
         self._builder = builder
         self._keeper = keeper
 
@@ -45,6 +50,13 @@ class BuildKitBuilder:
                             watch: Watch) -> ResolvedImage:
         """Find an image's config."""
         return await self._builder.resolve_image(reference, platform, pull=pull, client=client, watch=watch)
+
+    def image_config(self, image_id: ImageId) -> bytes | None:
+        """The config of an image that is here."""
+        try:
+            return self._images.get(image_id).raw_config
+        except NotFoundError:
+            return None
 
     async def usage(self, filters: Sequence[str] = ()) -> Sequence[CacheUsage]:
         """What the cache keeps."""

@@ -213,7 +213,7 @@ class Daemon:
                                 registries=image_api.artifacts, workers=self.supervisor, runner=runner)
         self.build = make_builder(data=self.data, parts=self.solving, images=self.images, image_api=image_api,
                                   supervisor=self.supervisor, events=self.events)
-        self._buildkit = make_door(self.build.builder, self.solving.keeper, worker_id=daemon_id(self.data),
+        self._buildkit = make_door(self.build.builder, self.solving.keeper, self.images, worker_id=daemon_id(self.data),
                                    host_gateway=self.network.gateway, version=COMPATIBLE_VERSION)
 
     def _disk(self, image_api: Images) -> Disk:

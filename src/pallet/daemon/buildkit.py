@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
     from pallet.build.cachegc import CacheKeeper
     from pallet.build.service import Builder
+    from pallet.image.store import ImageStore
 
 
-def make_door(builder: Builder, keeper: CacheKeeper, *, worker_id: str, host_gateway: Callable[[], str],
-              version: str) -> BuildKitDoor:
+def make_door(builder: Builder, keeper: CacheKeeper, images: ImageStore, *, worker_id: str,
+              host_gateway: Callable[[], str], version: str) -> BuildKitDoor:
     """Put it together."""
     here = host()
     also = (Platform(os="linux", architecture="386"),) if here.architecture == "amd64" else ()
-    return BuildKitDoor(backend=BuildKitBuilder(builder, keeper), worker_id=worker_id, host_gateway=host_gateway,
-                        platforms=(here, *also), version=version)
+    return BuildKitDoor(backend=BuildKitBuilder(builder, keeper, images), worker_id=worker_id,
+                        host_gateway=host_gateway, platforms=(here, *also), version=version)

@@ -95,7 +95,10 @@ class Control:
             self._builds.end(build)
             if entry is not None:
                 entry.record.FrontendAttrs.update(build.attrs)
-                self._history.end(entry, result, error)
+                config = None
+                if result is not None and result.image_id is not None:
+                    config = self._door.backend.image_config(result.image_id)
+                self._history.end(entry, result, error, config)
 
     async def _drive(self, build: ActiveBuild) -> BuildResult | None:
         request = build.request

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _KEPT: Final = 50
 _STATUS_TYPE: Final = "application/vnd.buildkit.status.v0"
 _ERROR_TYPE: Final = "application/vnd.googeapis.google.rpc.status+proto"  # BuildKit's spelling
+_CONFIG_TYPE: Final = "application/vnd.docker.container.image.v1+json"
 _PROVENANCE_TYPE: Final = "application/vnd.in-toto+json"
 
 
@@ -74,8 +75,9 @@ class History:
         self._tell(control_pb2.STARTED, record)
         return entry
 
-    def end(self, entry: Entry, result: BuildResult | None, error: GrpcError | None) -> None:
-        """A build has ended, one way or the other."""
+    def end(self, entry: Entry, result: BuildResult | None, error: GrpcError | None,
+            config: bytes | None = None) -> None:
+        """A build has ended, one way or the other; ``config`` is that of the image it made."""
         record, trace = entry.record, entry.trace
         trace.finish()
         stamp(record.CompletedAt, time.time_ns())
@@ -91,16 +93,15 @@ class History:
             record.externalError.CopyFrom(entry.attach(whole.SerializeToString(), _ERROR_TYPE))
         if result is not None:
             record.ExporterResponse.update(result.response)
-            self._add_result(entry, result)
+            self._add_result(entry, result, config)
         entry.finished = True
         record.Generation += 1
         self._tell(control_pb2.COMPLETE, record)
 
-    def _add_result(self, entry: Entry, result: BuildResult) -> None:
+    def _add_result(self, entry: Entry, result: BuildResult, config: bytes | None) -> None:
         found = control_pb2.BuildResultInfo()
-        if result.digest is not None:
-            found.ResultDeprecated.digest = result.digest
-            found.ResultDeprecated.media_type = "application/vnd.oci.image.manifest.v1+json"
+        if config is not None:
+            found.ResultDeprecated.CopyFrom(entry.attach(config, _CONFIG_TYPE))
             found.Results[0].CopyFrom(found.ResultDeprecated)
         for predicate, data in result.provenance.items():
             found.Attestations.append(entry.attach(data, _PROVENANCE_TYPE, {"in-toto.io/predicate-type": predicate}))

@@ -66,6 +66,9 @@ class FakeBuilder:
     async def resolve_image(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError
 
+    def image_config(self, image_id: str) -> bytes | None:
+        return b"{}" if image_id == IMAGE else None
+
     async def usage(self, filters: Any = ()) -> list[CacheUsage]:
         return self.records
 

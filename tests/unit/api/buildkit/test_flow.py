@@ -389,6 +389,7 @@ async def test_records_name_logs_and_provenance(tmp_path: Path) -> None:
         assert record.ExporterResponse["containerimage.digest"] == IMAGE
         logs = control_pb2.StatusResponse.FromString(await content(client, record.logs.digest))
         assert logs.logs[0].msg == b"hello\n"
+        assert await content(client, record.Result.ResultDeprecated.digest) == b"{}"
         [attestation] = record.Result.Attestations
         assert attestation.annotations["in-toto.io/predicate-type"] == "https://slsa.dev/provenance/v0.2"
         info = await client.unary(f"{CONTENT}/Info", content_pb2.InfoRequest(digest=attestation.digest),
