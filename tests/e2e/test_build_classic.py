@@ -49,11 +49,12 @@ RUN_ID, IMAGE_ID = re.compile(r"\b[0-9a-f]{12}\b"), re.compile(r"sha256:[0-9a-f]
 
 @pytest.fixture(scope="module")
 def pair(engine: Daemon) -> Iterator[tuple[Daemon, Daemon]]:
-    """palletd and dockerd with the same base image."""
+    """palletd and dockerd with the same base image, neither with a build cache."""
     dockerd = NetworklessDockerd()
     try:
         dockerd.start()
         load_images(dockerd)
+        engine.api.call("POST", "/build/prune?all=1")  # both begin without a cache
         yield engine, dockerd
     finally:
         dockerd.remove()
