@@ -173,6 +173,10 @@ def test_upstream_out_of_order_leaves_what_is_here(
         code, headers, body = client.request("GET", "/v2/library/app/tags/list")
         assert (code, json.loads(body)["tags"]) == (200, ["1"])
         assert "warning" in headers
+        figures = client.server.metrics.render(tuple).decode()
+        for name in ("fetches_total 2", "stale_replies_total 3"):
+            assert f"pallet_registry_mirror_{name}\n" in figures
+        assert "pallet_registry_mirror_failures_total 0" not in figures
 
 
 def test_upstream_that_failed_rests(tmp_path: Path, upstream: FaultyRegistry) -> None:

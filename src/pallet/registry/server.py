@@ -82,7 +82,7 @@ class RegistryServer:
             self.sockets.close()
             raise
         self._access = access or OpenAccess()
-        self._mirror = open_mirror(self.store)
+        self._mirror = open_mirror(self.store, self.metrics.add)
         self.routes = Routes(self.store, self._access, allow_delete=allow_delete,
                              limits=self.config.limits, mirror=self._mirror,
                              proxies=Proxies(self.config.http.trusted_proxies),

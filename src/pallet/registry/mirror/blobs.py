@@ -51,8 +51,10 @@ _PATIENCE_S = 5.0
 class MirroredBlobs:
     """Answers requests on blobs."""
 
-    def __init__(self, store: RegistryStore, config: MirrorConfig, upstreams: Upstreams) -> None:
+    def __init__(self, store: RegistryStore, config: MirrorConfig, upstreams: Upstreams,
+                 count: Callable[[str, float], None]) -> None:
         self._store = store
+        self._count = count
         self._budget_bytes = config.budget_bytes
         self._upstreams = upstreams
         self._flights = Flights(Path(store.config.storage.root) / DIRECTORY, config.max_fetches)
@@ -138,6 +140,8 @@ class MirroredBlobs:
             self._store.uploads.take(target.name, file, size, digest)
             for name in names - {target.name}:
                 self._store.mount(name, digest)
+            self._count("mirror_fetches_total", 1)
+            self._count("mirror_fetched_bytes_total", size)
             self._grew(size)
 
         def verify() -> int:

@@ -58,14 +58,15 @@ _LOCKS = 64
 class Mirror:
     """The mirrored repositories of a registry."""
 
-    def __init__(self, store: RegistryStore, config: MirrorConfig) -> None:
+    def __init__(self, store: RegistryStore, config: MirrorConfig, count: Callable[[str, float], None]) -> None:
         """Raises InvalidParameterError when the configuration contradicts itself."""
         config.check()
         self._store = store
         self._config = config
         self._names = MirroredNames(config)
-        self._upstreams = Upstreams(config)
-        self._blobs = MirroredBlobs(store, config, self._upstreams)
+        self._count = count
+        self._upstreams = Upstreams(config, count)
+        self._blobs = MirroredBlobs(store, config, self._upstreams, count)
         self._tables = MirrorTables(store.metadata.database)
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
         self._lists_lock = threading.Lock()
@@ -126,6 +127,8 @@ class Mirror:
                 response, warning = self._referrers(request, target, parse_digest(url.ref), local)
         except OfflineError as error:
             raise error.refusal() from error
+        if warning:
+            self._count("mirror_stale_replies_total", 1)
         headers = {**response.headers, **_headers_of(target, warning)}
         keep_s = 0.0 if warning or target.by_namespace else min(response.keep_s, self._keep_s(target, url))
         return replace(response, headers=headers, keep_s=keep_s)
@@ -248,6 +251,7 @@ class Mirror:
         except OfflineError as error:
             if not known and not here:
                 raise error.refusal() from error
+            self._count("mirror_stale_replies_total", 1)
             return known or here, _headers_of(
                 target, f"{target.host} did not answer; these tags are what is known of it")
         with self._lists_lock:

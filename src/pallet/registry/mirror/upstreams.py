@@ -67,9 +67,11 @@ class OfflineError(Exception):
 class Upstreams:
     """Every upstream of a mirror. Thread-safe."""
 
-    def __init__(self, config: MirrorConfig) -> None:
+    def __init__(self, config: MirrorConfig,
+                 count: Callable[[str, float], None] = lambda _name, _value: None) -> None:
         """Raises InvalidParameterError when a password's file cannot be read."""
         self._config = config
+        self._count = count
         self._transport = Transport(
             proxies=ProxySettings.from_environment(os.environ), connect_timeout_s=config.timeout_s,
             read_timeout_s=config.timeout_s * 4, max_connections=config.max_fetches * 2)
@@ -183,5 +185,6 @@ class Upstreams:
             now = time.monotonic()
             patience = now + min(_UNREACHABLE_S, rest_s) if isinstance(error, UnreachableError) else 0.0
             self._rests[target.host] = (now + rest_s, patience, failure)
+        self._count("mirror_failures_total", 1)
         logger.warning("upstream %s does not answer for %s: %s", target.host, target.path, error)
         return failure

@@ -34,6 +34,10 @@ _COUNTERS: Final = {
     "webhook_deliveries_total": "Notifications that a receiver accepted.",
     "webhook_failures_total": "Attempts to deliver a notification that failed.",
     "cache_hits_total": "Requests answered from memory.",
+    "mirror_fetches_total": "Blobs fetched from upstream registries.",
+    "mirror_fetched_bytes_total": "Bytes of these blobs.",
+    "mirror_failures_total": "Questions to upstream registries that got no answer.",
+    "mirror_stale_replies_total": "Replies about mirrored repositories while upstream did not answer.",
     "worker_restarts_total": "Workers that ended unasked and were replaced.",
 }
 _GAUGES: Final = {
