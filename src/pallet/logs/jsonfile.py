@@ -11,6 +11,7 @@ import contextlib
 import gzip
 import os
 from calendar import timegm
+from collections import deque
 from typing import IO, TYPE_CHECKING, cast
 
 import msgspec
@@ -176,7 +177,7 @@ class JsonFileLog:
     async def _follow(
         self, options: ReadOptions, position: _Position, held: _Held
     ) -> AsyncIterator[list[LogRecord]]:
-        cursor = _Cursor(self._path, position, held)
+        cursor = _Cursor(self._path, position, held, self._generations)
         quiet = 0
         try:
             while True:
@@ -229,6 +230,12 @@ class _Held:
             if self._fd < 0:
                 raise
             return os.fstat(self._fd)
+
+    def reopen(self, inode: int) -> int:
+        """A descriptor of the file as it was then, the caller's to close; -1 when that is another."""
+        if self._fd < 0 or os.fstat(self._fd).st_ino != inode:
+            return -1
+        return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
 
     def __del__(self) -> None:
         if self._fd >= 0:
@@ -316,17 +323,22 @@ def _take(source: _Source) -> list[LogRecord]:
 
 
 class _Cursor:
-    """Follows the current file across rotations."""
+    """Follows the current file across rotations, however many there were since it last looked."""
 
-    def __init__(self, path: str, position: _Position, held: _Held) -> None:
+    def __init__(self, path: str, position: _Position, held: _Held, generations: Callable[[], list[str]]) -> None:
         self._path = path
         self._held = held
+        self._generations = generations
         self._inode, self._offset = position.inode, position.offset
         self._fd = -1
         self._rest = b""
+        self._missed: deque[IO[bytes]] = deque()
+        """Generations between the one that was read last and the current one, oldest first."""
 
     def has_news(self) -> bool:
         """Whether the file grew, was rotated or appeared: one stat, no pool."""
+        if self._missed:
+            return True
         try:
             status = self._held.stat(self._path)
         except FileNotFoundError:
@@ -334,29 +346,89 @@ class _Cursor:
         return status.st_ino != self._inode or status.st_size != self._offset or self._fd < 0
 
     def read(self) -> list[LogRecord]:
+        if lines := self._read_missed():
+            return _parsed(lines)
         if self._fd < 0 and not self._open():
             return []
         data = self._read_some()
         if not data and self._rotated():
-            os.close(self._fd)
-            self._fd, self._offset, self._rest, self._inode = -1, 0, b"", 0
-            if not self._open():
-                return []
-            data = self._read_some()
+            self._go_on()
+            if lines := self._read_missed():
+                return _parsed(lines)
+            data = self._read_some() if self._fd >= 0 else b""
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
-        return [record for record in map(_parse, lines) if record is not None]
+        return _parsed(lines)
+
+    def _read_missed(self) -> list[bytes]:
+        while self._missed:
+            if lines := self._missed[0].readlines(_CHUNK):
+                return lines
+            self._missed.popleft().close()
+        return []
 
     def _open(self) -> bool:
+        """Open the file of the position, which may have been rotated away since, else the current one."""
         try:
             self._fd = self._held.open(self._path)
         except FileNotFoundError:
             return False
         inode = os.fstat(self._fd).st_ino
-        if inode != self._inode:
-            self._offset = 0
-            self._inode = inode
+        if inode == self._inode:
+            return True
+        if self._inode and (older := self._reopen()) >= 0:
+            os.close(self._fd)
+            self._fd = older
+            return True
+        self._offset = 0
+        self._inode = inode
         return True
+
+    def _reopen(self) -> int:
+        """A descriptor of the file that the position is in, -1 when it is gone."""
+        if (fd := self._held.reopen(self._inode)) >= 0:
+            return fd
+        for name in reversed(self._generations()[:-1]):
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+                if os.fstat(fd).st_ino == self._inode:
+                    return fd
+                os.close(fd)
+        return -1
+
+    def _go_on(self) -> None:
+        """Leave a file that was rotated for those that came after it.
+
+        Compressed generations are other inodes than they were: times tell which are new. The
+        current file is opened first, so that one rotated meanwhile is known by its inode.
+        """
+        last, left = self._last_time(), self._inode
+        os.close(self._fd)
+        self._fd, self._offset, self._rest, self._inode = -1, 0, b"", 0
+        if not self._open():
+            return
+        for name in reversed(self._generations()[:-1]):
+            try:
+                handle = _open_lines(name)
+            except FileNotFoundError:
+                continue
+            inode = os.fstat(handle.fileno()).st_ino
+            if inode == self._inode:
+                handle.close()
+                continue
+            first = _parse(handle.readline())
+            if inode == left or first is None or first.time <= last:
+                handle.close()
+                return
+            handle.seek(0)
+            self._missed.appendleft(handle)
+
+    def _last_time(self) -> str:
+        """Time of the last record before the position; "" when there is none."""
+        for raw in _lines_backwards(f"/proc/self/fd/{self._fd}", self._offset):
+            if (record := _parse(raw)) is not None:
+                return record.time
+        return ""
 
     def _read_some(self) -> bytes:
         data = os.pread(self._fd, _CHUNK, self._offset)
@@ -371,8 +443,14 @@ class _Cursor:
         return status.st_ino != self._inode or status.st_size < self._offset
 
     def close(self) -> None:
+        for handle in self._missed:
+            handle.close()
         if self._fd >= 0:
             os.close(self._fd)
+
+
+def _parsed(lines: list[bytes]) -> list[LogRecord]:
+    return [record for record in map(_parse, lines) if record is not None]
 
 
 def _lines_backwards(name: str, limit: int | None) -> Iterator[bytes]:

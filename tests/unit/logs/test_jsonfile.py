@@ -100,6 +100,57 @@ async def test_follow_sees_appends_and_rotation_and_ends_with_the_container(tmp_
     assert got == ["line 1", "line 2", "line 3"]
 
 
+def rotate(path: Path, *, packed: bool, keep: int = 9) -> None:
+    """As the shim does it: every generation moves up by one, the newest may be compressed."""
+    for number in range(keep, 0, -1):
+        for suffix in ("", ".gz"):
+            old = path.with_name(f"{path.name}.{number}{suffix}")
+            if old.exists():
+                old.rename(path.with_name(f"{path.name}.{number + 1}{suffix}"))
+    path.rename(path.with_name(f"{path.name}.1"))
+    if packed:
+        newest = path.with_name(f"{path.name}.1")
+        newest.with_name(f"{newest.name}.gz").write_bytes(gzip.compress(newest.read_bytes()))
+        newest.unlink()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("start", ["with the tail", "with all", "at the end"])
+async def test_follow_sees_every_generation_of_several_rotations(tmp_path: Path, start: str, *, packed: bool) -> None:
+    path = tmp_path / "c-json.log"
+    (tmp_path / "c-json.log.1").write_bytes(line(1))
+    path.write_bytes(line(2))
+    live = True
+    options = ReadOptions(follow=True, tail={"with the tail": 1, "with all": None, "at the end": 0}[start])
+    batches = JsonFileLog(path, lambda: live).read(options)
+    got: list[str] = []
+
+    async def take(last: str) -> None:
+        async with asyncio.timeout(5):
+            while not got or got[-1] != last:
+                got.extend(record.line.decode().strip() for record in await anext(batches))
+
+    if start == "at the end":
+        waiting = asyncio.ensure_future(take("line 3"))
+        await asyncio.sleep(0.05)
+        with path.open("ab") as handle:
+            handle.write(line(3))
+        await waiting
+    else:
+        await take("line 2")
+        with path.open("ab") as handle:
+            handle.write(line(3))
+    for number in range(4, 8):  # nobody looks in between
+        rotate(path, packed=packed)
+        path.write_bytes(line(number) + line(number + 10))
+    live = False
+    await take("line 17")
+    seen = [text for text in got if text not in ("line 1", "line 2")]
+    assert seen == ["line 3", *(f"line {number + add}" for number in range(4, 8) for add in (0, 10))]
+    with pytest.raises(StopAsyncIteration):
+        await anext(batches)
+
+
 def test_times() -> None:
     assert fixed_time("2026-01-02T03:04:05.12Z") == "2026-01-02T03:04:05.120000000Z"
     assert time_ns("1970-01-01T00:00:01.000000002Z") == 1_000_000_002
