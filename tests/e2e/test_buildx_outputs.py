@@ -94,6 +94,20 @@ def test_ids_and_metadata(buildx: DockerCli, context: Path, tmp_path: Path) -> N
         image["Id"], metadata["containerimage.config.digest"], metadata["containerimage.digest"]}
 
 
+def test_layouts_and_caches_on_the_clients_side(buildx: DockerCli, context: Path, tmp_path: Path) -> None:
+    """The content store of the client's session: written by an output and a cache, read as a context and a cache."""
+    layout, cache = tmp_path / "layout", tmp_path / "cache"
+    buildx.ok("buildx", "build", "-o", f"type=oci,tar=false,name=bx-layout:1,dest={layout}", str(context))
+    (context / "Dockerfile").write_text("FROM base\nCOPY a /z\n")
+    buildx.ok("buildx", "build", "--build-context", f"base=oci-layout://{layout}:1", "-o", str(tmp_path / "out"),
+              "--cache-to", f"type=local,dest={cache},mode=max", str(context))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b", "x", "z"]
+    buildx.ok("buildx", "prune", "-af")
+    again = buildx.run("buildx", "build", "--progress", "plain", "--build-context", f"base=oci-layout://{layout}:1",
+                       "--cache-from", f"type=local,src={cache}", str(context), check=True)
+    assert ["CACHED"] in [lines for name, lines in steps(again.err).items() if "COPY a /z" in name]
+
+
 def test_an_image_is_pushed(buildx: DockerCli, context: Path, registry: Registry) -> None:
     name = f"{registry.address}/bx/pushed:1"
     buildx.ok("buildx", "build", "--label", "t=x", "--push", "-t", name, str(context))

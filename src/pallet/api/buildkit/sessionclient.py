@@ -273,6 +273,8 @@ async def _read_blob(session: Session, store: str, digest: str) -> AsyncIterator
 
 
 def _store_metadata(store: str) -> list[tuple[str, str]]:
+    if store.isdecimal():
+        store = "export"  # an exporter's own layout: clients have one, under this name
     return [("buildkit-attachable-store-id", store), ("containerd-namespace", "buildkit")]
 
 
