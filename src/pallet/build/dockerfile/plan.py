@@ -18,7 +18,7 @@ from pallet.build.dockerfile.draft import Draft, Drafts
 from pallet.build.dockerfile.lint import lint_base, lint_from, lint_text
 from pallet.build.dockerfile.rules import CheckOptions, Linter, read_check
 from pallet.build.dockerfile.scope import Scope
-from pallet.build.dockerfile.stages import FileText, Stages, in_order, read_stages
+from pallet.build.dockerfile.stages import FileText, Stages, check_order, in_order, read_stages
 from pallet.build.graph import (
     CopyAction,
     FileOp,
@@ -159,7 +159,9 @@ class Planner:
         self._lint_from(scope)
         stages = Stages(self.text, scope)
         target = stages.target(self._options.target)
+        in_order(stages.all)
         order = self._order(stages, target)
+        check_order(order)
         while await bases.resolve(order, stages, finder):
             order = self._order(stages, target)
         self.orders.append(order)

@@ -253,7 +253,7 @@ def in_order(targets: Sequence[StageState]) -> list[StageState]:
     """All stages that ``targets`` need, each after those that it needs itself.
 
     Raises:
-        DockerfileError: they need one another, or one that stands further down.
+        DockerfileError: they need one another.
     """
     order: list[StageState] = []
     done: set[int] = set()
@@ -273,6 +273,15 @@ def in_order(targets: Sequence[StageState]) -> list[StageState]:
         open_.add(id(state))
         stack.append((state, True))
         for needed in reversed(state.needs):
+    return sorted(order, key=lambda state: state.index)
+
+
+def check_order(order: Sequence[StageState]) -> None:
+    """Refuse stages that need one further down.
+
+    Raises:
+        DockerfileError: with the lines of the instruction.
+    """
             if id(needed) in open_:
                 name = needed.shown_name or needed.name or f"stage-{needed.index}"
                 message = f"circular dependency detected on stage: {name}"
@@ -285,7 +294,6 @@ def in_order(targets: Sequence[StageState]) -> list[StageState]:
                 message = (f"cannot copy from stage {quote(needed.shown_name)}, it needs to be defined "
                            f"before current stage {quote(state.shown_name)}")
                 raise DockerfileError(message, _place(state, needed))
-    return sorted(order, key=lambda state: state.index)
 
 
 def _place(state: StageState, needed: StageState) -> tuple[int, int] | None:
