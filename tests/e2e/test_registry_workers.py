@@ -10,6 +10,8 @@ import random
 import signal
 import socket
 import subprocess
+import sys
+import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -205,6 +207,26 @@ def test_a_second_registry_on_the_port_is_refused(tmp_path: Path) -> None:
                                "--address", f"127.0.0.1:{server.port}"], capture_output=True, text=True, timeout=20)
         assert done.returncode == 1
         assert "Address already in use" in done.stderr
+
+
+def test_workers_that_never_start_end_the_registry() -> None:
+    """Their failure is told, and nothing goes on for ever."""
+    script = textwrap.dedent("""
+        from pallet.errors import SystemFailureError
+        from pallet.registry.serving import listeners, workers
+        from pallet.registry.serving.metrics import Cells
+        workers._EARLY_S = 0.05
+        def make(index, sockets):
+            raise KeyError("broken")
+        with listeners.shared(("127.0.0.1", 0), "", 2) as sockets:
+            try:
+                workers.Supervisor(make, sockets, Cells(2), drain_s=1).run(lambda: None)
+            except SystemFailureError as error:
+                print(error)
+    """)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert "the registry's workers do not start: worker" in done.stdout
+    assert "KeyError: 'broken'" in done.stderr
 
 
 # Metrics and logs

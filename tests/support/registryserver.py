@@ -28,7 +28,13 @@ class Server:
                 [*wrap, *pallet_command(), "registry", "serve", "--config", config, "--address",
                  f"127.0.0.1:{self.port}", *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
                 start_new_session=True)
-        eventually(self._answers, what="the registry answers")
+        try:
+            eventually(self._answers, what="the registry answers")
+        except AssertionError as error:
+            error.add_note(self.log.read_text(errors="replace"))
+            self.kill()
+            self.process.wait()
+            raise
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
@@ -62,7 +68,8 @@ class Server:
 
     def kill(self) -> None:
         """End it with its workers, as a power cut would."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """Let it finish, and wait for it."""

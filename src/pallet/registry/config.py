@@ -7,6 +7,7 @@ Needs  nothing.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,8 @@ from pallet.errors import InvalidParameterError
 from pallet.registry.auth.settings import AuthConfig, LimitsConfig, RuleConfig, TlsConfig
 from pallet.registry.mirror.settings import MirrorConfig
 
+_MOST_WORKERS = 4
+_CONNECTIONS, _LEAST_CONNECTIONS = 16, 4
 DEFAULT_ROOT = "/var/lib/pallet/registry"
 
 
@@ -78,7 +81,7 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """``[http]``: how requests are served. Every limit is one worker's."""
 
     workers: int = 0
-    """Processes that share the port; 0: one for each processor, at most 4."""
+    """Processes that share the port; 0: one for each processor, at most 4 (``worker_count``)."""
     max_connections: int = 1024
     max_uploads: int = 64
     """Requests with large bodies that are read at once; further ones wait."""
@@ -94,6 +97,12 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Networks of balancers whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed."""
     cache_bytes: int = 64 << 20
     """Of manifests and small blobs kept in memory; 0: none."""
+
+
+    @property
+    def worker_count(self) -> int:
+        """``workers`` with its default."""
+        return self.workers or min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -146,6 +155,11 @@ class RegistryConfig(msgspec.Struct, frozen=True, kw_only=True):
     limits: LimitsConfig = LimitsConfig()
     tls: TlsConfig = TlsConfig()
     mirror: MirrorConfig | None = None
+
+    @property
+    def database_connections(self) -> int:
+        """To PostgreSQL, of each worker: all of them together are about ``_CONNECTIONS``."""
+        return max(_CONNECTIONS // self.http.worker_count, _LEAST_CONNECTIONS)
 
     @property
     def database_url(self) -> str:

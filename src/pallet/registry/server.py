@@ -211,7 +211,7 @@ def serve(
         if mirror is not None:
             mirror.close()
     AccessLog(settings.log).close()
-    count = settings.http.workers or workers.default_count()
+    count = settings.http.worker_count
     cells = Cells(count)
 
     present = settings

@@ -229,7 +229,7 @@ def open_store(config: RegistryConfig) -> RegistryStore:
         driver = S3Driver(config.storage.s3)
     else:
         driver = FileSystemDriver(root)
-    metadata = open_metadata(config.database_url)
+    metadata = open_metadata(config.database_url, config.database_connections)
     if local:
         import_tree(root, metadata)
     return RegistryStore(driver, metadata, config)

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 Row = tuple[Any, ...]
 _BUSY_S = 30.0
 _KEPT_CONNECTIONS = 8
-_POSTGRES_CONNECTIONS = 16
 _TRUSTED_S = 1.0
 """A connection that lay idle for longer is asked whether it lives."""
 
@@ -257,7 +256,7 @@ class PostgresDatabase:
     blob_type = "BYTEA"
     text_type = 'TEXT COLLATE "C"'
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, connections: int) -> None:
         """Connect.
 
         Raises:
@@ -272,7 +271,7 @@ class PostgresDatabase:
         self._psycopg = psycopg
         self.url = url
         self._idle: queue.LifoQueue[tuple[float, psycopg.Connection[Row]]] = queue.LifoQueue()
-        self._slots = threading.BoundedSemaphore(_POSTGRES_CONNECTIONS)
+        self._slots = threading.BoundedSemaphore(connections)
         with self.read() as session:
             clock = session.execute("SELECT EXTRACT(EPOCH FROM clock_timestamp())::float8")[0][0]
         self._offset_s = float(clock) - time.time()

@@ -38,11 +38,12 @@ class MetadataStore:
         self.database.close()
 
 
-def open_metadata(url: str) -> MetadataStore:
+def open_metadata(url: str, connections: int = 16) -> MetadataStore:
     """Open, and where it is new create, the metadata.
 
     Args:
         url: ``sqlite:///PATH`` or ``postgresql://…``.
+        connections: to PostgreSQL at most; further transactions wait.
 
     Raises:
         InvalidParameterError: another kind of URL.
@@ -54,7 +55,7 @@ def open_metadata(url: str) -> MetadataStore:
     if scheme == "sqlite":
         database = SqliteDatabase(Path(rest))
     elif scheme in {"postgresql", "postgres"}:
-        database = PostgresDatabase(url)
+        database = PostgresDatabase(url, connections)
     else:
         message = f"invalid database {url!r}: want sqlite:///PATH or postgresql://…"
         raise InvalidParameterError(message)

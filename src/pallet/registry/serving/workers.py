@@ -23,7 +23,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from pallet.errors import PalletError
+from pallet.errors import PalletError, SystemFailureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MOST_WORKERS = 4
 _EARLY_S = 1.0
 _KILL_S = 5.0
 """After the time to drain."""
@@ -57,11 +56,6 @@ class Worker(Protocol):
         ...
 
 
-def default_count() -> int:
-    """Workers for this machine."""
-    return min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
-
-
 class Supervisor:
     """Keeps one worker for each of ``sockets``."""
 
@@ -74,6 +68,8 @@ class Supervisor:
         self._drain_s = drain_s
         self._workers: dict[int, tuple[int, float]] = {}
         """Process id -> index and start."""
+        self._failures = 0
+        """Early ends since a worker last lived for a while."""
         self._lifeline: tuple[int, int] = (-1, -1)
 
     def run(self, ready: Callable[[], None]) -> None:
@@ -81,6 +77,9 @@ class Supervisor:
 
         Args:
             ready: called once the port is open.
+
+        Raises:
+            SystemFailureError: the workers do not start.
         """
         old = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._lifeline = os.pipe2(os.O_CLOEXEC)
@@ -126,12 +125,27 @@ class Supervisor:
                     logger.exception("reload failed; what was in force stays")
                 self._signal(signal.SIGHUP)
             for index, code, early in self._reap():
-                logger.warning("worker %d ended with %d: starting another", index, code)
                 if early:
+                    self._bear(index, code)
                     time.sleep(_EARLY_S)
+                logger.warning("worker %d ended with %d: starting another", index, code)
                 self._cells.clear_gauges(index)
                 self._cells.count_restart(index)
                 self._fork(index)
+
+    def _bear(self, index: int, code: int) -> None:
+        """Put up with a worker that ended early, unless none ever gets going without being killed.
+
+        Raises:
+            SystemFailureError: it is hopeless; why is in the workers' last words.
+        """
+        if code < 0 or any(time.monotonic() - began > 2 * _EARLY_S for _, began in self._workers.values()):
+            self._failures = 0
+            return
+        self._failures += 1
+        if self._failures > 2 * len(self._sockets):
+            message = f"the registry's workers do not start: worker {index} ended with {code}"
+            raise SystemFailureError(message)
 
     def _reap(self) -> list[tuple[int, int, bool]]:
         """Index, exit status and whether it had just begun, of workers that ended."""
