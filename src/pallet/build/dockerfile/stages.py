@@ -273,6 +273,12 @@ def in_order(targets: Sequence[StageState]) -> list[StageState]:
         open_.add(id(state))
         stack.append((state, True))
         for needed in reversed(state.needs):
+            if id(needed) in open_:
+                name = needed.shown_name or needed.name or f"stage-{needed.index}"
+                message = f"circular dependency detected on stage: {name}"
+                raise DockerfileError(message, _place(state, needed))
+            if id(needed) not in done:
+                stack.append((needed, False))
     return sorted(order, key=lambda state: state.index)
 
 
@@ -282,12 +288,6 @@ def check_order(order: Sequence[StageState]) -> None:
     Raises:
         DockerfileError: with the lines of the instruction.
     """
-            if id(needed) in open_:
-                name = needed.shown_name or needed.name or f"stage-{needed.index}"
-                message = f"circular dependency detected on stage: {name}"
-                raise DockerfileError(message, _place(state, needed))
-            if id(needed) not in done:
-                stack.append((needed, False))
     for state in order:
         for needed in state.needs:
             if needed.index > state.index >= 0:
