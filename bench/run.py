@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from bench import (
     archive_figures,
+    build_figures,
     idle_figures,
     list_figures,
     pull_figures,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from tests.support.daemon import Daemon
 
 MARK_BEGIN, MARK_END = "<!-- measured -->", "<!-- /measured -->"
-GROUPS = ("api", "command", "cli", "idle", "start", "pull", "push", "archive", "list", "registry")
+GROUPS = ("api", "command", "cli", "idle", "start", "pull", "push", "archive", "list", "build", "registry")
 
 
 def measure(options: argparse.Namespace) -> list[Figure]:
@@ -66,6 +67,9 @@ def measure(options: argparse.Namespace) -> list[Figure]:
             again, 1 if quick else 3, 0.1 if quick else 1.0))
         group("list", lambda: list_figures.lists(
             again, 5 if quick else 20, 100 if quick else list_figures.IMAGES))
+    with engines(wanted) as made:
+        builders: dict[str, Daemon] = made
+        group("build", lambda: build_figures.builds(builders, 1 if quick else 3, 0.1 if quick else 1.0))
     group("registry", lambda: registry_figures.registries(1 if quick else 3, 1 if quick else 3))
     return figures
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import tarfile
 from typing import TYPE_CHECKING
 
@@ -162,6 +163,27 @@ def test_secrets_come_and_stay_out(pallet_cli: DockerCli, context: Path, tmp_pat
     done = pallet_cli.run("build", "-t", "own:secret", "--secret", f"id=s,src={tmp_path / 'secret'}", where)
     assert done.code == 0, done.err
     assert " 4\n" in done.err
+
+
+def test_an_agent_is_there_in_a_step(pallet_cli: DockerCli, context: Path, tmp_path: Path) -> None:
+    where = write(context, BASE + "RUN --mount=type=ssh,required test -S $SSH_AUTH_SOCK\n")
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(tmp_path / "agent"))
+        agent.listen()
+        done = pallet_cli.run("build", "--ssh", f"default={tmp_path / 'agent'}", where)
+    assert done.code == 0, done.err
+    refused = pallet_cli.run("build", "--no-cache", where)
+    assert "unset ssh forward key default" in refused.err
+
+
+def test_caches_lie_in_a_directory(pallet_cli: DockerCli, context: Path, tmp_path: Path) -> None:
+    where = write(context, BASE + "RUN echo kept-$((40+2)) > /kept\n")
+    done = pallet_cli.run("build", "-t", "own:cache", "--cache-to", f"type=local,dest={tmp_path / 'cache'},mode=max", where)
+    assert done.code == 0, done.err
+    pallet_cli.ok("rmi", "own:cache")
+    pallet_cli.ok("builder", "prune", "-af")
+    done = pallet_cli.run("build", "--cache-from", f"type=local,src={tmp_path / 'cache'}", where)
+    assert done.err.count("CACHED") == 2, done.err
 
 
 def test_errors_point_at_the_line(pallet_cli: DockerCli, context: Path) -> None:

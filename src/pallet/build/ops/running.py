@@ -72,6 +72,8 @@ class StepMaker:
                     message = f"unset ssh forward key {mount.id or 'default'}"
                     raise InvalidParameterError(message)
                 return None
+            if not any(entry.startswith("SSH_AUTH_SOCK=") for entry in env):
+                env.append(f"SSH_AUTH_SOCK={mount.target}")  # the first one is the one that ssh looks for
             return StepMount(target=mount.target, kind="socket", dial=dial, uid=mount.uid, gid=mount.gid,
                              mode=_AGENT_MODE if mount.mode is None else mount.mode)
         if mount.kind == "cache":
