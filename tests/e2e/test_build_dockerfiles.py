@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import tarfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.support.dockercli import DockerCli
@@ -98,3 +104,40 @@ def test_an_image_tells_how_it_was_made(pallet_cli: DockerCli, context: Path) ->
     shown = pallet_cli.ok("history", "--no-trunc", "--format", "{{.CreatedBy}}|{{.Comment}}", "df:history").splitlines()
     assert shown[:5] == [f"{text}|buildkit.dockerfile.v0" for text in (
         'CMD ["x"]', "USER 1", "COPY a / # buildkit", "RUN |1 A=1 /bin/sh -c true # buildkit", "ARG A=1")]
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files without a word."""
+
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A directory and the URL where its files are."""
+    found = tmp_path / "served"
+    found.mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(found)))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield found, f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_contexts_at_urls(pallet_cli: DockerCli, served: tuple[Path, str]) -> None:
+    directory, url = served
+    (directory / "text").write_text(BASE + "LABEL from=text\n")
+    pallet_cli.ok("build", "-t", "df:text", f"{url}/text")
+    assert image(pallet_cli, "df:text")["Config"]["Labels"] == {"from": "text"}  # type: ignore[index]
+    with tarfile.open(directory / "context.tar.gz", "w:gz") as archive:
+        for name, text in (("sub/Dockerfile", BASE + "COPY sub/a /a\n"), ("sub/a", "packed")):
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text.encode()))
+    pallet_cli.ok("build", "-t", "df:packed", "-f", "sub/Dockerfile", f"{url}/context.tar.gz")
+    assert pallet_cli.ok("run", "--rm", "--network=none", "df:packed", "cat", "/a") == "packed"
