@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 _INDEX = "index"
 _DEFAULT_LIMIT_BYTES = 4 << 30
 _MAX_ENTRIES = 4_000_000
+_MAX_LISTING_BYTES = 1 << 30
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -269,7 +270,7 @@ class Transfer:
         self._tree = tree
         self._blocks: dict[str, bytes] = {}
         self._listed: dict[str, list[tuple[bytes, bytes]]] = {}
-        self._count = 0
+        self._count = self._entries = self._listed_bytes = 0
         self._difference: contextindex.Difference | None = None
         self._digests: dict[str, str] = {}
         self._work: asyncio.Future[None] | None = None
@@ -293,9 +294,11 @@ class Transfer:
     def listing(self, directory: str, block: bytes) -> None:
         """Take the listing of one directory ("" is the root) as ``contextindex`` defines it."""
         self._count += block.count(b"\0") // 3 + 1
-        if self._count > _MAX_ENTRIES:
-            message = "the context has too many files"
-            raise InvalidParameterError(message)
+        self._listed_bytes += len(block)
+        if self._count > _MAX_ENTRIES or self._listed_bytes > _MAX_LISTING_BYTES:
+            raise _too_many()
+        if directory:
+            _check_clean(directory)
         self._blocks[directory] = block
 
     def entry(self, path: str, entry: FileStat) -> None:
@@ -304,9 +307,13 @@ class Transfer:
         Raises:
             InvalidParameterError: the path is not clean and relative.
         """
-        if not path or path.startswith("/") or any(part in {"", ".", ".."} for part in path.split("/")):
-            message = f"invalid path {path!r} in a context"
+        _check_clean(path)
+        if "\0" in entry.target:
+            message = f"invalid link {path!r} in a context"
             raise InvalidParameterError(message)
+        self._entries += 1
+        if self._entries > _MAX_ENTRIES:
+            raise _too_many()
         parent, _, name = path.rpartition("/")
         raw = name.encode("utf-8", "surrogateescape")
         self._listed.setdefault(parent, []).append((raw, contextindex.encode_entry(raw, entry)))
@@ -440,6 +447,17 @@ def tree_key(shared_key: str, name: str, include: Iterable[str], exclude: Iterab
         return ""
     parts = (shared_key, name, "\1".join(include), "\1".join(exclude), "\1".join(follow))
     return "\0".join(parts)
+
+
+def _check_clean(path: str) -> None:
+    """Refuse a second name for a place: two listings of one directory could differ."""
+    if "\0" in path or not {"", ".", ".."}.isdisjoint(path.split("/")):
+        message = f"invalid path {path!r} in a context"
+        raise InvalidParameterError(message)
+
+
+def _too_many() -> InvalidParameterError:
+    return InvalidParameterError("the context has too many files")
 
 
 def _make_special(path: str, entry: FileStat) -> None:

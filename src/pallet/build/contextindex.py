@@ -27,7 +27,9 @@ _Raw = tuple[bytes, bytes, bytes]
 
 _FIELDS = 3
 _DIRECTORY = b"4"
-"""How the mode of a directory begins, and of nothing else that a context can hold."""
+"""How the mode of a directory begins, and of nothing else that a context can hold: see ``_decode``."""
+_MAX_MODE = 0o177777
+_MAX_NUMBER = 1 << 63
 _KINDS = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO})
 
 
@@ -89,6 +91,8 @@ def _decode(raw: _Raw) -> tuple[str, FileStat]:
         mode, size, mtime, stamp = raw[1].split(b" ")
         found = FileStat(int(mode, 8), int(size), int(mtime), stamp.decode(),
                          raw[2].decode("utf-8", "surrogateescape"))
+        if b"%o" % found.mode != mode or not 0 <= found.mode <= _MAX_MODE or abs(found.mtime_ns) >= _MAX_NUMBER:
+            raise ValueError  # one spelling a mode: what looks like a directory here is made as one
     except ValueError as error:
         message = f"malformed entry {name!r} of a context directory"
         raise InvalidParameterError(message) from error

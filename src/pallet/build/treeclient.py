@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -203,18 +204,22 @@ def read_file(root: str, path: str, limit_bytes: int) -> bytes | None:
     """
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd = safepath.open_in_root(root_fd, path, os.O_RDONLY | os.O_NONBLOCK)
+        place_fd = safepath.open_in_root(root_fd, path)
     except SyscallError as error:
         if isinstance(error, FileNotFoundError) or error.errno in {2, 20, 40}:
             return None
         raise
     finally:
         os.close(root_fd)
-    with os.fdopen(fd, "rb") as file:
-        if safepath.is_directory(fd):
-            message = f"{path} is a directory"
+    try:
+        mode = os.fstat(place_fd).st_mode
+        if not stat.S_ISREG(mode):  # a device of this host may do something when it is opened
+            message = f"{path} is {'a directory' if stat.S_ISDIR(mode) else 'no regular file'}"
             raise InvalidParameterError(message)
-        data = file.read(limit_bytes + 1)
+        with open(f"/proc/self/fd/{place_fd}", "rb") as file:
+            data = file.read(limit_bytes + 1)
+    finally:
+        os.close(place_fd)
     if len(data) > limit_bytes:
         message = f"{path} is larger than {limit_bytes} bytes"
         raise InvalidParameterError(message)

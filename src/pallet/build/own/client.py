@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _STREAM_LIMIT_BYTES = 1 << 20
 _QUEUE_FRAMES = 8
 _FAREWELL_S = 5.0
+_MAX_OPEN = 64
+"""Files that a client may have in the air at once; ours has one."""
 _PIECE_BYTES = 256 * 1024
 _answer = msgspec.json.Decoder(Answer)
 _encoder = msgspec.json.Encoder()
@@ -425,7 +427,12 @@ class _Receiver:
         if flag == buildwire.GONE:
             message = f"{self._wanted[index]}: {data.decode('utf-8', 'replace')}"
             raise InvalidParameterError(message)
-        writer = self._open.pop(index, None) or self._transfer.write(self._wanted[index])
+        writer = self._open.pop(index, None)
+        if writer is None:
+            if len(self._open) >= _MAX_OPEN:
+                message = "the client sends too many files at once"
+                raise InvalidParameterError(message)
+            writer = self._transfer.write(self._wanted[index])
         self._open[index] = writer
         if data:
             writer.write(data)
