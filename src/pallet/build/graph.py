@@ -97,7 +97,7 @@ class RunMount:
     """Path in the input."""
     readonly: bool = True
     id: str = ""
-    """Of a cache (without the namespace), secret or agent."""
+    """Of a cache (behind ``BUILDKIT_CACHE_MOUNT_NS`` and a slash, where that is given), secret or agent."""
     sharing: Literal["shared", "private", "locked"] = "shared"
     mode: int | None = None
     uid: int = 0

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pallet.build.graph import GitSource
 from pallet.spec.dockerfile.errors import DockerfileError
 from pallet.spec.dockerfile.expand import expand
 from tests.support import dockerfiles as df
@@ -137,6 +138,21 @@ def syntax_argument() -> None:
     assert "cannot be run here" in str(df.failure(B, build_args={"BUILDKIT_SYNTAX": "my/frontend"}))
 
 
+def cache_namespace() -> None:
+    builtin("BUILDKIT_CACHE_MOUNT_NS")()
+    text = B + "RUN --mount=type=cache,target=/c --mount=type=cache,id=x,target=/d a\n"
+    assert [mount.id for mount in df.run_op(text, build_args={"BUILDKIT_CACHE_MOUNT_NS": "ns"}).mounts] == ["ns//c", "ns/x"]
+    assert [mount.id for mount in df.run_op(text).mounts] == ["/c", "x"]
+
+
+def keep_git_dir() -> None:
+    builtin("BUILDKIT_CONTEXT_KEEP_GIT_DIR")()
+    for value, kept in (("1", True), ("0", False)):
+        source = df.ops(B + "COPY a /\n", GitSource, remote_context="https://h/x.git",
+                        build_args={"BUILDKIT_CONTEXT_KEEP_GIT_DIR": value})[0]
+        assert source.keep_git_dir is kept
+
+
 def scanned(name: str) -> Callable[[], None]:
     def check() -> None:
         builtin(name)()
@@ -154,8 +170,8 @@ ROWS: dict[str, Callable[[], None]] = {
     "auto-07": automatic("BUILDOS", "linux"), "auto-08": automatic("BUILDOSVERSION", ""),
     "auto-09": automatic("BUILDARCH", df.HOST.architecture), "auto-10": automatic("BUILDVARIANT", df.HOST.variant),
     "auto-11": target_stage,
-    "builtin-01": builtin("BUILDKIT_BUILD_NAME"), "builtin-02": builtin("BUILDKIT_CACHE_MOUNT_NS"),
-    "builtin-03": builtin("BUILDKIT_CONTEXT_KEEP_GIT_DIR"), "builtin-04": check_argument,
+    "builtin-01": builtin("BUILDKIT_BUILD_NAME"), "builtin-02": cache_namespace,
+    "builtin-03": keep_git_dir, "builtin-04": check_argument,
     "builtin-05": builtin("BUILDKIT_INLINE_CACHE"), "builtin-06": builtin("BUILDKIT_MULTI_PLATFORM"),
     "builtin-07": hostname, "builtin-08": syntax_argument, "builtin-09": scanned("BUILDKIT_SBOM_SCAN_CONTEXT"),
     "builtin-10": scanned("BUILDKIT_SBOM_SCAN_STAGE"), "builtin-11": builtin("SOURCE_DATE_EPOCH"),

@@ -7,6 +7,7 @@ Spec   Dockerfile reference; BuildKit's ``dockerfile.v0``.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pallet.aio import run_blocking
@@ -194,6 +195,9 @@ class Planner:
         git = remote.git_source(url)
         name = "[internal] load remote build context"
         if git is not None:
+            keep = self._options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "").lower()
+            if keep:
+                git = replace(git, keep_git_dir=keep in ("1", "t", "true"))
             return self._drafts.add(Draft(op=git, name=name))
         download = self._drafts.add(Draft(op=HttpSource(url=url, filename="context"), name=name))
         action = CopyAction(input=0, paths=("/context",), dest="/", unpack=True, wildcards=False)

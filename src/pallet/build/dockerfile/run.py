@@ -110,7 +110,7 @@ def _mount(state: StageState, spec: mounts.MountSpec, inputs: list[Draft], scope
     return RunMount(
         kind=spec.kind, target=target, input=_input(state, spec, source, inputs, scope), source=source,
         readonly=spec.readonly if spec.readonly is not None else spec.kind == "bind",
-        id=_mount_id(spec, target), sharing=spec.sharing or "shared",
+        id=_mount_id(spec, target, scope), sharing=spec.sharing or "shared",
         mode=spec.mode if spec.mode is not None else _DEFAULT_MODE.get(spec.kind),
         uid=spec.uid or 0, gid=spec.gid or 0, size_bytes=spec.size_bytes, required=spec.required,
         env=spec.env or "")
@@ -134,12 +134,15 @@ def _target(state: StageState, spec: mounts.MountSpec) -> str:
     return path
 
 
-def _mount_id(spec: mounts.MountSpec, target: str) -> str:
+def _mount_id(spec: mounts.MountSpec, target: str, scope: Scope) -> str:
     if spec.kind == "secret":
         return spec.id or spec.source or posixpath.basename(spec.target)
     if spec.kind == "ssh":
         return spec.id or "default"
-    return (spec.id or target) if spec.kind == "cache" else ""
+    if spec.kind != "cache":
+        return ""
+    namespace = scope.options.build_args.get("BUILDKIT_CACHE_MOUNT_NS", "")
+    return f"{namespace}/{spec.id or target}" if namespace else spec.id or target
 
 
 def _input(state: StageState, spec: mounts.MountSpec, source: str, inputs: list[Draft],

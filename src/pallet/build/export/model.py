@@ -132,7 +132,9 @@ class ExportJob:
     @property
     def multi_platform(self) -> bool:
         """An index even for one platform."""
-        return self.request.options.multi_platform
+        options = self.request.options
+        asked = options.build_args.get("BUILDKIT_MULTI_PLATFORM", "")
+        return options.multi_platform or asked.lower() in ("1", "t", "true")
 
     def main_image(self, images: Sequence[Image]) -> Image:
         """The one that a name runs here: this host's platform where there is one."""
