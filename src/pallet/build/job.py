@@ -55,6 +55,9 @@ class Job:
     """Every vertex that is known, also those that a cached one made needless."""
     caches: list[RemoteCache] = field(default_factory=list)
     """Caches elsewhere that are asked for what is not here."""
+    log_limit_bytes: int = 2 << 20
+    """Of one step's output."""
+    logged: dict[Vertex, int] = field(default_factory=dict)
     held: list[str] = field(default_factory=list)
     """Cache records held."""
     trees: dict[LocalSource, asyncio.Task[ContextTree]] = field(default_factory=dict)
@@ -75,7 +78,14 @@ class Job:
             started_ns=started_ns, completed_ns=completed_ns, cached=cached, error=error, span=vertex.span))
 
     def log(self, vertex: Vertex, stream: int, data: bytes) -> None:
-        """Tell what a command wrote."""
+        """Tell what a command wrote, up to the limit of a step: nobody waits for a client that reads slowly."""
+        before = self.logged.get(vertex, 0)
+        if before >= self.log_limit_bytes:
+            return
+        self.logged[vertex] = before + len(data)
+        if self.logged[vertex] >= self.log_limit_bytes:
+            limit = f"{self.log_limit_bytes >> 20}MiB"
+            data = data[:self.log_limit_bytes - before] + f"\n[output clipped, log limit {limit} reached]\n".encode()
         self.watch(LogEvent(vertex=self.digest(vertex), stream=stream, data=data, timestamp_ns=time.time_ns()))
 
     def status(self, vertex: Vertex, name: str) -> Callable[[int, int], None]:

@@ -52,6 +52,10 @@ if TYPE_CHECKING:
     from pallet.types import DiffID
 
 _MAX_DOCKERFILE_BYTES = 16 << 20
+_LOG_BYTES = 2 << 20
+"""Of a step's output, as BuildKit's ``BUILDKIT_STEP_LOG_MAX_SIZE``."""
+_CLASSIC_LOG_BYTES = 64 << 20
+"""The classic builder has no limit; what a client does not read has to be kept for it."""
 
 
 class Builder:
@@ -90,7 +94,8 @@ class Builder:
         attest.wanted(request)
         progress = Progress(watch, request.ref)
         lease = await run_blocking(self._images.lease)
-        job = Job(client=client, watch=watch, options=request.options, lease=lease, debug=request.debug)
+        job = Job(client=client, watch=watch, options=request.options, lease=lease, debug=request.debug,
+                  log_limit_bytes=_CLASSIC_LOG_BYTES if request.classic else _LOG_BYTES)
         try:
             source, made = await self._plan(request, job, progress)
             if on_plan is not None:
