@@ -58,7 +58,7 @@ def folded(pattern: str) -> str:
     return "/".join(part for index, part in enumerate(parts) if part != "**" or index + 1 == len(parts) or parts[index + 1] != "**")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(patterns=st.lists(st.tuples(PATTERNS, st.booleans()), max_size=4), path=PATHS)
 def test_as_the_plain_matcher(patterns: list[tuple[str, bool]], path: str) -> None:
     texts = [f"{'!' if negated else ''}{folded(pattern)}" for pattern, negated in patterns]
@@ -66,7 +66,7 @@ def test_as_the_plain_matcher(patterns: list[tuple[str, bool]], path: str) -> No
     assert PathMatcher(texts).excludes(path) == excludes(texts, path), texts
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(patterns=st.lists(st.tuples(PATTERNS, st.booleans()), max_size=4), path=PATHS)
 def test_no_exception_lies_where_none_may_be(patterns: list[tuple[str, bool]], path: str) -> None:
     matcher = PathMatcher([f"{'!' if negated else ''}{pattern}" for pattern, negated in patterns])
