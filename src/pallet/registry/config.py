@@ -84,7 +84,7 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Processes that share the port; 0: one for each processor, at most 4 (``worker_count``)."""
     max_connections: int = 1024
     max_uploads: int = 64
-    """Requests with large bodies that are read at once; further ones wait."""
+    """Large bodies that are read, or passed on from elsewhere, at once; further ones wait."""
     head_s: float = 20.0
     """From a request's first byte to the end of its head."""
     idle_s: float = 120.0

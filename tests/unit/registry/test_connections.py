@@ -220,6 +220,9 @@ def test_tls(tmp_path: Path) -> None:
             for _ in range(3):
                 client.send(f"GET /v2/a/blobs/{digest} HTTP/1.1")
             assert [client.reply()[2] for _ in range(3)] == [data] * 3
+            client.send(f"POST /v2/a/blobs/uploads/?digest={digest} HTTP/1.1\nContent-Length: {len(data)}",
+                        data + b"GET /v2/ HTTP/1.1\r\nHost: r\r\n\r\n")
+            assert [client.reply()[0], client.reply()[0]] == [201, 200]
             client.send("GET /v2/ HTTP/1.1\nConnection: close")
             assert client.reply()[2] == b"{}"
             assert client.ended()

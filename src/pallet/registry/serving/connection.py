@@ -317,7 +317,7 @@ class Connection:
             self._done(499, 0)
             self.close()
             return
-        self._buffer = rest
+        self._buffer = rest + self._decrypted() if self._tls and reusable else rest
         if not reusable:
             self.last = True
         self.answer(reply)
@@ -466,7 +466,8 @@ class Connection:
                 sock.sendall(head)
                 if not bodiless:
                     for chunk in stream.chunks:
-                        sock.sendall(chunk)
+                        for start in range(0, len(chunk), _JOIN_BYTES):  # each has the time-out to itself
+                            sock.sendall(memoryview(chunk)[start:start + _JOIN_BYTES])
                         sent += len(chunk)
             except Exception as error:  # noqa: BLE001 - of whatever makes the body
                 logger.warning("a reply to %s broke off: %s", self.peer, error)
