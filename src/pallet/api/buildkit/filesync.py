@@ -31,6 +31,7 @@ _CHUNK_BYTES: Final = 32 * 1024
 _MAX_OPEN: Final = 64
 """Files that a client may have in the air at once; fsutil's sender has four."""
 _REQUESTS_AT_ONCE: Final = 512
+_FILES_AT_ONCE: Final = 64
 _SIMPLE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
                            " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
 
@@ -271,14 +272,45 @@ async def send_tree(call: ClientCall, root: str) -> None:
         await call.send(*(Packet(type=Packet.PACKET_STAT, stat=entry) for entry in entries[at:at + _REQUESTS_AT_ONCE]))
     await call.send(Packet(type=Packet.PACKET_STAT))
     while True:
+        wanted: list[int] = []
+        finished = False
         for packet in await _packets(call):
-            if packet.type == Packet.PACKET_FIN:
-                await call.send(Packet(type=Packet.PACKET_FIN))
-                call.end()
-                return
+            finished = packet.type == Packet.PACKET_FIN
+            if finished:
+                break
             if packet.type != Packet.PACKET_REQ or len(entries) <= packet.ID:
                 _refuse(packet)
-            await _send_file(call, packet.ID, os.path.join(root, entries[packet.ID].path))
+            wanted.append(packet.ID)
+        for at in range(0, len(wanted), _FILES_AT_ONCE):
+            await _send_files(call, root, entries, wanted[at:at + _FILES_AT_ONCE])
+        if finished:
+            await call.send(Packet(type=Packet.PACKET_FIN))
+            call.end()
+            return
+
+
+async def _send_files(call: ClientCall, root: str, entries: Sequence[Stat], numbers: Sequence[int]) -> None:
+    small = [number for number in numbers if entries[number].size <= _CHUNK_BYTES]
+    if small:
+        await call.send(*await run_blocking(_read_small, root, entries, small))
+    for number in numbers:
+        if entries[number].size > _CHUNK_BYTES:
+            await _send_file(call, number, os.path.join(root, entries[number].path))
+
+
+def _read_small(root: str, entries: Sequence[Stat], numbers: Sequence[int]) -> list[Packet]:
+    """Read small files whole; the packets that carry them."""
+    packets = []
+    for number in numbers:
+        fd = os.open(os.path.join(root, entries[number].path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            data = os.read(fd, _CHUNK_BYTES)
+        finally:
+            os.close(fd)
+        if data:
+            packets.append(Packet(type=Packet.PACKET_DATA, ID=number, data=data))
+        packets.append(Packet(type=Packet.PACKET_DATA, ID=number))
+    return packets
 
 
 async def _send_file(call: ClientCall, number: int, path: str) -> None:
