@@ -23,7 +23,8 @@ class BuildError(SystemFailureError):
     """One vertex of a build failed; the text is BuildKit's, without ``failed to solve:``."""
 
     def __init__(self, message: str, *, vertex: Vertex | None = None, digest: Digest | None = None,
-                 exit_code: int | None = None, command: str = "", state: str = "") -> None:
+                 exit_code: int | None = None, command: str = "", state: str = "",
+                 classic: str = "") -> None:
         """Describe a failure.
 
         Args:
@@ -31,6 +32,7 @@ class BuildError(SystemFailureError):
             exit_code: of a command; None where none ran to its end.
             command: the command line, for the classic builder's words.
             state: names what is kept of the failed step for a debug shell; "" nothing.
+            classic: the classic builder's words where they follow from nothing else.
         """
         super().__init__(message)
         self.vertex = vertex
@@ -38,6 +40,7 @@ class BuildError(SystemFailureError):
         self.exit_code = exit_code
         self.command = command
         self.state = state
+        self._classic = classic
         self.sources: Mapping[str, bytes] = {}
         """Text by file name, set by who has the plan."""
 
@@ -50,7 +53,7 @@ class BuildError(SystemFailureError):
     def classic(self) -> str:
         """The classic builder's words."""
         if self.exit_code is None or not self.command:
-            return str(self)
+            return self._classic or str(self)
         return f"The command '{self.command}' returned a non-zero code: {self.exit_code}"
 
     def snippet(self) -> str:

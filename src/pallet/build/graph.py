@@ -127,6 +127,8 @@ class RunOp:
     devices: tuple[str, ...] = ()
     heredocs: tuple[tuple[str, str], ...] = ()
     """Files (name, text) that the command's here-documents become, under ``/dev/pipes/``."""
+    surroundings: tuple[str, ...] = ()
+    """What the request sets for all commands and any can see (hosts, limits): only for the cache key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

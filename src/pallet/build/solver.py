@@ -202,15 +202,15 @@ class _Run:
             raise
         except SourceMissingError as error:
             text = f"failed to calculate checksum of ref {_ref(self._job, vertex)}: {error}"
-            text = f"failed to compute cache key: {text}"
-            raise self._failed(vertex, text) from error
+            raise self._failed(vertex, text, "failed to compute cache key: ") from error
         except (PalletError, OSError) as error:
             raise self._failed(vertex, str(error)) from error
 
-    def _failed(self, vertex: Vertex, text: str) -> BuildError:
+    def _failed(self, vertex: Vertex, text: str, prefix: str = "") -> BuildError:
+        """Tell that a vertex failed; ``prefix`` stands in the build's error only."""
         now = time.time_ns()
         self._job.tell(vertex, started_ns=now, completed_ns=now, error=text)
-        return BuildError(text, vertex=vertex, digest=self._job.digest(vertex))
+        return BuildError(prefix + text, vertex=vertex, digest=self._job.digest(vertex))
 
     async def _decide(self, vertex: Vertex) -> Solved:
         op = vertex.op

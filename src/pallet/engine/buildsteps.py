@@ -187,7 +187,7 @@ class StepRunner:
         options = security.parse_security_opts([], no_new_privileges=self._config.no_new_privileges)
         around = oci.Surroundings(
             config=self._config, joined=self._joins.resolve(container),
-            files=self._files.write(container, sandbox.endpoint),
+            files=self._files.write_step(container, sandbox.endpoint),
             private_network=sandbox.netns_fd is not None or container.host_config.network_mode == "none",
             recursive_read_only=self._facts.recursive_read_only, has_mqueue=self._facts.has_mqueue)
         spec = _with_step(oci.build(container, around, options), step, files)

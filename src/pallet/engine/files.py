@@ -98,6 +98,15 @@ class ContainerFiles:
         return {"/etc/resolv.conf": f"{base}/resolv.conf", "/etc/hostname": f"{base}/hostname",
                 "/etc/hosts": f"{base}/hosts"}
 
+    def write_step(self, container: Container, endpoint: Endpoint | None) -> dict[str, str]:
+        """Write what a build's command gets; as ``write`` but for BuildKit's ``/etc/hosts``."""
+        found = self.write(container, endpoint)
+        _write(found["/etc/hosts"], texts.step_hosts_file(
+            hostname=container.hostname, extra_hosts=container.host_config.extra_hosts or (),
+            host_gateway=endpoint.gateway if endpoint is not None else ""))
+        del found["/etc/hostname"]  # the image's own
+        return found
+
     def _write_hosts(self, container: Container, endpoint: Endpoint | None, base: str) -> None:
         host = container.host_config
         if host.network_mode == "host":

@@ -10,13 +10,14 @@ or a running container puts in the way, nothing outside of the root is reached.
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from pallet.errors import InvalidParameterError
+from pallet.errors import InvalidParameterError, SyscallError
 from pallet.layer import tarheader
 from pallet.layer.model import ArchiveError, BreakoutError
 from pallet.layer.remove import remove_tree
@@ -99,8 +100,14 @@ class _Extractor:
             os.close(self._parent_fd)
 
     def _open_parent(self, parent: bytes) -> int:
-        return safepath.make_directories(
-            self._root_fd, posixpath.join(self._directory, os.fsdecode(parent)))
+        path = posixpath.join(self._directory, os.fsdecode(parent))
+        try:
+            return safepath.make_directories(self._root_fd, path)
+        except SyscallError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            # A link to nothing names what is to be made.
+            return safepath.make_directories(self._root_fd, safepath.resolve_in_root(self._root_fd, path))
 
     def _locate(self, name: bytes) -> tuple[int, bytes]:
         parent, _, base = name.rpartition(b"/")
@@ -172,6 +179,7 @@ class _Extractor:
             os.link(target_base, base, src_dir_fd=fd, dst_dir_fd=parent_fd, follow_symlinks=False)
         finally:
             os.close(fd)
+        self._dress(base, parent_fd, entry)  # as dockerd: the last name that an archive has for a file counts
 
     def _special(self, base: bytes, parent_fd: int, entry: Entry) -> None:
         if entry.type == tarheader.SYMLINK:

@@ -51,7 +51,28 @@ def hosts_file(
     Raises:
         InvalidParameterError: an extra host cannot be read, or there is no host gateway.
     """
-    lines = [_HOSTS_HEAD if ipv6 else _HOSTS_HEAD_IPV4]
+    head = _HOSTS_HEAD if ipv6 else _HOSTS_HEAD_IPV4
+    names = hostname
+    if domainname:
+        names = f"{hostname}.{domainname} {hostname}"
+    elif "." in hostname:
+        names = f"{hostname} {hostname.partition('.')[0]}"
+    own = "".join(f"{address}\t{names}\n" for address in addresses if address)
+    return head + _extra_lines(extra_hosts, host_gateway) + own
+
+
+def step_hosts_file(*, hostname: str, extra_hosts: Sequence[str] = (), host_gateway: str = "") -> str:
+    """Return ``/etc/hosts`` of a build's command, as BuildKit has it: the same in whatever network it runs.
+
+    Raises:
+        InvalidParameterError: as ``hosts_file``.
+    """
+    return (f"127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+            + _extra_lines(extra_hosts, host_gateway))
+
+
+def _extra_lines(extra_hosts: Sequence[str], host_gateway: str) -> str:
+    lines = []
     for extra in extra_hosts:
         name, address = split_extra_host(extra)
         if address == HOST_GATEWAY:
@@ -60,12 +81,6 @@ def hosts_file(
                     "unable to derive the IP value for host-gateway")
             address = host_gateway
         lines.append(f"{address}\t{name}\n")
-    names = hostname
-    if domainname:
-        names = f"{hostname}.{domainname} {hostname}"
-    elif "." in hostname:
-        names = f"{hostname} {hostname.partition('.')[0]}"
-    lines += [f"{address}\t{names}\n" for address in addresses if address]
     return "".join(lines)
 
 

@@ -16,7 +16,15 @@ from pallet.build.dockerfile import texts
 from pallet.build.dockerfile.draft import Draft
 from pallet.build.dockerfile.stages import SCRATCH, image_reference
 from pallet.build.dockerfile.told import Told
-from pallet.build.graph import HttpSource, ImageSource, LocalSource, OciLayoutSource, ScratchOp
+from pallet.build.graph import (
+    CopyAction,
+    FileOp,
+    HttpSource,
+    ImageSource,
+    LocalSource,
+    OciLayoutSource,
+    ScratchOp,
+)
 from pallet.build.inputs import as_base
 from pallet.build.ports import ResolvedImage
 from pallet.errors import NotFoundError, PalletError
@@ -248,9 +256,10 @@ def begin(state: StageState, scope: Scope) -> None:
     parent = state.parent
     if parent is not None:
         scope.budget.spend_items(2 * len(parent.env) + len(parent.history))
-        state.draft, state.image = parent.root(), parent.image
+        state.draft, state.image = in_layers(parent.root(), scope), parent.image
         state.config = parent.config.copy()
-        state.env, state.arguments = dict(parent.env), dict(parent.arguments)
+        # A parent's ARG no longer hides the ENV of its name.
+        state.env, state.arguments = {**parent.env, **parent.config.env}, dict(parent.arguments)
         state.history = list(parent.history)
         state.config.on_build = []
         state.workdir_set = parent.workdir_set
@@ -264,9 +273,19 @@ def begin(state: StageState, scope: Scope) -> None:
         state.config = ConfigState(working_dir="/")
         if state.draft is None:
             state.draft = scope.drafts.add(Draft(op=ScratchOp(), name=""))
+        elif not state.replaced and state.start is not None:
+            state.draft, state.is_local = in_layers(state.draft, scope), False
     state.config.on_build = []
     state.config.env.setdefault("PATH", DEFAULT_PATH)
     state.env = dict(state.config.env)
+
+
+def in_layers(draft: Draft, scope: Scope) -> Draft:
+    """A client's tree as the layer that something can be built on; everything else is one already."""
+    if not isinstance(draft.op, LocalSource):
+        return draft
+    action = CopyAction(input=0, paths=("/",), dest="/", wildcards=False)
+    return scope.drafts.add(Draft(op=FileOp(actions=(action,), has_base=False), inputs=(draft,), name=""))
 
 
 def _image_draft(state: StageState, scope: Scope) -> Draft:

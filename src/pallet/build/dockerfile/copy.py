@@ -16,7 +16,7 @@ from pallet.build.dockerfile import sources as remote
 from pallet.build.dockerfile import texts
 from pallet.build.dockerfile.draft import Draft
 from pallet.build.dockerfile.state import Entry
-from pallet.build.graph import CopyAction, FileOp, GitSource, HttpSource, MergeOp, ScratchOp, WriteAction
+from pallet.build.graph import CopyAction, FileOp, GitSource, HttpSource, LocalSource, MergeOp, ScratchOp, WriteAction
 from pallet.spec.dockerfile import instructions as ins
 from pallet.spec.dockerfile.errors import DockerfileError
 
@@ -115,7 +115,8 @@ class _Making:
             origin = self._state.sources[command.from_]
             draft, keep_owner = origin.root(), not origin.is_local
         else:
-            draft, keep_owner = self._scope.context(), False
+            draft = self._scope.context()
+            keep_owner = not isinstance(draft.op, LocalSource)  # an archive's files have owners
             self._scope.paths.add(_followed(source, parents=command.parents))
         unpack = isinstance(command, ins.Add) and command.unpack is not False
         path = _clean_with_pivot(source) if command.parents else _clean(source)

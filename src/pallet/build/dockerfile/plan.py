@@ -172,6 +172,7 @@ class Planner:
             if not state.replaced:
                 state.total += state.trigger_total
                 await carry_out(state, scope)
+        target.draft = bases.in_layers(target.root(), scope)
         return target
 
     def _order(self, stages: Stages, target: StageState) -> list[StageState]:

@@ -81,7 +81,7 @@ _ALL = (
     _rule("FromPlatformFlagConstDisallowed", "from-platform-flag-const-disallowed",
           "FROM --platform flag should not use a constant value"),
     _rule("CopyIgnoredFile", "copy-ignored-file",
-          "Attempting to Copy file that is excluded by .dockerignore"),
+          "Attempting to Copy file that is excluded by .dockerignore", experimental=True),
     _rule("InvalidDefinitionDescription", "invalid-definition-description",
           "Comment for build stage or argument should follow the format: `# <arg/stage name> "
           "<description>`. If this is not intended to be a description comment, add an empty line or "

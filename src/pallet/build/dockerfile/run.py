@@ -52,7 +52,7 @@ def run(state: StageState, command: ins.Run, scope: Scope) -> None:
         cwd=state.config.working_dir or "/", user=state.config.user,
         network=_network(command, scope), security=_security(command, scope),
         hostname=scope.options.build_args.get("BUILDKIT_SANDBOX_HOSTNAME", scope.options.hostname),
-        mounts=specs, devices=command.devices, heredocs=files)
+        mounts=specs, devices=command.devices, heredocs=files, surroundings=_surroundings(scope))
     state.draft = scope.drafts.add(Draft(
         op=operation, inputs=tuple(inputs), name=texts.numbered(state, shown + summary),
         span=scope.span(command.lines), ignore_cache=state.ignore_cache, platform=state.platform))
@@ -82,6 +82,13 @@ def _command_line(state: StageState, command: ins.Run) -> tuple[list[str], tuple
 
 def _shell(state: StageState) -> list[str]:
     return list(state.config.shell or DEFAULT_SHELL)
+
+
+def _surroundings(scope: Scope) -> tuple[str, ...]:
+    options = scope.options
+    return (*(f"host {name}={address}" for name, address in options.extra_hosts),
+            *(f"ulimit {name}={soft}:{hard}" for name, soft, hard in options.ulimits),
+            *((f"shm {options.shm_size_bytes}",) if options.shm_size_bytes else ()))
 
 
 def _network(command: ins.Run, scope: Scope) -> Literal["default", "none", "host"]:

@@ -103,7 +103,7 @@ class Stages:
             self.link(state, state.commands)
         several = len(self.all) + len(self.extra) > 1 or any(map(_mounts_nothing, self._commands()))
         for state in self.all:
-            state.shown_name = state.name or (f"stage-{state.index}" if several else "")
+            state.shown_name = (state.name or f"stage-{state.index}") if several else ""
 
     def _commands(self) -> Iterable[ins.Instruction]:
         return (command for state in self.all for command in state.commands)
@@ -214,14 +214,8 @@ class Stages:
 
 
 def _mounts_nothing(command: ins.Instruction) -> bool:
-    """Whether a RUN has a mount that comes from nowhere: BuildKit counts a stage for that."""
-    if not isinstance(command, ins.Run):
-        return False
-    for mount in command.mounts:
-        fields = dict(mount.fields)
-        if fields.get("type", "bind") != "bind" and not fields.get("from"):
-            return True
-    return False
+    """Whether a RUN has a mount without ``from``: BuildKit counts a stage for that, whatever its type."""
+    return isinstance(command, ins.Run) and any(not dict(mount.fields).get("from") for mount in command.mounts)
 
 
 def image_reference(text: str) -> str:

@@ -16,7 +16,7 @@ import os
 import posixpath
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pallet.build.ops import selection
@@ -348,9 +348,13 @@ class Copier:
             if not is_archive(source):
                 return False
             os.lseek(source, 0, os.SEEK_SET)
-            os.close(self.directory(dest))
             owner = None if self._look.owner is None else Owner(*self._look.owner)
-            extract(source, self._root_fd, posixpath.normpath(dest), owner=owner)
+            # Links in an archive mean its own tree: BuildKit unpacks in a chroot.
+            target = Copier(self._root_fd, replace(self._look, mode=None)).directory(dest)
+            try:
+                extract(source, target, "/", owner=owner)
+            finally:
+                os.close(target)
         finally:
             os.close(source)
         return True

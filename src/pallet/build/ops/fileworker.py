@@ -9,7 +9,9 @@ Needs  CAP_SYS_ADMIN for the mounts, all of them in a mount namespace of the chi
 
 from __future__ import annotations
 
+import errno
 import os
+import posixpath
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -180,7 +182,13 @@ def _carry_out(wanted: FilesRequest) -> None:
         _mount(root)
         root_fd = os.open(root.base_dir, _DIRECTORY)
     for action in wanted.actions:
-        _act(action, root_fd, inputs, wanted)
+        try:
+            _act(action, root_fd, inputs, wanted)
+        except SyscallError as error:
+            if error.errno != errno.ENOTDIR:
+                raise
+            message = f"mkdir {posixpath.normpath(action.path)}: not a directory"
+            raise InvalidParameterError(message) from error
     for fd in (root_fd, *inputs):
         os.close(fd)
     os.chdir("/")
@@ -202,11 +210,7 @@ def _act(action: FileAction, root_fd: int, inputs: Sequence[int], wanted: FilesR
     look = Look(owner=owner, mode=mode, epoch_ns=None if wanted.epoch_s is None else wanted.epoch_s * _NANO)
     if action.kind == "directory":
         number = mode.number if mode is not None and mode.number is not None else 0o755
-        try:
-            os.close(Copier(root_fd, look).directory(action.path, number))
-        except SyscallError as error:
-            message = f"mkdir {action.path}: {os.strerror(error.errno or 0).lower()}"
-            raise InvalidParameterError(message) from error
+        os.close(Copier(root_fd, look).directory(action.path, number))
     elif action.kind == "write":
         Copier(root_fd, look).write(action.path, action.data)
     else:

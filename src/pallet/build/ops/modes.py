@@ -66,10 +66,11 @@ def _change(mode: int, who: str, operator: str, permissions: str, *, directory: 
     affected = 0
     for letter in dict.fromkeys(who):
         shift = _SHIFTS[letter]
-        affected |= 7 << shift | {"u": _SETUID, "g": _SETGID, "o": 0}[letter]
-        if permissions in _SHIFTS:
+        affected |= 7 << shift
+        if permissions in _SHIFTS:  # ``u=g`` leaves set-id bits alone
             wanted |= (mode >> _SHIFTS[permissions] & 7) << shift
             continue
+        affected |= {"u": _SETUID, "g": _SETGID, "o": 0}[letter]
         for permission in permissions:
             wanted |= _BITS.get(permission, 0) << shift
         if "X" in permissions and (directory or mode & _EXECUTE):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from pallet.build import graph
 from pallet.build.errors import BuildError
 from pallet.build.ops.fileworker import FileAction, FilesReply, FilesRequest, Input
+from pallet.errors import PalletError
+from pallet.spec.dockerfile.gotext import quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from pallet.build.ports import Step, StepEnd, StepRunner
     from pallet.image.importer import WorkerRunner
     from pallet.types import DiffID
+
+_RUNTIME = "OCI runtime create failed: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +92,10 @@ class Performer:
         keep = False
         try:
             async with self._steps.make(key, op, inputs, job) as step:
-                end = await self._runner.run(step, output)
+                try:
+                    end = await self._runner.run(step, output)
+                except PalletError as error:
+                    raise _not_started(vertex, step, error, job) from error
             if end.exit_code:
                 keep = job.debug
                 if keep:
@@ -105,11 +112,18 @@ def _made(made: Committed, *, on_base: bool) -> Made:
     return Made(diff_id=made.diff_id, size_bytes=made.size_bytes, on_base=on_base)
 
 
+def _not_started(vertex: Vertex, step: Step, error: PalletError, job: Job) -> BuildError:
+    """The command is no program, or what it needs is not there: both builders' words."""
+    reason = str(error).rpartition(_RUNTIME)[2].removesuffix(": unknown")
+    text = f"process {quote(' '.join(step.args))} did not complete successfully: {reason}"
+    return BuildError(text, vertex=vertex, digest=job.digest(vertex), classic=str(error))
+
+
 def _failure(vertex: Vertex, step: Step, end: StepEnd, job: Job) -> BuildError:
     command = " ".join(step.args)
-    text = f'process "{command}" did not complete successfully: exit code: {end.exit_code}'
+    text = f"process {quote(command)} did not complete successfully: exit code: {end.exit_code}"
     if end.oom_killed:
-        text = f'process "{command}" did not complete successfully: cannot allocate memory'
+        text = f"process {quote(command)} did not complete successfully: cannot allocate memory"
     return BuildError(text, vertex=vertex, digest=job.digest(vertex), exit_code=end.exit_code, command=command,
                       state=step.id if job.debug else "")
 
