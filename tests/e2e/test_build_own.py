@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from tests.support.daemon import Daemon
     from tests.support.dockercli import DockerCli
+    from tests.support.registry import Registry
 
 pytestmark = pytest.mark.needs("root", "overlay", "docker_cli")
 
@@ -139,6 +140,25 @@ def test_attestations_lie_beside_the_image(pallet_cli: DockerCli, context: Path,
     refused = pallet_cli.run("build", "--sbom=generator=some/image", where)
     assert refused.code == 1
     assert "generator" in refused.err
+
+
+@pytest.mark.needs("registry")
+def test_pushes(pallet_cli: DockerCli, context: Path, registry: Registry) -> None:
+    where = write(context, BASE + "RUN echo hi > /f\n")
+    name = f"{registry.address}/own/pushed:1"
+    pallet_cli.ok("build", "--push", "-t", name, where)
+    pallet_cli.ok("rmi", "-f", name)
+    pallet_cli.ok("pull", name)
+    assert pallet_cli.ok("run", "--rm", name, "cat", "/f") == "hi"
+    where = write(context, "FROM scratch\nARG TARGETARCH\nCOPY Dockerfile /${TARGETARCH}\n")
+    name = f"{registry.address}/own/multi:1"
+    pallet_cli.ok("build", "--push", "--platform", "linux/amd64,linux/arm64", "--provenance", "mode=max", "--sbom",
+                  "true", "-t", name, where)
+    found = json.loads(pallet_cli.ok("manifest", "inspect", "--insecure", name))["manifests"]
+    assert [entry["platform"]["architecture"] for entry in found] == ["amd64", "arm64", "unknown", "unknown"]
+    one = f"{name.rpartition(':')[0]}@{found[0]['digest']}"
+    image = json.loads(pallet_cli.ok("manifest", "inspect", "--insecure", one))
+    assert [layer["mediaType"] for layer in image["layers"]] == ["application/vnd.oci.image.layer.v1.tar+gzip"]
 
 
 def test_squash_and_rewritten_times(pallet_cli: DockerCli, context: Path) -> None:

@@ -36,9 +36,11 @@ _TOKEN_USER = "<token>"  # noqa: S105 - the name that says what comes with it
 
 def make_builder(*, data: DataPaths, parts: SolverParts, images: ImageStore, image_api: Images,
                  supervisor: Supervisor, events: EventBus) -> BuildDoors:
-    """Make the builder's doors. ``contexts.sweep`` is due before the first build."""
-    builder = Builder(parts, images=images, contexts=ContextStore(data.build / "contexts"),
+    """Make the builder's doors; what an earlier daemon's builds left goes first. Blocking."""
+    builder = Builder(parts, images=images, contexts=ContextStore(data.build / "contexts", discard=discard),
                       workers=supervisor, scratch=data.build / "scratch", pushes=BuildPushes(image_api), notes=events)
+    builder.sweep()
+    parts.caches.sweep()
     parts.keeper.contexts = builder.contexts
     return BuildDoors(builder, supervisor, age_of=_age_of)
 
@@ -74,6 +76,8 @@ def _tell(message: ProgressMessage, watch: Watch, vertex: Digest) -> None:
         raise SystemFailureError(message.error)
     text = message.status if message.status is not UNSET else ""
     if message.id is UNSET:
+        if not text:
+            return
         watch(LogEvent(vertex=vertex, stream=1, data=f"{text}\n".encode(), timestamp_ns=now))
         return
     detail = message.progress_detail if message.progress_detail is not UNSET else None

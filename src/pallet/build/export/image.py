@@ -65,13 +65,16 @@ async def write_documents(job: ExportJob, export: Export) -> Stored:
     annotations = read_annotations(attributes)
     documents = Documents(job.images, job.lease, oci=uses_oci(attributes, attested=attested), added=job.added)
     several = len(job.targets) > 1 or job.multi_platform
+    compression = attributes.get("compression", "")
+    if not compression and (several or attested) and flag(attributes, "push"):
+        compression = "gzip"  # a push compresses the layers of a single manifest alone
     found: list[Written] = []
     for target in await _reshaped(job, attributes):
         layers = await run_blocking(documents.layers, target)
-        if attributes.get("compression"):
+        if compression:
             from pallet.build.export.packing import packed  # few builds ask for it
 
-            layers = await packed(job, layers, attributes)
+            layers = await packed(job, layers, {**attributes, "compression": compression})
         found.append(await run_blocking(documents.write, target, annotations, layers))
     written = tuple(found)
     entries = [one.manifest for one in written]

@@ -10,6 +10,8 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
+from isal import isal_zlib
+
 from pallet.aio import run_blocking
 from pallet.build.export.values import flag, number
 from pallet.errors import InvalidParameterError
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 _TYPES = {"gzip": spec.OCI_LAYER_GZIP, "zstd": spec.OCI_LAYER_ZSTD}
 _PIECE_BYTES = 1 << 20
 _GZIP_WINDOW = 31
+_QUICK_LEVEL = 1
+"""ISA-L's, as pushes have it."""
 
 
 async def packed(job: ExportJob, layers: Sequence[spec.Descriptor],
@@ -78,7 +82,10 @@ def _compressor(kind: str, level: int | None) -> tuple[Callable[[bytes], bytes],
 
         packer = zstandard.ZstdCompressor(level=3 if level is None else level).compressobj()
         return packer.compress, packer.flush
-    deflate = zlib.compressobj(6 if level is None else level, zlib.DEFLATED, _GZIP_WINDOW)
+    if level is None:
+        quick = isal_zlib.compressobj(_QUICK_LEVEL, isal_zlib.DEFLATED, _GZIP_WINDOW)
+        return quick.compress, quick.flush
+    deflate = zlib.compressobj(level, zlib.DEFLATED, _GZIP_WINDOW)
     return deflate.compress, deflate.flush
 
 
