@@ -49,7 +49,7 @@ class Layouts(Client):
 
 def target(lab: BuildLab) -> graph.Vertex:
     """Two stages; what the first one makes does not come out the same twice."""
-    stage = run(lab.image(), "date +%N > /out; mkdir -p /opaque/x; rm -r /srv; mkdir /srv; ln /out /out2", name="stage")
+    stage = run(lab.image(), "cat /proc/sys/kernel/random/uuid > /out; mkdir -p /opaque/x; rm -r /srv; mkdir /srv; ln /out /out2", name="stage")
     return run(copy(lab.image(), stage, "/out", dest="/"), "cat /out > /end; rm /etc/notexec", name="end")
 
 

@@ -86,7 +86,7 @@ async def test_a_copy_out_of_a_changed_stage_is_cached_by_content(lab: BuildLab)
 async def test_the_definition_finds_what_its_inputs_have_lost(lab: BuildLab) -> None:
     """A target is cached although the stages that it came from are gone from the cache."""
     def target() -> graph.Vertex:
-        stage = run(lab.image(), "date +%N > /out", name="stage")
+        stage = run(lab.image(), "cat /proc/sys/kernel/random/uuid > /out", name="stage")
         return copy(lab.image(), stage, "/out", dest="/")
 
     (first,) = await lab.solve(target())
@@ -102,8 +102,8 @@ async def test_what_is_not_to_be_cached_runs_and_the_rest_follows_its_content(la
     """``ignore_cache``: it runs; what is on it runs again only where it came out differently."""
     def target(*, ignore_cache: bool = False) -> graph.Vertex:
         same = run(lab.image(), "true", name="same", ignore_cache=ignore_cache)
-        above = run(same, "date +%N > /a", name="above")
-        return run(run(above, "date +%N > /b", name="new", ignore_cache=ignore_cache), "true", name="last")
+        above = run(same, "cat /proc/sys/kernel/random/uuid > /a", name="above")
+        return run(run(above, "cat /proc/sys/kernel/random/uuid > /b", name="new", ignore_cache=ignore_cache), "true", name="last")
 
     await lab.solve(target())
     await lab.solve(target())

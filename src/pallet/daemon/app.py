@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 
 from pallet.aio import run_blocking
 from pallet.api.backends import Backends
-from pallet.build import cacheview
-from pallet.build.assembly import assemble
-from pallet.daemon.builder import make_builder
+from pallet.build.kept import kept_layers
 from pallet.daemon.buildkit import make_door
+from pallet.daemon.deferred import deferred
 from pallet.engine import hostinfo
 from pallet.engine.archives import ContainerArchives
 from pallet.engine.attach import Attacher
@@ -73,10 +72,14 @@ from pallet.storage.overlay import OverlaySnapshotter, erofs_snapshotter
 from pallet.supervisor.client import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from pallet.build.assembly import SolverParts
+    from pallet.build.backend import BuildDoors
+    from pallet.build.buildkit import BuildKitBuilder
     from pallet.config import Config
     from pallet.engine.container import Container
+    from pallet.spec.engine.build import BuildCacheRecord
     from pallet.storage.snapshot import Snapshotter
 
 logger = logging.getLogger(__name__)
@@ -195,7 +198,7 @@ class Daemon:
             images=self.images, snapshotter=self.snapshotter, containers=containers, image_api=image_api,
             volumes=self.volumes, warnings=self._warnings)
         self._starter = starter
-        system.build_cache = partial(cacheview.records, self.solving.keeper)
+        system.build_cache = self._build_cache
         self.backends = Backends(
             trees=self._trees(), container_archives=self._archives(), containers=containers, execs=execs,
             images=image_api, system=system, networks=Networks(self.network, self.events),
@@ -208,19 +211,40 @@ class Daemon:
             imports=ImageImports(images=self.images, supervisor=self.supervisor, events=self.events))
 
     def _wire_builder(self, image_api: Images, runner: StepRunner) -> None:
-        """Make the builder and its doors."""
-        self.solving = assemble(self.data.build, metadata=self.metadata, images=self.images, puller=image_api.puller,
-                                registries=image_api.artifacts, workers=self.supervisor, runner=runner)
-        self.build = make_builder(data=self.data, parts=self.solving, images=self.images, image_api=image_api,
-                                  supervisor=self.supervisor, events=self.events)
-        self._buildkit = make_door(self.build.builder, self.solving.keeper, self.images, worker_id=daemon_id(self.data),
+        """The builder and its doors: made, with their imports, by the first build."""
+        def parts() -> SolverParts:
+            from pallet.build.assembly import assemble
+
+            return assemble(self.data.build, metadata=self.metadata, images=self.images, puller=image_api.puller,
+                            registries=image_api.artifacts, workers=self.supervisor, runner=runner)
+
+        def doors() -> BuildDoors:
+            from pallet.daemon.builder import make_builder
+
+            return make_builder(data=self.data, parts=self.solving, images=self.images, image_api=image_api,
+                                supervisor=self.supervisor, events=self.events)
+
+        def backend() -> BuildKitBuilder:
+            from pallet.build.buildkit import BuildKitBuilder
+
+            return BuildKitBuilder(self.build.builder, self.solving.keeper, self.images)
+
+        self.images.keep = partial(kept_layers, self.metadata)
+        self.solving = deferred(parts)
+        self.build = deferred(doors)
+        self._buildkit = make_door(deferred(backend), worker_id=daemon_id(self.data),
                                    host_gateway=self.network.gateway, version=COMPATIBLE_VERSION)
+
+    def _build_cache(self) -> Sequence[BuildCacheRecord]:
+        from pallet.build import cacheview
+
+        return cacheview.records(self.solving.keeper)
 
     def _disk(self, image_api: Images) -> Disk:
         """What looks after the data root: budget, integrity, exploring."""
         self._budget = DiskBudget(self.config.disk_budget_bytes, images=self.images, index=self.index,
                                   events=self.events)
-        self._budget.cache = self.solving.keeper
+        self._budget.cache = deferred(lambda: self.solving.keeper)
         self._explorer = Explorer(images=self.images, paths=self.data, workers=self.supervisor)
         disk = Disk(
             images=self.images, budget=self._budget, explorer=self._explorer, events=self.events,
@@ -267,12 +291,13 @@ class Daemon:
         await run_blocking(self.images.collect)
         await repair(self.images, self.supervisor)
         self.volumes.store.sweep()
-        await run_blocking(self.build.builder.sweep)
-        await run_blocking(self.solving.caches.sweep)
         wanted = await self.restorer.restore()
         await run_blocking(self._explorer.sweep)
         self.tasks.spawn(self._budget.run(), "disk budget")
         self.tasks.spawn(self._warm_up(), "warm-up")
+        if self.data.build.is_dir():
+            # There have been builds: what the last of them left is swept, away from the start.
+            self.tasks.spawn(run_blocking(lambda: self.build.builder), "builder")
         self.tasks.spawn(self._start_wanted(wanted), "starts after the daemon's own")
 
     async def _warm_up(self) -> None:

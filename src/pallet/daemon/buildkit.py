@@ -8,21 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pallet.api.buildkitbackend import BuildKitDoor
-from pallet.build.buildkit import BuildKitBuilder
 from pallet.spec.platform import Platform, host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pallet.build.cachegc import CacheKeeper
-    from pallet.build.service import Builder
-    from pallet.image.store import ImageStore
+    from pallet.api.buildkitbackend import BuildKitBackend
 
 
-def make_door(builder: Builder, keeper: CacheKeeper, images: ImageStore, *, worker_id: str,
-              host_gateway: Callable[[], str], version: str) -> BuildKitDoor:
+def make_door(backend: BuildKitBackend, *, worker_id: str, host_gateway: Callable[[], str],
+              version: str) -> BuildKitDoor:
     """Put it together."""
     here = host()
     also = (Platform(os="linux", architecture="386"),) if here.architecture == "amd64" else ()
-    return BuildKitDoor(backend=BuildKitBuilder(builder, keeper, images), worker_id=worker_id,
+    return BuildKitDoor(backend=backend, worker_id=worker_id,
                         host_gateway=host_gateway, platforms=(here, *also), version=version)
