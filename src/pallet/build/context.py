@@ -98,8 +98,14 @@ class _Tree:
 class ContextStore:
     """Trees by key."""
 
-    def __init__(self, root: Path, *, limit_bytes: int = _DEFAULT_LIMIT_BYTES) -> None:
-        """Nothing is read before ``sweep``."""
+    def __init__(self, root: Path, *, limit_bytes: int = _DEFAULT_LIMIT_BYTES,
+                 discard: Callable[[str], None] | None = None) -> None:
+        """Nothing is read before ``sweep``.
+
+        Args:
+            discard: removes a file, a tree of any depth, or nothing; without one, no deeper than recursion goes.
+        """
+        self.discard = discard or _discard
         self._root = os.fspath(root)
         self._limit_bytes = limit_bytes
         self._trees: dict[str, _Tree] = {}
@@ -117,14 +123,14 @@ class ContextStore:
             directory = f"{self._root}/{name}"
             index = self._read(directory)
             if index is None:
-                _remove(directory)
+                self.discard(directory)
                 continue
             tree = _Tree(id=name, key=index.key, directory=directory, generation=index.generation,
                          size_bytes=index.size_bytes, used_at=os.stat(f"{directory}/{_INDEX}").st_mtime)
             self._trees[name] = tree
             for other in os.listdir(directory):
                 if other not in {_INDEX, index.generation}:
-                    _remove(f"{directory}/{other}")
+                    self.discard(f"{directory}/{other}")
 
     def _read(self, directory: str) -> _Index | None:
         try:
@@ -169,12 +175,12 @@ class ContextStore:
         """Drop a tree whose transfer broke off after it had been changed."""
         if not tree.key:
             self._trees.pop(tree.id, None)
-            _remove(tree.directory)
+            self.discard(tree.directory)
             return
         if os.path.exists(f"{tree.directory}/{_INDEX}") or not tree.generation:
             return
         if not self._holders.get(tree.root):
-            _remove(tree.root)
+            self.discard(tree.root)
         tree.generation, tree.blocks, tree.digests, tree.size_bytes = "", {}, {}, 0
 
     def begin_changes(self, tree: _Tree) -> None:
@@ -217,10 +223,10 @@ class ContextStore:
         directory, _, _ = held.root.rpartition("/")
         tree = self._trees.get(os.path.basename(directory))
         if tree is None or tree.root != held.root:
-            await run_blocking(_remove, held.root)
+            await run_blocking(self.discard, held.root)
         elif not tree.key:
             self._trees.pop(tree.id, None)
-            await run_blocking(_remove, tree.directory)
+            await run_blocking(self.discard, tree.directory)
         else:
             await run_blocking(_touch, f"{tree.directory}/{_INDEX}")
         await self._shrink(self._limit_bytes)
@@ -246,7 +252,7 @@ class ContextStore:
                 continue
             del self._trees[name]
             freed += tree.size_bytes
-            await run_blocking(_remove, tree.directory)
+            await run_blocking(self.discard, tree.directory)
         return freed
 
     async def _shrink(self, limit_bytes: int) -> None:
@@ -343,7 +349,7 @@ class Transfer:
         self._store.begin_changes(self._tree)
         root = self._tree.root
         for path in found.removed:
-            _remove(f"{root}/{path}")
+            self._store.discard(f"{root}/{path}")
         for path, _ in found.directories:
             os.mkdir(f"{root}/{path}", 0o700)
         for path, entry in found.specials:
@@ -497,8 +503,7 @@ def _link_tree(source: str, target: str) -> None:
     shutil.copystat(source, target)
 
 
-def _remove(path: str) -> None:
-    """Remove whatever is there; idempotent."""
+def _discard(path: str) -> None:
     try:
         os.unlink(path)
     except FileNotFoundError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from pallet.build.graph import CopyAction, FileOp, HttpSource, Vertex
 from pallet.build.ops.fileworker import FileAction, FilesReply, FilesRequest, Input
 from pallet.build.ops.selection import SourceMissingError
 from pallet.build.treeclient import read_file
+from pallet.layer.remove import discard
 from pallet.spec.mounts import RootMount
 from pallet.types import DiffID
 
@@ -94,7 +94,7 @@ class RemoteContext:
         except SourceMissingError:
             return None
         finally:
-            await asyncio.shield(run_blocking(shutil.rmtree, directory, ignore_errors=True))
+            await asyncio.shield(run_blocking(discard, directory))
 
 
 def is_archive(head: bytes) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -31,6 +30,7 @@ from pallet.build.remotecache.links import open_caches, with_inline_cache, write
 from pallet.build.request import BuildResult
 from pallet.errors import InvalidParameterError, NotFoundError, NotImplementedApiError
 from pallet.image.lazyblobs import LazyBlobs
+from pallet.layer.remove import discard
 from pallet.spec.dockerfile.errors import DockerfileError
 from pallet.spec.ignore import read_patterns
 
@@ -76,7 +76,7 @@ class Builder:
     def sweep(self) -> None:
         """Drop what an earlier daemon's builds left. At start-up only; blocking."""
         self.contexts.sweep()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        discard(self._scratch)
 
     async def build(self, request: BuildRequest, client: BuildClient, watch: Watch, *,
                     on_plan: Callable[[bytes, Plan], None] | None = None) -> BuildResult:

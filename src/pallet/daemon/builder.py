@@ -16,6 +16,7 @@ from pallet.build.progress import LogEvent, StatusEvent
 from pallet.build.service import Builder
 from pallet.engine.imagefilter import parse_until
 from pallet.errors import SystemFailureError
+from pallet.layer.remove import discard
 from pallet.spec.engine.auth import AuthConfig
 from pallet.spec.engine.options import PushOptions
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -64,6 +65,12 @@ def remove_tree(path: bytes | str, *, dir_fd: int | None = None) -> None:
     finally:
         os.close(fd)
     os.rmdir(name, dir_fd=dir_fd)
+
+
+def discard(path: bytes | str) -> None:
+    """Remove a tree as far as that is possible: what stays of it is found by the next start's sweep."""
+    with suppress(OSError):
+        remove_tree(path)
 
 
 def _identity(fd: int) -> tuple[int, int]:

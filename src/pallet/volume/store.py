@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pallet.errors import ConflictError, InvalidParameterError, NotFoundError, NotImplementedApiError
+from pallet.layer.remove import discard
 from pallet.spec.engine.wire import rfc3339_nano
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class VolumeStore:
                 self._metadata.put_volume(name, _encoder.encode(record))
                 raise
             del self._records[name]
-        shutil.rmtree(trash, ignore_errors=True)  # what stays of it, ``sweep`` takes
+        discard(trash)  # what stays of it, ``sweep`` takes
 
     def is_used(self, name: str) -> bool:
         """Whether any container, running or not, has it."""
@@ -185,7 +185,7 @@ class VolumeStore:
             return
         for name in names:
             if name not in self._records:
-                shutil.rmtree(f"{self._root}/{name}", ignore_errors=True)
+                discard(f"{self._root}/{name}")
 
 
 def _check_options(options: Mapping[str, str]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import tempfile
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -20,6 +19,7 @@ from pallet.build.contextworker import UntarReply, UntarRequest
 from pallet.build.export.values import flag
 from pallet.build.treeclient import feed_pipe
 from pallet.layer.diffworker import DiffReply, DiffRequest
+from pallet.layer.remove import discard
 from pallet.spec.mounts import RootMount
 from pallet.types import DiffID
 
@@ -124,7 +124,7 @@ async def export_local(job: ExportJob, export: Export) -> dict[str, str]:
             else:
                 await client.send_tree(export, directory, {})
         finally:
-            await asyncio.shield(run_blocking(shutil.rmtree, directory, ignore_errors=True))
+            await asyncio.shield(run_blocking(discard, directory))
     return {}
 
 
@@ -140,7 +140,7 @@ async def export_tar(job: ExportJob, export: Export) -> dict[str, str]:
                         async for data in tar:
                             await output.write(data)
                 finally:
-                    await asyncio.shield(run_blocking(shutil.rmtree, directory, ignore_errors=True))
+                    await asyncio.shield(run_blocking(discard, directory))
             else:
                 async with aclosing(root_tar(job, job.targets[0])) as tar:
                     async for data in tar:
@@ -171,7 +171,7 @@ async def _laid_out(job: ExportJob, export: Export) -> str:
             async with aclosing(root_tar(job, target)) as tar:
                 await unpack_into(job.workers, tar, below)
     except BaseException:
-        await asyncio.shield(run_blocking(shutil.rmtree, directory, ignore_errors=True))
+        await asyncio.shield(run_blocking(discard, directory))
         raise
     return directory
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import shutil
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from pallet.aio import run_blocking
 from pallet.build.cachestore import CacheRecord
+from pallet.layer.remove import discard
 from pallet.storage.usage import tree_size
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class CacheMounts:
             return
         for name in names:
             if name not in known:
-                shutil.rmtree(f"{self._root}/{name}", ignore_errors=True)
+                discard(f"{self._root}/{name}")
 
     @asynccontextmanager
     async def use(self, cache_id: str, sharing: str, description: str, *, mode: int, owner: tuple[int, int],
@@ -98,7 +98,7 @@ class CacheMounts:
         path = f"{self._root}/{name}"
 
         def make() -> None:
-            shutil.rmtree(path, ignore_errors=True)
+            discard(path)
             os.makedirs(self._root, mode=0o700, exist_ok=True)
             os.mkdir(path, 0o700)
 
@@ -129,7 +129,7 @@ class CacheMounts:
     async def remove(self, name: str) -> None:
         """Delete a cache's directory, whose record is gone."""
         if not self._users.get(name):
-            await run_blocking(shutil.rmtree, f"{self._root}/{name}", ignore_errors=True)
+            await run_blocking(discard, f"{self._root}/{name}")
 
 
 def _name(base: str, number: int) -> str:

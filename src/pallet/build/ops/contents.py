@@ -7,7 +7,9 @@ Runs   on the loop.
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from pallet.aio import run_blocking
@@ -15,6 +17,7 @@ from pallet.build.cachekey import selection_key
 from pallet.build.ops import selection
 from pallet.build.ops.fileworker import DigestRequest, FilesReply, excluder_of
 from pallet.build.ops.selection import Selection
+from pallet.errors import CancelledRequestError, InvalidParameterError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,16 +71,39 @@ class Contents:
         # The same object: the tree is what it was, as its store makes a new table with each change.
         if known is not None and known[0] is tree.digest_of:
             return known[1]
-        found = await run_blocking(_digest_tree, tree, wanted)
+        found = await self._in_thread(tree, wanted)
         if len(self._trees) >= _REMEMBERED:
             self._trees.pop(next(iter(self._trees)))
         self._trees[key] = (tree.digest_of, found)
         return found
 
 
-def _digest_tree(tree: ContextTree, wanted: Selection) -> str:
+    async def _in_thread(self, tree: ContextTree, wanted: Selection) -> str:
+        """A build that ends meanwhile gives the thread back: a file may seem to have terabytes."""
+        stop = threading.Event()
+        work = asyncio.ensure_future(run_blocking(_digest_tree, tree, wanted, stop))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            stop.set()
+            await asyncio.wait({work})
+            if not work.cancelled():
+                work.exception()
+            raise
+
+
+def _digest_tree(tree: ContextTree, wanted: Selection, stop: threading.Event) -> str:
+    def check() -> None:
+        if stop.is_set():
+            message = "context canceled"
+            raise CancelledRequestError(message)
+
     fd = os.open(tree.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return selection.digest(fd, wanted, known=tree.digest_of, excluder=excluder_of(wanted.exclude), xattrs=False)
+        return selection.digest(fd, wanted, known=tree.digest_of, excluder=excluder_of(wanted.exclude), xattrs=False,
+                                check=check)
+    except RecursionError as error:
+        message = "directories of the context are nested too deeply"
+        raise InvalidParameterError(message) from error
     finally:
         os.close(fd)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
+import resource
+import sys
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -39,6 +41,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PLAIN_LOWER = ["empty"]
 _NANO = 1_000_000_000
 _MAX_ID = 1 << 32
+_MAX_FRAMES = 20_000
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -122,9 +125,10 @@ def run_files(request: bytes, _fds: Sequence[int]) -> bytes:
     wanted = _files.decode(request)
     try:
         os.umask(0)
+        _go_deep()
         _carry_out(wanted)
         reply = FilesReply(sealed=seal(wanted.root) if wanted.seal else None)
-    except (PalletError, OSError, StartFailureError) as error:
+    except (PalletError, OSError, StartFailureError, RecursionError) as error:
         reply = _failed(error)
     return _encoder.encode(reply)
 
@@ -133,6 +137,7 @@ def run_digest(request: bytes, _fds: Sequence[int]) -> bytes:
     """Worker kind ``build.digest``: ``DigestRequest`` to ``FilesReply``."""
     wanted = _digest.decode(request)
     try:
+        _go_deep()
         if wanted.input.root is not None:
             rootview.private_mounts()
         fd = open_input(wanted.input)
@@ -141,12 +146,21 @@ def run_digest(request: bytes, _fds: Sequence[int]) -> bytes:
                           wildcards=wanted.wildcards, parents=wanted.parents),
             excluder=excluder_of(wanted.exclude))
         reply = FilesReply(digest=found)
-    except (PalletError, OSError) as error:
+    except (PalletError, OSError, RecursionError) as error:
         reply = _failed(error)
     return _encoder.encode(reply)
 
 
+def _go_deep() -> None:
+    """Let this child follow trees of thousands of levels: a step can make them."""
+    sys.setrecursionlimit(_MAX_FRAMES)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _failed(error: Exception) -> FilesReply:
+    if isinstance(error, RecursionError):
+        error = InvalidParameterError("directories are nested too deeply")
     if isinstance(error, SourceMissingError):
         return FilesReply(missing=error.path)
     if isinstance(error, StartFailureError):

@@ -108,19 +108,20 @@ def open_source(root_fd: int, path: str) -> int:
 
 
 def digest(root_fd: int, wanted: Selection, *, known: Mapping[str, str] | None = None,
-           excluder: Excluder | None = None, xattrs: bool = True) -> str:
+           excluder: Excluder | None = None, xattrs: bool = True, check: Callable[[], None] | None = None) -> str:
     """Content digest of a selection.
 
     Args:
         known: digests (SHA-256, hex) of regular files by path without leading slash.
         xattrs: look at extended attributes; a client's tree has none.
+        check: called now and then; raises to end it.
 
     Raises:
         SourceMissingError: a plain path is not there.
         OSError: something cannot be read.
     """
     summary = hashlib.sha256()
-    reader = _Reader(summary.update, known or {}, excluder, xattrs=xattrs,
+    reader = _Reader(summary.update, known or {}, excluder, xattrs=xattrs, check=check or _go_on,
                      root=os.readlink(f"/proc/self/fd/{root_fd}"))
     for source in find(root_fd, wanted):
         fd = open_source(root_fd, source.path)
@@ -140,6 +141,7 @@ class _Reader:
     known: Mapping[str, str]
     excluder: Excluder | None
     xattrs: bool
+    check: Callable[[], None]
     root: str
 
     def source(self, fd: int, source: Found) -> None:
@@ -160,6 +162,7 @@ class _Reader:
         return os.readlink(f"/proc/self/fd/{fd}").removeprefix(self.root).lstrip("/")
 
     def _directory(self, fd: int, where: str | None, relative: str) -> None:
+        self.check()
         for name in sorted(os.listdir(fd)):
             path = f"{relative}/{name}" if relative else name
             if self.excluder is not None and self.excluder(path):
@@ -189,9 +192,16 @@ class _Reader:
             # A descriptor's own link in /proc has to be followed; a name in the tree must not be.
             fd = os.open(name, _READ if dir_fd is not None else _READ & ~os.O_NOFOLLOW, dir_fd=dir_fd)
             try:
-                self._head(path, status, fd, _content(fd))
+                self._head(path, status, fd, self._content(fd))
             finally:
                 os.close(fd)
+
+    def _content(self, fd: int) -> bytes:
+        summary = hashlib.sha256()
+        while data := os.read(fd, _PIECE_BYTES):
+            self.check()
+            summary.update(data)
+        return summary.hexdigest().encode()
 
     def _head(self, path: bytes, status: os.stat_result, fd: int | None, content: bytes) -> None:
         attributes = b""
@@ -203,11 +213,8 @@ class _Reader:
             path, status.st_mode, status.st_uid, status.st_gid, content, attributes))
 
 
-def _content(fd: int) -> bytes:
-    summary = hashlib.sha256()
-    while data := os.read(fd, _PIECE_BYTES):
-        summary.update(data)
-    return summary.hexdigest().encode()
+def _go_on() -> None:
+    """Nobody ends it."""
 
 
 # --- paths ---------------------------------------------------------------------------------------
