@@ -7,6 +7,7 @@ Runs   on the loop; pure.
 from __future__ import annotations
 
 import asyncio
+import posixpath
 from typing import TYPE_CHECKING
 
 from pallet.build.dockerfile import texts
@@ -79,10 +80,11 @@ def _workdir(state: StageState, command: ins.Workdir, scope: Scope, words: Words
     lint_workdir(state, command, words.word(command.path), scope.linter)
     runconfig.apply(state.config, command, words)
     path = state.config.working_dir
+    clean = posixpath.normpath(path)
     draft = None
     scope.budget.spend(len(path))
-    if path != "/":
-        action = MakeDirectoryAction(path=path, owner=state.config.user)
+    if clean.strip("/"):
+        action = MakeDirectoryAction(path=f"/{clean.lstrip('/')}", owner=state.config.user)
         shown = texts.shown_code(command, state.env, scope.escape, scope.budget)
         draft = state.draft = scope.drafts.add(Draft(
             op=FileOp(actions=(action,)), inputs=(state.root(),), name=texts.numbered(state, shown),

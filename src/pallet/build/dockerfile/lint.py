@@ -96,10 +96,6 @@ def _command(command: ins.Instruction, linter: Linter) -> None:
         case ins.Maintainer():
             linter.report("MaintainerDeprecated", command.lines,
                           "Maintainer instruction is deprecated in favor of using label")
-        case ins.Env(legacy=True) | ins.Label(legacy=True):
-            word = command.keyword
-            linter.report("LegacyKeyValueFormat", command.lines,
-                          f'"{word} key=value" should be used instead of legacy "{word} key value" format')
         case ins.Arg():
             _describe_arg(command, linter)
 
@@ -177,11 +173,15 @@ def _meant(name: str, known: Iterable[str], linter: Linter, prefix: str = "") ->
 def lint_command(state: StageState, command: ins.Instruction, scope: Scope) -> None:
     """Run the rules on an instruction that is about to be carried out."""
     linter, lines = scope.linter, command.lines
+    word = command.keyword
+    if isinstance(command, ins.Env | ins.Label) and command.legacy:
+        linter.report("LegacyKeyValueFormat", lines,
+                      f'"{word} key=value" should be used instead of legacy "{word} key value" format')
     match command:
         case ins.Cmd() | ins.Entrypoint():
             if command.command.shell_form and not state.config.shell:
                 linter.report("JSONArgsRecommended", lines,
-                              f"JSON arguments recommended for {command.name} to prevent unintended "
+                              f"JSON arguments recommended for {word} to prevent unintended "
                               "behavior related to OS signals")
             _once(state, command, linter)
         case ins.Health():
@@ -203,7 +203,7 @@ def _once(state: StageState, command: ins.Instruction, linter: Linter) -> None:
     before = state.last_of.get(command.name)
     if before is not None:
         linter.report("MultipleInstructionsDisallowed", before,
-                      f"Multiple {command.name} instructions should not be used in the same stage because "
+                      f"Multiple {command.keyword} instructions should not be used in the same stage because "
                       "only the last one will be used")
     state.last_of[command.name] = command.lines
 

@@ -45,16 +45,16 @@ def run(state: StageState, command: ins.Run, scope: Scope) -> None:
     words = words_of(state, command, scope)
     specs = tuple(_mount(state, mounts.resolve(mount, words.word), inputs, scope)
                   for mount in command.mounts)
-    shown = texts.shown_code(command, state.env, scope.escape, scope.budget)
+    shown = texts.shown_code(command, state.env, scope.escape, scope.budget, summary)
     operation = RunOp(
         args=tuple(args), env=state.env_items(scope.budget),
         unkeyed_env=proxy_environment(scope.options.build_args),
-        cwd=state.config.working_dir or "/", user=state.config.user,
+        cwd=posixpath.normpath(state.config.working_dir or "/"), user=state.config.user,
         network=_network(command, scope), security=_security(command, scope),
         hostname=scope.options.build_args.get("BUILDKIT_SANDBOX_HOSTNAME", scope.options.hostname),
         mounts=specs, devices=command.devices, heredocs=files, surroundings=_surroundings(scope))
     state.draft = scope.drafts.add(Draft(
-        op=operation, inputs=tuple(inputs), name=texts.numbered(state, shown + summary),
+        op=operation, inputs=tuple(inputs), name=texts.numbered(state, shown),
         span=scope.span(command.lines), ignore_cache=state.ignore_cache, platform=state.platform))
     state.history.append(Entry(
         created_by=texts.run_history(args, state.arguments, state.env), draft=state.draft,

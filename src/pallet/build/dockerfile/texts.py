@@ -44,17 +44,17 @@ def _prefix(state: StageState) -> str:
 
 
 def shown_code(instruction: ins.Instruction, env: Mapping[str, str], escape: str,
-               budget: expand.Budget) -> str:
-    """The instruction for the progress: variables expanded, keyword in capitals.
+               budget: expand.Budget, more: str = "") -> str:
+    """The instruction (and ``more``) for the progress: variables expanded, keyword in capitals.
 
     What a shell is to read keeps its quotes and the variables that have no value here.
     """
     raw = isinstance(instruction, ins.Run)
     style = expand.Style(escape=escape, raw_quotes=raw, keep_unset=raw)
     try:
-        text = expand.expand(instruction.code, env, style, budget).text
+        text = expand.expand(instruction.code + more, env, style, budget).text
     except DockerfileError:
-        text = instruction.code
+        text = instruction.code + more
     keyword, space, rest = text.partition(" ")
     return keyword.upper() + space + rest
 

@@ -253,7 +253,9 @@ def _user(state: ConfigState, instruction: ins.User, words: Words) -> None:
 
 def _workdir(state: ConfigState, instruction: ins.Workdir, words: Words) -> None:
     path = words.word(instruction.path)
-    state.working_dir = posixpath.normpath(posixpath.join("/", state.working_dir, path)).replace("//", "/")
+    # An absolute path stays as it was written, as in Docker's builders.
+    state.working_dir = path if path.startswith("/") else posixpath.normpath(
+        posixpath.join("/", state.working_dir, path)).replace("//", "/")
 
 
 def _stop_signal(state: ConfigState, instruction: ins.StopSignal, words: Words) -> None:
