@@ -119,13 +119,13 @@ class Control:
         build = await self._builds.for_status(request.Ref) if self._history.find(request.Ref) is None else (
             self._builds.find(request.Ref))
         if build is not None:
-            trace = build.trace
+            async for response in build.trace.read():
+                await call.send(response)
         elif (entry := self._history.find(request.Ref)) is not None:
-            trace = entry.trace
+            for response in entry.replay():
+                await call.send(response)
         else:
             raise GrpcError(Code.NOT_FOUND, f"no such job {request.Ref}")
-        async for response in trace.read():
-            await call.send(response)
 
     # --- the worker
 
@@ -184,7 +184,7 @@ class Control:
         if blob is None:
             raise GrpcError(Code.NOT_FOUND, f"content {request.digest}: not found")
         reply = content_pb2.InfoResponse()
-        reply.info.digest, reply.info.size = request.digest, len(blob.data)
+        reply.info.digest, reply.info.size = request.digest, blob.size
         stamp(reply.info.created_at, blob.created_ns)
         stamp(reply.info.updated_at, blob.created_ns)
         return reply
@@ -194,10 +194,11 @@ class Control:
         blob = self._history.blob(request.digest)
         if blob is None:
             raise GrpcError(Code.NOT_FOUND, f"content {request.digest}: not found")
-        stop = request.offset + request.size if request.size else len(blob.data)
+        data = blob.data
+        stop = request.offset + request.size if request.size else len(data)
         call.start()
-        for at in range(request.offset, min(stop, len(blob.data)), _READ_BYTES):
-            piece = blob.data[at:min(at + _READ_BYTES, stop)]
+        for at in range(request.offset, min(stop, len(data)), _READ_BYTES):
+            piece = data[at:min(at + _READ_BYTES, stop)]
             await call.send(content_pb2.ReadContentResponse(offset=at, data=piece))
 
     async def traces(self, call: ServerCall, request: Empty) -> Empty:

@@ -10,21 +10,27 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+import zlib
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pallet.api.buildkit.status import Code, GrpcError
-from pallet.api.buildkit.trace import Trace, stamp
+from pallet.api.buildkit.trace import stamp
 from pallet.api.buildkit.wire import control_pb2, status_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from pallet.api.buildkit.builds import ActiveBuild
+    from pallet.api.buildkit.trace import Trace
     from pallet.build.request import BuildResult
 
 _KEPT: Final = 50
+_KEPT_BYTES: Final = 64 * 1024 * 1024
+"""Of documents, packed."""
+_LEVEL: Final = 1
+_REPLAY_BYTES: Final = 512 * 1024
 _STATUS_TYPE: Final = "application/vnd.buildkit.status.v0"
 _ERROR_TYPE: Final = "application/vnd.googeapis.google.rpc.status+proto"  # BuildKit's spelling
 _CONFIG_TYPE: Final = "application/vnd.docker.container.image.v1+json"
@@ -35,8 +41,14 @@ _PROVENANCE_TYPE: Final = "application/vnd.in-toto+json"
 class Blob:
     """A document that a record names."""
 
-    data: bytes
+    packed: bytes
+    size: int
     created_ns: int = field(default_factory=time.time_ns)
+
+    @property
+    def data(self) -> bytes:
+        """The document."""
+        return zlib.decompress(self.packed)
 
 
 @dataclass(slots=True)
@@ -44,16 +56,35 @@ class Entry:
     """One build."""
 
     record: control_pb2.BuildHistoryRecord
-    trace: Trace
+    trace: Trace | None
+    """While it runs; afterwards the record's logs have everything."""
     blobs: dict[str, Blob] = field(default_factory=dict)
     finished: bool = False
 
     def attach(self, data: bytes, media_type: str, annotations: dict[str, str] | None = None) -> control_pb2.Descriptor:
         """Keep a document and describe it."""
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        self.blobs[digest] = Blob(data)
+        self.blobs[digest] = Blob(zlib.compress(data, _LEVEL), len(data))
         return control_pb2.Descriptor(media_type=media_type, digest=digest, size=len(data),
                                       annotations=annotations or {})
+
+
+    def replay(self) -> Iterator[control_pb2.StatusResponse]:
+        """What a build that has ended told, in messages of a size that clients take."""
+        blob = self.blobs.get(self.record.logs.digest)
+        if blob is None:
+            return
+        whole = control_pb2.StatusResponse.FromString(blob.data)
+        yield control_pb2.StatusResponse(vertexes=whole.vertexes, statuses=whole.statuses, warnings=whole.warnings)
+        response, size = control_pb2.StatusResponse(), 0
+        for log in whole.logs:
+            response.logs.append(log)
+            size += len(log.msg)
+            if size > _REPLAY_BYTES:
+                yield response
+                response, size = control_pb2.StatusResponse(), 0
+        if size:
+            yield response
 
 
 class History:
@@ -79,7 +110,9 @@ class History:
             config: bytes | None = None) -> None:
         """A build has ended, one way or the other; ``config`` is that of the image it made."""
         record, trace = entry.record, entry.trace
+        assert trace is not None
         trace.finish()
+        entry.trace = None
         stamp(record.CompletedAt, time.time_ns())
         steps = list(trace.vertices.values())
         record.numTotalSteps = len(steps)
@@ -97,6 +130,7 @@ class History:
         entry.finished = True
         record.Generation += 1
         self._tell(control_pb2.COMPLETE, record)
+        self._shrink()
 
     def _add_result(self, entry: Entry, result: BuildResult, config: bytes | None) -> None:
         found = control_pb2.BuildResultInfo()
@@ -159,7 +193,10 @@ class History:
                 queue.put_nowait(event)
 
     def _shrink(self) -> None:
-        while len(self._entries) > _KEPT:
+        def size() -> int:
+            return sum(len(blob.packed) for entry in self._entries.values() for blob in entry.blobs.values())
+
+        while len(self._entries) > _KEPT or size() > _KEPT_BYTES:
             oldest = next((ref for ref, entry in self._entries.items() if entry.finished and not entry.record.pinned),
                           None)
             if oldest is None:

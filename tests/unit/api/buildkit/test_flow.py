@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -421,6 +422,26 @@ async def test_records_are_pinned_deleted_and_limited(tmp_path: Path, monkeypatc
         assert [event.record.Ref for event in await history(client)] == ["3", "0"]
         with pytest.raises(GrpcError, match="not found"):
             await update(Ref="4", Delete=True)
+
+
+async def test_records_are_kept_small_and_told_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pallet.api.buildkit.history._KEPT_BYTES", 3_500_000)
+    async with world(tmp_path) as found:
+        async def talk(request: Any, client: Any, watch: Any) -> None:
+            for number in range(20):
+                watch(LogEvent(vertex="sha256:talk", stream=1, timestamp_ns=1,  # type: ignore[arg-type]
+                               data=os.urandom(100_000) + b"%d" % number))
+
+        found.builder.work = talk
+        client = await found.client()
+        for number in range(3):
+            await Driver(client, str(number)).whole()
+        assert [event.record.Ref for event in await history(client)] == ["2"]
+        responses = await status(client, "2")
+        assert len(responses) > 3
+        logs = [log for response in responses for log in response.logs if log.vertex == "sha256:talk"]
+        assert logs[-1].msg.endswith(b"19")
+        assert sum(len(log.msg) for log in logs) > 2_000_000
 
 
 async def test_the_cache_is_shown_and_pruned(tmp_path: Path) -> None:
