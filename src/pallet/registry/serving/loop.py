@@ -44,6 +44,9 @@ _LOGIN_THREADS: Final = max(1, (os.cpu_count() or 1) // 2)
 _LOGIN_NICE: Final = 10
 _TICK_S: Final = 1.0
 _ACCEPTS: Final = 32
+_UNSENT_BYTES: Final = 64 << 10
+"""Queued in the kernel beyond what is on its way: enough until the loop comes by again. With megabytes in
+each queue a gigabyte to 16 clients took 1.07 s of processor time, so it takes 0.68."""
 _READ: Final = select.EPOLLIN
 _WRITE: Final = select.EPOLLOUT
 _UNPOLLED: Final = -1
@@ -272,6 +275,7 @@ class Loop:
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
             if service.tls is not None:
                 sock = service.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         except OSError as error:
