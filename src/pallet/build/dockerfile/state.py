@@ -96,7 +96,8 @@ class StageState:
         return self.draft
 
     def set_env(self, name: str, value: str) -> None:
-        """Set a variable for the instructions that follow."""
+        """Set a variable for the instructions that follow; the newest is the last."""
+        self.env.pop(name, None)
         self.env[name] = value
         self._env_items = None
 
