@@ -20,8 +20,10 @@ from pallet.build.compose import solved_target
 from pallet.build.dockerfile.plan import plan
 from pallet.build.errors import BuildError
 from pallet.build.export import attest
+from pallet.build.export.documents import read_annotations
 from pallet.build.export.image import export_image
 from pallet.build.export.model import ExportJob, Progress
+from pallet.build.export.values import flag, names_of
 from pallet.build.inputs import foreign
 from pallet.build.job import Job
 from pallet.build.progress import WarningEvent
@@ -91,7 +93,7 @@ class Builder:
             PalletError: anything else.
         """
         started_ns = time.time_ns()
-        attest.wanted(request)
+        _check(request)
         progress = Progress(watch, request.ref)
         lease = await run_blocking(self._images.lease)
         job = Job(client=client, watch=watch, options=request.options, lease=lease, debug=request.debug,
@@ -263,6 +265,21 @@ async def _nothing(job: ExportJob, export: Export) -> dict[str, str]:
     """Output ``cacheonly``: the build was for the cache."""
     del job, export
     return {}
+
+
+def _check(request: BuildRequest) -> None:
+    """See what outputs ask for before anything runs.
+
+    Raises:
+        InvalidParameterError: a name, annotation or attestation that cannot be.
+    """
+    attest.wanted(request)
+    for export in request.exports:
+        read_annotations(export.attributes)
+        names = names_of(export.attributes)
+        if flag(export.attributes, "push") and not names:
+            message = "tag is needed when pushing to registry"
+            raise InvalidParameterError(message)
 
 
 def epoch_of(request: BuildRequest) -> int | None:

@@ -16,7 +16,6 @@ from pallet.aio import run_blocking
 from pallet.build.export import attest
 from pallet.build.export.documents import Documents, read_annotations
 from pallet.build.export.values import flag, names_of, number
-from pallet.errors import InvalidParameterError
 from pallet.spec import image as spec
 from pallet.types import Digest, ImageId
 
@@ -123,9 +122,6 @@ async def export_image(job: ExportJob, export: Export) -> dict[str, str]:
                 await run_blocking(partial(job.images.tag, main.id, name, target=target))
             job.note("tag", main.id, name.familiar())
     if flag(export.attributes, "push"):
-        if not names:
-            message = "tag is needed when pushing to registry"
-            raise InvalidParameterError(message)
         for name in names:
             await job.push(name)
     job.image_id = ImageId(main.id)

@@ -148,11 +148,18 @@ def _answer(made: Prepared, result: dict[str, Any]) -> int:
     from pallet.client import wire
 
     texts = result.get("texts", {})
-    sys.stdout.write(texts.get("result.txt", ""))
     if made.call["call"] != "check":
+        sys.stdout.write(texts.get("result.txt", ""))
         return 0
     found = wire.decode(texts.get("result.json") or "{}")
-    return 1 if found.get("warnings") or found.get("buildError") else 0
+    count = len(found.get("warnings") or ())
+    if not count and not found.get("buildError"):
+        out("Check complete, no warnings found.")
+        return 0
+    if count:
+        out(f"Check complete, {count} warning{'s have' if count > 1 else ' has'} been found!")
+    sys.stdout.write(texts.get("result.txt", ""))
+    return 1
 
 
 def _keep(flags: Flags, made: Prepared, result: dict[str, Any]) -> None:
