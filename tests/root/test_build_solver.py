@@ -151,6 +151,30 @@ async def test_concurrent_builds_share_what_runs(lab: BuildLab) -> None:
         assert (cache / "runs").read_text() == "x\n"
 
 
+async def test_what_others_wait_for_keeps_what_it_works_with(lab: BuildLab, tmp_path: Path) -> None:
+    """The build that began a step is gone; its tree and its layers are let go of when the step has ended."""
+    (tmp_path / "c").mkdir()
+    mounts = [graph.RunMount(kind="cache", target="/c", id="go", readonly=False),
+              graph.RunMount(kind="bind", target="/m", input=1)]
+    step = run(lab.image(), "echo begun; while [ ! -e /c/go ]; do usleep 10000; done", mounts=mounts, inputs=(context(),))
+    clients = [Client(root=str(tmp_path / "c")), Client(root=str(tmp_path / "c"))]
+    async with lab.job(clients[1]) as second:
+        async with lab.job(clients[0]) as first:
+            tasks = [asyncio.ensure_future(lab.solver.solve([step], job)) for job in (first, second)]
+            while not lab.told.output():
+                await asyncio.sleep(0.01)
+            assert [len(job.begun) for job in (first, second)] == [1, 0]
+            tasks[0].cancel()
+            await asyncio.wait({tasks[0]})
+        assert [client.held for client in clients] == [1, 1]
+        (cache,) = (lab.daemon.data.build / "caches").iterdir()
+        (cache / "go").touch()
+        await tasks[1]
+    while any(client.held for client in clients):
+        await asyncio.sleep(0.01)
+    assert lab.daemon.metadata.leases() == {}
+
+
 async def test_cancelling_kills_the_command(lab: BuildLab) -> None:
     """A build whose client goes away leaves no process, whatever it was doing."""
     async with lab.job() as job:

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from pallet.build.cachestore import CacheRecord
     from pallet.build.graph import LocalSource, Vertex
     from pallet.build.ports import BuildClient, ContextTree, FrontendOptions
     from pallet.build.progress import Watch
     from pallet.build.remotecache.importer import RemoteCache
+    from pallet.build.sharing import Execution
     from pallet.storage.leases import Lease
     from pallet.types import DiffID, Digest
 
@@ -58,6 +60,8 @@ class Job:
     log_limit_bytes: int = 2 << 20
     """Of one step's output."""
     logged: dict[Vertex, int] = field(default_factory=dict)
+    begun: list[Execution[CacheRecord]] = field(default_factory=list)
+    """Work that this build has begun: others may have joined it and need it longer."""
     held: list[str] = field(default_factory=list)
     """Cache records held."""
     trees: dict[LocalSource, asyncio.Task[ContextTree]] = field(default_factory=dict)

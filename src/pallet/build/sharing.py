@@ -42,6 +42,10 @@ class Execution(Generic[T]):
         for output in list(self._outputs):
             output(stream, data)
 
+    async def wait(self) -> None:
+        """Wait for its end, whatever that is."""
+        await asyncio.wait({self._task})
+
     @property
     def done(self) -> bool:
         """Whether it has ended."""
@@ -67,11 +71,18 @@ class Executions(Generic[T]):
     def __init__(self) -> None:
         self._running: dict[str, Execution[T]] = {}
 
-    async def run(self, key: str, work: Callable[[Output], Awaitable[T]], output: Output) -> T:
-        """Do ``work``, or join who does it under the same key already."""
+    async def run(self, key: str, work: Callable[[Output], Awaitable[T]], output: Output,
+                  begun: list[Execution[T]]) -> T:
+        """Do ``work``, or join who does it under the same key already.
+
+        Args:
+            begun: gets the execution if it was not under way: it works with what the caller has, which must
+                last until it has ended, also when the caller leaves it to others.
+        """
         execution = self._running.get(key)
         if execution is None or execution.done:
             execution = self._running[key] = Execution(work)
+            begun.append(execution)
         try:
             return await execution.join(output)
         finally:

@@ -53,6 +53,7 @@ class Solver:
         self._performer = performer
         self._importer = importer
         self._executions: Executions[CacheRecord] = Executions()
+        self._ending: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(_STEPS_A_CPU * (os.cpu_count() or 1))
 
     async def solve(self, targets: Sequence[Vertex], job: Job) -> list[Solved]:
@@ -78,7 +79,24 @@ class Solver:
         return [found[target] for target in targets]
 
     async def end(self, job: Job) -> None:
-        """Let go of everything a job holds; its results are safe only while something else keeps them."""
+        """Let go of everything a job holds; its results are safe only while something else keeps them.
+
+        Work that it has begun and that others wait for goes on with what the job has: that is let go
+        of when the work has ended.
+        """
+        if any(not execution.done for execution in job.begun):
+            task = asyncio.get_running_loop().create_task(self._end_later(job))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+        else:
+            await self._end(job)
+
+    async def _end_later(self, job: Job) -> None:
+        for execution in job.begun:
+            await execution.wait()
+        await self._end(job)
+
+    async def _end(self, job: Job) -> None:
         for record_id in job.held:
             self.cache.release(record_id)
         job.held.clear()
@@ -153,7 +171,8 @@ class Solver:
                 made = await self._performer.perform(vertex, inputs, job, output)
             return self._record(vertex, inputs, made, keys)
 
-        record = await self._executions.run(shared, work, lambda stream, data: job.log(vertex, stream, data))
+        record = await self._executions.run(
+            shared, work, lambda stream, data: job.log(vertex, stream, data), job.begun)
         self.hold(record, job)
         return record
 
