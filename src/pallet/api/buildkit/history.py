@@ -75,16 +75,18 @@ class Entry:
         if blob is None:
             return
         whole = control_pb2.StatusResponse.FromString(blob.data)
-        yield control_pb2.StatusResponse(vertexes=whole.vertexes, statuses=whole.statuses, warnings=whole.warnings)
-        response, size = control_pb2.StatusResponse(), 0
+        ended = [vertex for vertex in whole.vertexes if vertex.HasField("completed")]
+        running = [vertex for vertex in whole.vertexes if not vertex.HasField("completed")]
+        response, size = control_pb2.StatusResponse(vertexes=running), 0
         for log in whole.logs:
             response.logs.append(log)
             size += len(log.msg)
             if size > _REPLAY_BYTES:
                 yield response
                 response, size = control_pb2.StatusResponse(), 0
-        if size:
-            yield response
+        yield response
+        # Ends come last: clients print what a step said before it, and drop what one says they have not heard of.
+        yield control_pb2.StatusResponse(vertexes=ended, statuses=whole.statuses, warnings=whole.warnings)
 
 
 class History:
