@@ -299,10 +299,18 @@ class _Run:
         return self._cached(vertex, _solved(record, cached=True))
 
     def _cached(self, vertex: Vertex, solved: Solved) -> Solved:
+        # What it stands on comes first, as in the Dockerfile, but for what is under way by itself.
+        for below in in_order([vertex]):
+            if below is vertex or self._job.digest(below) not in self._tasks:
+                self._tell_cached(below)
+        return solved
+
+    def _tell_cached(self, vertex: Vertex) -> None:
+        if vertex in self._told or isinstance(vertex.op, graph.MergeOp):
+            return
         now = time.time_ns()
         self._told.add(vertex)
         self._job.tell(vertex, started_ns=now, completed_ns=now, cached=True)
-        return solved
 
     # Keys
 
@@ -348,10 +356,8 @@ class _Run:
                 isinstance(vertex.op, graph.FileOp) and vertex.op.has_base)
             if on_base:
                 job.results[base] = self._below(solved)
-        now = time.time_ns()
         for vertex in order:
-            if vertex not in self._told and not isinstance(vertex.op, graph.MergeOp):
-                job.tell(vertex, started_ns=now, completed_ns=now, cached=True)
+            self._tell_cached(vertex)
 
     def _below(self, solved: Solved) -> Solved:
         record = self._solver.cache.get(solved.record)
