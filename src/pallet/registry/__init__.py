@@ -1,4 +1,4 @@
-"""An OCI distribution server: ``pallet registry serve``. Synchronous, a thread a connection."""
+"""An OCI distribution server: ``pallet registry serve``. Worker processes, each with a loop and threads."""
 
 from __future__ import annotations
 
