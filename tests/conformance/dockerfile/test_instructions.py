@@ -140,6 +140,7 @@ def expose() -> None:
     text = B + "ENV P=90/UDP\nEXPOSE 80 70-72/sctp $P 127.0.0.1:1:2\n"
     assert sorted(df.config(text).exposed_ports or {}) == ["2/tcp", "70/sctp", "71/sctp", "72/sctp", "80/tcp", "90/udp"]
     assert refused(B + "EXPOSE a\n", "invalid containerPort: a")
+    assert refused(B + "EXPOSE a:1:2\n", "invalid IP address: a")
     assert refused(B + "EXPOSE 1/icmp\n", "invalid proto: icmp")
 
 
@@ -185,6 +186,8 @@ def keep_git_dir() -> None:
 def checksum() -> None:
     assert df.ops(B + f"ADD --checksum={SUM} http://h/a /x\n", HttpSource)[0].checksum == SUM
     assert df.ops(B + "ADD --checksum=abcdef1 https://h/a.git /x\n", GitSource)[0].checksum == "abcdef1"
+    assert refused(B + "ADD --checksum=sha256:aa http://h/a /x\n", "invalid checksum digest length")
+    assert refused(B + "ADD --checksum=x http://h/a /x\n", "invalid checksum digest format")
     assert refused(B + f"ADD --checksum={SUM} a /x\n", "checksum requires HTTP(S) or Git sources")
     assert refused(B + f"ADD --checksum={SUM} http://h/a http://h/b /x/\n", "checksum can't be specified for multiple sources")
 
@@ -235,6 +238,7 @@ def chmod_copy() -> None:
     assert copied("COPY --chmod=755 a /\n").mode == "755"
     assert copied("COPY --chmod=a+x a /\n").mode == "a+x"
     assert refused(B + "COPY --chmod=9 a /\n", "invalid chmod parameter")
+    assert refused(B + "COPY --chmod=q a /\n", "invalid syntax")
 
 
 def link_copy() -> None:
@@ -297,6 +301,8 @@ def onbuild_from() -> None:
 
 def stop_signal() -> None:
     assert df.config(B + "ENV S=SIGRTMIN+3\nSTOPSIGNAL $S\n").stop_signal == "SIGRTMIN+3"
+    assert df.config(B + "STOPSIGNAL 65\n").stop_signal == "65"
+    assert refused(B + "STOPSIGNAL 0\n", "invalid signal: 0")
     assert refused(B + "STOPSIGNAL FOO\n", "invalid signal: FOO")
 
 
@@ -315,6 +321,7 @@ def health_none() -> None:
 def shell() -> None:
     found = df.config(B + 'SHELL ["/bin/ash","-c"]\nCMD a\nENTRYPOINT b\n')
     assert (found.shell, found.cmd, found.entrypoint) == (["/bin/ash", "-c"], ["/bin/ash", "-c", "a"], ["/bin/ash", "-c", "b"])
+    assert refused(B + "SHELL []\n", "SHELL requires at least one argument")
     assert refused(B + "SHELL a\n", "SHELL requires the arguments to be in JSON form")
 
 

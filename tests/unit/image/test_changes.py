@@ -71,7 +71,7 @@ def test_healthcheck(text: str, expected: dict[str, Any]) -> None:
     ("ONBUILD ONBUILD RUN x", "isn't allowed"),
     ("ONBUILD FROM x", "FROM isn't allowed as an ONBUILD trigger"),
     ("HEALTHCHECK curl", 'Unknown type "CURL"'),
-    ("HEALTHCHECK --interval=5 CMD x", "invalid duration"),
+    ("HEALTHCHECK --interval=5 CMD x", "missing unit in duration"),
     ("HEALTHCHECK --colour=5 CMD x", "unknown flag"),
 ])
 def test_refused(text: str, words: str) -> None:

@@ -17,6 +17,8 @@ from pallet.build.dockerfile import texts
 from pallet.build.dockerfile.draft import Draft
 from pallet.build.dockerfile.state import Entry
 from pallet.build.graph import CopyAction, FileOp, GitSource, HttpSource, LocalSource, MergeOp, ScratchOp, WriteAction
+from pallet.errors import InvalidParameterError
+from pallet.spec import digest as digests
 from pallet.spec.dockerfile import instructions as ins
 from pallet.spec.dockerfile.errors import DockerfileError
 
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
 _OCTAL = re.compile(r"[0-7]+")
 _SYMBOLIC = re.compile(r"[ugoa]*(?:[-+=](?:[rwxXst]*|[ugo]))+(?:,[ugoa]*(?:[-+=](?:[rwxXst]*|[ugo]))+)*")
-_SHA256 = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}|sha384:[0-9a-f]{96}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,7 @@ def _check(command: ins.Copy, given: _Words) -> None:
                        "0 and 07777")
             raise DockerfileError(message)
     elif mode and not _SYMBOLIC.fullmatch(mode):
-        message = f"invalid chmod parameter: '{mode}'. it should be octal string and between 0 and 07777"
+        message = "invalid syntax"
         raise DockerfileError(message)
     if not isinstance(command, ins.Add):
         return
@@ -87,6 +88,13 @@ def _check(command: ins.Copy, given: _Words) -> None:
         if remote.git_source(source) is None and not remote.is_http(source):
             message = "checksum requires HTTP(S) or Git sources"
             raise DockerfileError(message)
+
+
+def _check_digest(text: str) -> None:
+    try:
+        digests.parse(text)
+    except InvalidParameterError as error:
+        raise DockerfileError(str(error)) from error
 
 
 class _Making:
@@ -147,9 +155,8 @@ class _Making:
 
     def _take_download(self, command: ins.Add, url: str) -> None:
         checksum = self._given.checksum
-        if checksum and not _SHA256.fullmatch(checksum):
-            message = f"failed to parse checksum: invalid checksum digest format: {checksum}"
-            raise DockerfileError(message)
+        if checksum:
+            _check_digest(checksum)
         filename = remote.http_filename(url, self._given.dest)
         source = HttpSource(url=url, filename=filename, checksum=checksum)
         self._copy(self._source(source), f"/{filename}", unpack=bool(command.unpack), wildcards=False)

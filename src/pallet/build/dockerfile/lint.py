@@ -229,7 +229,7 @@ def _expose(command: ins.Expose, linter: Linter) -> None:
         if slash and "$" not in protocol and protocol != protocol.lower():
             linter.report("ExposeProtoCasing", command.lines,
                           f"Defined protocol '{text}' in EXPOSE instruction should be lowercase")
-        if ":" in re.sub(r"\$\{[^}]*\}", "", span):
+        if ":" in re.sub(r"\$\{[^}]*\}", "", span).lstrip(":"):
             linter.report("ExposeInvalidFormat", command.lines,
                           "EXPOSE instruction should not define an IP address or host-port mapping, "
                           f"found '{text}'")

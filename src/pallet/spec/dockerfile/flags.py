@@ -47,6 +47,10 @@ class Flags:
         """Whether any was given."""
         return bool(self._values)
 
+    def given(self, name: str) -> bool:
+        """Whether a flag was given at all."""
+        return name in self._values
+
     def text(self, name: str) -> str:
         """Value of a string flag; "" when it was not given."""
         return self._values.get(name, [""])[0]

@@ -134,7 +134,7 @@ def _command(node: Node) -> ins.Command:
 
 def _run(node: Node, flags: Flags) -> ins.Run:
     network = flags.text("network")
-    if network not in ("", "default", "none", "host"):
+    if flags.given("network") and network not in ("default", "none", "host"):
         message = f"invalid network mode {json.dumps(network)}"
         raise DockerfileError(message)
     security = flags.text("security") or "sandbox"
@@ -159,7 +159,7 @@ def _entrypoint(node: Node, _flags: Flags) -> ins.Entrypoint:
 
 
 def _shell(node: Node, _flags: Flags) -> ins.Shell:
-    if not node.json:
+    if node.args and not node.json:
         message = "SHELL requires the arguments to be in JSON form"
         raise DockerfileError(message)
     return ins.Shell(**_shared(node), shell=_at_least_one(node))
@@ -249,7 +249,8 @@ def _interval(flags: Flags, name: str) -> int:
         return 0
     value = parse_duration_ns(text)
     if value is None:
-        message = f"time: invalid duration {json.dumps(text)}"
+        what = "missing unit in" if re.fullmatch(r"[+-]?\d+(?:\.\d*)?", text) else "invalid"
+        message = f"time: {what} duration {json.dumps(text)}"
         raise DockerfileError(message)
     if value and value < _MILLISECOND_NS:
         message = f"Interval {json.dumps(name)} cannot be less than 1ms"

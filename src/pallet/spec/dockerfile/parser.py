@@ -373,13 +373,13 @@ def _healthcheck(text: str) -> tuple[tuple[str, ...], bool]:
 
 
 def heredocs_in(line: str) -> list[Heredoc]:
-    """Find the here-documents that a line opens, their text still empty.
-
-    Raises:
-        DockerfileError: a quote is not closed.
-    """
+    """Find the here-documents that a line opens, their text still empty; none where a quote is not closed."""
     found = []
-    for word in expand.expand(line, {}, _HEREDOC_STYLE).words:
+    try:
+        words = expand.expand(line, {}, _HEREDOC_STYLE).words
+    except DockerfileError:
+        return []
+    for word in words:
         opened = heredoc_word(word)
         if opened is not None:
             found.append(opened)
@@ -391,8 +391,11 @@ def heredoc_word(word: str) -> Heredoc | None:
     match = _HEREDOC.fullmatch(word)
     if match is None or not match[3]:
         return None
-    plain = expand.expand(match[3], {}, _WORD_STYLE).words
-    raw = expand.expand(match[3], {}, _HEREDOC_STYLE).words
+    try:
+        plain = expand.expand(match[3], {}, _WORD_STYLE).words
+        raw = expand.expand(match[3], {}, _HEREDOC_STYLE).words
+    except DockerfileError:
+        return None
     if len(plain) != 1 or len(raw) != 1:
         return None
     return Heredoc(name=plain[0], text="", expand=plain[0] == raw[0], chomp=bool(match[2]),

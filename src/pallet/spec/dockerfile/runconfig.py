@@ -211,7 +211,8 @@ def exposed_ports(instruction: ins.Expose, words: Words) -> list[str]:
 def _ports(word: str) -> list[str]:
     """The container's ports of ``[[address:]host:]container[/protocol]``."""
     head, _, container = word.rpartition(":")
-    host = head.rpartition(":")[2]
+    address, _, host = head.rpartition(":")
+    _check_address(address)
     span, _, protocol = container.partition("/")
     protocol = protocol.lower() or "tcp"
     if not span:
@@ -227,6 +228,18 @@ def _ports(word: str) -> list[str]:
             message = f"invalid ranges specified for container and host Ports: {span} and {host}"
             raise DockerfileError(message)
     return [f"{port}/{protocol}" for port in range(first, last + 1)]
+
+
+def _check_address(text: str) -> None:
+    if not text:
+        return
+    import ipaddress  # few files name one
+
+    try:
+        ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        message = f"invalid IP address: {text}"
+        raise DockerfileError(message) from None
 
 
 def _range(span: str, what: str) -> tuple[int, int]:
@@ -261,7 +274,8 @@ def _workdir(state: ConfigState, instruction: ins.Workdir, words: Words) -> None
 def _stop_signal(state: ConfigState, instruction: ins.StopSignal, words: Words) -> None:
     text = words.word(instruction.signal)
     try:
-        signal_number(text)
+        if not (text.isdecimal() and int(text[:9])):
+            signal_number(text)
     except InvalidParameterError as error:
         raise DockerfileError(str(error)) from error
     state.stop_signal = text
