@@ -334,3 +334,15 @@ async def test_other_storage_drivers(tmp_path: Path, driver: str) -> None:
         assert lab.leftovers() == []
         if driver == "vfs":
             assert sorted(lab.view(solved.layers[-1:])) == ["end"]
+
+
+async def test_the_disk_budget_takes_what_was_not_used_for_longest(lab: BuildLab) -> None:
+    """Records go until the budget is kept, the older one first; the image stays."""
+    for name in ("old", "new"):
+        await lab.solve(run(lab.image(), f"head -c 300000 /dev/zero > /{name}", name=name))
+    budget = lab.daemon._budget
+    budget.limit_bytes = budget.size() - 100_000
+    assert await budget.enforce() == 1
+    assert [usage.description for usage in lab.daemon.solving.keeper.usage()] == ["new"]
+    assert budget.size() <= budget.limit_bytes
+    assert lab.daemon.images.get(lab.base.id).id == lab.base.id
