@@ -117,9 +117,12 @@ class StepMaker:
                 await self._trees.copy(given, start, path)
 
             begins = fill
+        mode = _CACHE_MODE if mount.mode is None else mount.mode
+        if (mount.uid, mount.gid, mode) != (0, 0, _CACHE_MODE):
+            cache_id += f"\0{mount.uid}:{mount.gid}:{mode:o}"  # BuildKit: another owner, another cache
         directory = await stack.enter_async_context(self._caches.use(
             cache_id, mount.sharing, f"cached mount {mount.target} from exec", fill=begins,
-            mode=_CACHE_MODE if mount.mode is None else mount.mode, owner=(mount.uid, mount.gid)))
+            mode=mode, owner=(mount.uid, mount.gid)))
         return StepMount(target=mount.target, kind="bind", source=directory, readonly=mount.readonly)
 
 
