@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pallet.build import cacheview
 from pallet.build.classic.door import ClassicDoor
 from pallet.build.own.door import OwnDoor
-from pallet.errors import NotFoundError
+from pallet.errors import NotFoundError, PalletError
+from pallet.http import streams
 
 if TYPE_CHECKING:
     import socket
@@ -70,5 +72,11 @@ class BuildDoors:
         shell = words[0] if len(words) > 2 and words[1].startswith("-") else "/bin/sh"
         try:
             await failed.shell(state, [shell], connection, tty=tty, size=size)
+        except PalletError as error:
+            # The reply's head is out: the client hears of it as the shell's own words.
+            text = f"{error}\r\n".encode()
+            with suppress(OSError):
+                connection.send(text if tty else streams.frame(streams.STDERR, text))
         finally:
+            connection.close()  # nobody's if the shell did not come up
             await asyncio.shield(failed.drop(state))

@@ -164,7 +164,9 @@ class Solver:
 
     async def perform(self, vertex: Vertex, inputs: Sequence[Solved], job: Job, keys: Sequence[str]) -> CacheRecord:
         """Carry an operation out, once for all who want it now, and record what it made."""
-        shared = keys[0] if not vertex.ignore_cache else f"{keys[0]}:{id(job)}:{job.digest(vertex)}"
+        # A build that wants its failed steps kept has them to itself: it ends them.
+        alone = vertex.ignore_cache or job.debug
+        shared = f"{keys[0]}:{id(job)}:{job.digest(vertex)}" if alone else keys[0]
 
         async def work(output: Callable[[int, bytes], None]) -> CacheRecord:
             async with self._slots:

@@ -225,8 +225,13 @@ class StepRunner:
     async def clean_up(self, step_id: str, shim_dir: str) -> None:
         """Take away what is not the snapshot."""
         await self._network.release(step_id)
-        self._files.remove_later(step_id)
-        await run_blocking(shutil.rmtree, shim_dir, ignore_errors=True)
+
+        def remove() -> None:
+            # At once: a shell in a failed step has the same id, and files of its own in the same place.
+            self._files.remove(step_id)
+            shutil.rmtree(shim_dir, ignore_errors=True)
+
+        await run_blocking(remove)
 
 
 class _Run:
