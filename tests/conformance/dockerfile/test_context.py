@@ -115,6 +115,11 @@ def context_local() -> None:
     found = [vertex for vertex in df.vertices(df.target(B + "COPY a /\nCOPY b /\n")) if isinstance(vertex.op, LocalSource)]
     assert [vertex.name for vertex in found] == ["[internal] load build context"]
     assert df.ops(B + "RUN a\n", LocalSource) == []
+    below = df.target(B + "COPY a /\n", context_subdirectory="x/../sub/dir")
+    assert [vertex.op.follow for vertex in df.vertices(below) if isinstance(vertex.op, LocalSource)] == [("sub/dir",)]
+    narrowed, copied = [vertex for vertex in df.vertices(below) if isinstance(vertex.op, FileOp)]
+    assert narrowed.op.actions[0].paths == ("/sub/dir",)
+    assert narrowed in copied.inputs
 
 
 def context_remote_file() -> None:

@@ -7,6 +7,7 @@ Spec   Dockerfile reference; BuildKit's ``dockerfile.v0``.
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,7 @@ class Planner:
         self._budget = expand.Budget()
         self._paths: set[str] = set()
         self._context: Draft | None = None
+        self._inside: Draft | None = None
         self._ignored = PathMatcher(exclude)
 
     def _span(self, lines: tuple[int, int] | None) -> Span | None:
@@ -187,7 +189,16 @@ class Planner:
         if self._context is None:
             self._context = self._remote_context() or self._drafts.add(Draft(
                 op=LocalSource(name="context"), name="[internal] load build context"))
-        return self._context
+            self._inside = self._below(self._context)
+        return self._inside or self._context
+
+    def _below(self, context: Draft) -> Draft | None:
+        """The subdirectory that is to be the context; None for the whole."""
+        path = posixpath.normpath(posixpath.join("/", self._options.context_subdirectory)).lstrip("/")
+        if not path:
+            return None
+        action = CopyAction(input=0, paths=(f"/{path}",), dest="/", wildcards=False)
+        return self._drafts.add(Draft(op=FileOp(actions=(action,), has_base=False), inputs=(context,), name=""))
 
     def _remote_context(self) -> Draft | None:
         url = self._options.remote_context
@@ -209,6 +220,8 @@ class Planner:
     def _finish_context(self) -> None:
         if self._context is not None and isinstance(self._context.op, LocalSource):
             paths = () if "/" in self._paths else _tops(self._paths)
+            if self._inside is not None:
+                paths = (posixpath.normpath(self._options.context_subdirectory).strip("/"),)
             self._context.op = LocalSource(name="context", exclude=self._exclude, follow=paths)
 
 
