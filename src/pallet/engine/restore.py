@@ -29,6 +29,7 @@ from pallet.aio import run_blocking
 from pallet.engine import container as containers
 from pallet.engine.restart import RestartPolicy, starts_with_daemon
 from pallet.engine.status import Status
+from pallet.engine.stepmounts import memory_of
 from pallet.errors import PalletError
 from pallet.network.model import LiveEndpoint
 from pallet.supervisor.shims import Exit, Shim
@@ -186,6 +187,7 @@ class Restorer:
         if isinstance(found, Shim):
             found.kill(9)
             await found.exited
+        await run_blocking(shutil.rmtree, memory_of(name), ignore_errors=True)
         await run_blocking(shutil.rmtree, path, ignore_errors=True)
 
 

@@ -13,7 +13,6 @@ import logging
 import os
 import posixpath
 import shutil
-import tempfile
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -171,7 +170,8 @@ class StepFiles:
                 os.mkdir(self._memory, 0o700)
             else:
                 # The run directory lies on a disk, as in no usual installation.
-                self._memory = tempfile.mkdtemp(prefix="pallet-step-", dir=_MEMORY)
+                self._memory = memory_of(self._id)
+                os.mkdir(self._memory, 0o700)
         return self._memory
 
     def _file(self, number: int, wish: MountWish) -> str:
@@ -182,6 +182,11 @@ class StepFiles:
             os.fchown(fd, wish.uid, wish.gid)
             os.fchmod(fd, 0o400 if wish.mode is None else wish.mode)
         return path
+
+
+def memory_of(step_id: str) -> str:
+    """Where a step's secrets lie whose run directory is on a disk: found again by who sweeps after a kill."""
+    return f"{_MEMORY}/pallet-step-{step_id}"
 
 
 def _is_directory(root: RootMount, path: str) -> bool:
