@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pallet.build.export.values import flag
-from pallet.errors import InvalidParameterError, PalletError
+from pallet.errors import PalletError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,9 +34,7 @@ async def open_caches(importer: CacheImporter, request: BuildRequest, job: Job, 
         try:
             with progress.vertex(f"importing cache manifest from {_where(link)}"):
                 cache = await importer.open(link, job)
-        except InvalidParameterError:
-            raise
-        except PalletError as error:
+        except PalletError as error:  # of a kind that is not known here, too: nothing but time is lost
             logger.info("cache %s is not used: %s", _where(link), error)
             continue
         if cache is not None:
