@@ -1,0 +1,89 @@
+"""Builds whose daemon, zygote or disk goes away: nothing is left, secrets least of all, and the next build works."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.daemon import pallet_command
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.daemon import Daemon
+
+pytestmark = pytest.mark.needs("root", "overlay", "docker_cli")
+
+SECRET = "secret-8861-of-nobody"
+DOCKERFILE = """FROM busybox
+COPY f /f
+RUN echo one
+RUN --mount=type=secret,id=s --mount=type=cache,target=/c cat /run/secrets/s > /dev/null; touch /c/x; echo at-$((40+2)); sleep 985
+"""
+
+
+def left(daemon: Daemon) -> list[str]:
+    """What builds in flight own, wherever they keep it."""
+    data = daemon.data_root
+    places = [data / "snapshots/c", data / "snapshots/draft", data / "build/scratch", daemon.exec_root / "shims"]
+    found = [str(path) for place in places if place.is_dir() for path in place.iterdir()]
+    found += [str(path) for path in Path("/dev/shm").glob("pallet-step-*")]
+    found += [str(path) for path in (data / "build/contexts").glob("once-*")]
+    return found + [pid for pid in os.listdir("/proc") if pid.isdigit() and _command(pid) == b"sleep\x00985\x00"]
+
+
+def _command(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()]
+
+
+def _holds(place: Path, word: str) -> str:
+    return subprocess.run(["grep", "-rl", word, str(place)], capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.parametrize("whom", ["daemon", "zygote"])
+def test_a_kill_leaves_nothing_of_a_step(fresh_palletd: Callable[..., Daemon], tmp_path: Path, whom: str) -> None:
+    """Also where the run directory is on a disk, as here: secrets are in memory and go."""
+    daemon = fresh_palletd()
+    cli = daemon.cli(pallet_command())
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "f").write_text("f")
+    (context / "Dockerfile").write_text(DOCKERFILE)
+    (tmp_path / "secret").write_text(SECRET)
+    process = cli.start("build", "--secret", f"id=s,src={tmp_path / 'secret'}", str(context))
+    assert process.stderr is not None
+    assert any("at-42" in line for line in process.stderr)
+    assert left(daemon)
+    if whom == "daemon":
+        daemon.kill()
+        cli.end_started()
+        daemon.start()
+    else:
+        assert daemon.process is not None
+        for pid in _children(daemon.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.send_signal(signal.SIGKILL)
+        cli.end_started()
+    eventually(lambda: not left(daemon), what="nothing is left")
+    for place in (daemon.data_root, daemon.exec_root, daemon.log):
+        assert not _holds(place, SECRET)
+    (context / "Dockerfile").write_text(DOCKERFILE.replace("; sleep 985", ""))
+    done = cli.run("build", "--secret", f"id=s,src={tmp_path / 'secret'}", "-t", "crash:1", str(context))
+    assert done.code == 0, done.err
+    assert done.err.count("CACHED") >= 2, done.err
+    assert not _holds(daemon.data_root, SECRET)
+    checked = cli.run("system", "check")
+    assert checked.code == 0, checked.out
