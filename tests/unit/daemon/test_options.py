@@ -204,7 +204,7 @@ def test_storage_driver(load: Any) -> None:
     assert load(file={"storage-driver": "erofs"}).config.storage_driver == "erofs"
     for name in ("native", "vfs"):
         assert load("--storage-driver", name).config.storage_driver == "vfs"
-    with pytest.raises(InvalidParameterError, match="^error initializing graphdriver: driver not supported$"):
+    with pytest.raises(InvalidParameterError, match=r"^error initializing graphdriver: driver not supported$"):
         load("--storage-driver=zfs")
 
 
