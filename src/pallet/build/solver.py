@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pallet.build.ops.perform import Made, Performer
     from pallet.build.ops.sources import Sources
     from pallet.build.remotecache.importer import CacheImporter
+    from pallet.storage.leases import Lease
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ class Solver:
         self._importer = importer
         self._executions: Executions[CacheRecord] = Executions()
         self._ending: set[asyncio.Task[None]] = set()
+        self._leases: list[Lease] = []
+        """That are to be ended."""
         self._slots = asyncio.Semaphore(_STEPS_A_CPU * (os.cpu_count() or 1))
 
     async def solve(self, targets: Sequence[Vertex], job: Job) -> list[Solved]:
@@ -108,8 +111,15 @@ class Solver:
         for task in trees:
             if not task.cancelled() and task.exception() is None:
                 await job.client.release(task.result())
-        self.cache.flush()
-        await asyncio.to_thread(job.lease.end)
+        self._leases.append(job.lease)
+        leases, self._leases = self._leases, []
+        try:
+            self.cache.flush()
+            for lease in leases:
+                await asyncio.to_thread(lease.end)
+        except PalletError as error:  # a full disk: they end with the next build, or at the next start
+            logger.warning("the lease of a build stays for now: %s", error)
+            self._leases += leases
 
     # -- what ``_Run`` needs -----------------------------------------------------------------------
 

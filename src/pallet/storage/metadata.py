@@ -113,23 +113,40 @@ class Metadata:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Make the calls inside one atomic commit. Nests; other threads wait, so keep it short."""
+        """Make the calls inside one atomic commit. Nests; other threads wait, so keep it short.
+
+        Raises:
+            SystemFailureError: the disk is full or broken; nothing of it was written.
+        """
         with self.lock:
             outermost = self._depth == 0
             if outermost:
-                self._db.execute("BEGIN IMMEDIATE")
+                self._control("BEGIN IMMEDIATE")
             self._depth += 1
             try:
                 yield
             except BaseException:
                 self._depth -= 1
                 if outermost:
-                    self._db.execute("ROLLBACK")
+                    self._roll_back()
                 raise
             self._depth -= 1
             if outermost:
-                self._db.execute("COMMIT")
+                self._control("COMMIT")
                 self._committed()
+
+    def _control(self, statement: str) -> None:
+        try:
+            self._db.execute(statement)
+        except sqlite3.Error as error:
+            self._roll_back()
+            message = f"cannot write {self._path}: {error}"
+            raise SystemFailureError(message) from error
+
+    def _roll_back(self) -> None:
+        """SQLite has done it already after some failures, a full disk among them; after others it has not."""
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
 
     def _run(self, sql: str, values: Sequence[Any]) -> int:
         with self.lock:

@@ -235,3 +235,21 @@ class TestMigrations:
         assert db.execute("PRAGMA user_version").fetchone() == (migrations.CURRENT - 1,)
         assert not db.execute("SELECT 1 FROM sqlite_master WHERE name='extra'").fetchall()
         db.close()
+
+
+def test_a_full_disk_undoes_a_transaction_and_no_more(tmp_path: Path) -> None:
+    """SQLite rolls some failures back by itself; what comes after them works, and they say what they were."""
+    store = Metadata(tmp_path / "meta.db")
+    store.create_lease("before")
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count={pages}")
+    for _ in range(2):
+        with pytest.raises(SystemFailureError, match="full"), store.transaction():
+            store.create_lease("within")
+            store.put_volume("large", bytes(1 << 20))
+    store._db.execute(f"PRAGMA max_page_count={1 << 20}")
+    assert store.leases() == {"before": []}
+    store.put_volume("large", bytes(1 << 20))
+    store.delete_lease("before")
+    assert store.leases() == {}
+    store.close()
