@@ -8,6 +8,8 @@ Spec   RFC 9110 redirects; Authorization is dropped when a redirect leaves the h
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 import threading
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Protocol, cast
@@ -125,8 +127,10 @@ class Transport:
         self, *, proxies: ProxySettings | None = None,
         certificates: tuple[Path, ...] = tls.CERTIFICATE_DIRECTORIES,
         connect_timeout_s: float = _CONNECT_TIMEOUT_S, read_timeout_s: float = _READ_TIMEOUT_S,
-        max_connections: int = 16,
+        max_connections: int = 16, guarded: bool = False,
     ) -> None:
+        """``guarded`` refuses redirects from public addresses to private ones and the host's own: see ``reach``."""
+        self._guarded = guarded
         self._proxies = proxies or ProxySettings()
         self._certificates = certificates
         self._timeout = urllib3.Timeout(connect=connect_timeout_s, read=read_timeout_s)
@@ -161,6 +165,9 @@ class Transport:
             target = urljoin(current, location)
             if urlsplit(target).scheme not in {"http", "https"}:
                 message = f"unsupported redirect target {target!r}"
+                raise BadContentError(message)
+            if self._guarded and reach(target) < reach(current):
+                message = f"a redirect from {_authority(current)} to {_authority(target)}, which is less public"
                 raise BadContentError(message)
             if _origin(target) != _origin(current):
                 sent = {name: value for name, value in sent.items()
@@ -230,6 +237,30 @@ class Transport:
             pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
             pool.clear()
+
+
+def reach(url: str) -> int:
+    """How public a URL's host is: 2 anybody's, 1 private, 0 this host and its link (metadata services).
+
+    The least public of its addresses counts; a name that is not known here (a proxy may know it) is public.
+    """
+    host = urlsplit(url).hostname or ""
+    try:
+        found = {str(item[4][0]).partition("%")[0] for item in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):
+        return 2
+    return min((_reach_of(ipaddress.ip_address(text)) for text in found), default=2)
+
+
+def _reach_of(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast:
+        return 0
+    return 1 if address.is_private else 2
+
+
+def _authority(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def finish(response: HTTPResponse) -> None:

@@ -74,7 +74,8 @@ class Upstreams:
         self._count = count
         self._transport = Transport(
             proxies=ProxySettings.from_environment(os.environ), connect_timeout_s=config.timeout_s,
-            read_timeout_s=config.timeout_s * 4, max_connections=config.max_fetches * 2)
+            read_timeout_s=config.timeout_s * 4, max_connections=config.max_fetches * 2,
+            guarded=True)  # what a redirect leads to is sent on to clients before anybody can verify it
         self._plain = Resolver(DaemonRegistries(insecure=tuple(
             one.host for one in config.upstream if one.insecure and not one.url)))
         self._credentials = {
