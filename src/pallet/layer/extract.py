@@ -179,7 +179,6 @@ class _Extractor:
             os.link(target_base, base, src_dir_fd=fd, dst_dir_fd=parent_fd, follow_symlinks=False)
         finally:
             os.close(fd)
-        self._dress(base, parent_fd, entry)  # as dockerd: the last name that an archive has for a file counts
 
     def _special(self, base: bytes, parent_fd: int, entry: Entry) -> None:
         if entry.type == tarheader.SYMLINK:
