@@ -115,6 +115,6 @@ def http_filename(url: str, dest: str) -> str:
     if not dest.endswith("/"):
         return "__unnamed__"
     name = posixpath.basename(urlsplit(url).path)
-    if name in ("", ".", "/"):
+    if name in ("", ".", "..", "/"):
         return "__unnamed__"
     return name

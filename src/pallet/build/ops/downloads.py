@@ -118,7 +118,8 @@ class Downloads:
 def _write(response: Any, target: str, algorithms: tuple[str, ...], stop: threading.Event,
            report: Callable[[int, int], None]) -> tuple[dict[str, str], int]:
     hashes = {name: hashlib.new(name) for name in algorithms}
-    total = int(response.headers.get("Content-Length") or 0)
+    length = response.headers.get("Content-Length") or ""
+    total = int(length) if length.isascii() and length.isdigit() else 0
     size = 0
     fd = os.open(target, _CREATE, 0o600)
     try:

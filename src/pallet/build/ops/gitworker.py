@@ -32,6 +32,7 @@ _CONFIG = ("protocol.file.allow=never", "protocol.ext.allow=never", "core.hooksP
            "credential.helper=", "advice.detachedHead=false", "init.defaultBranch=main", "gc.auto=0",
            "core.fsmonitor=false", "safe.directory=*")
 _MAX_ERROR_BYTES = 2000
+_MASK = "xxxxx"
 
 
 class GitRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -142,6 +143,8 @@ class _Git:
         moment = int(self._run("show", "-s", "--format=%ct", "HEAD").strip()) if wanted.commit_times else None
         if not wanted.keep_git_dir:
             _remove_git(self._directory)
+        elif (bare := _without_user(wanted.remote)) != wanted.remote:
+            self._run("remote", "set-url", "origin", bare)  # what is kept becomes a layer
         self._hand_over(moment)
         return commit
 
@@ -192,8 +195,24 @@ class _Git:
         if done.returncode:
             text = done.stderr.decode(errors="replace")[-_MAX_ERROR_BYTES:].strip()
             message = f"failed to {arguments[0]} {self._wanted.remote}: exit status {done.returncode}: {text}"
-            raise InvalidParameterError(message)
+            raise InvalidParameterError(message.replace(self._wanted.remote, redacted(self._wanted.remote)))
         return done.stdout.decode(errors="surrogateescape")
+
+
+def redacted(url: str) -> str:
+    """A URL as it may be shown: user and password as BuildKit masks them."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    user, at, host = authority.rpartition("@")
+    if not separator or not at:
+        return url
+    masked = f"{_MASK}:{_MASK}" if ":" in user else _MASK
+    return f"{scheme}://{masked}@{host}{slash}{path}"
+
+
+def _without_user(url: str) -> str:
+    """A remote without what is secret in it: over ssh the user is none."""
+    return redacted(url).replace(f"{_MASK}:{_MASK}@", "").replace(f"{_MASK}@", "") if url.startswith("http") else url
 
 
 def _die_with_parent() -> None:

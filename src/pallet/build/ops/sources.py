@@ -24,7 +24,7 @@ from pallet.build.cachekey import combine
 from pallet.build.cachestore import CacheRecord
 from pallet.build.job import Solved
 from pallet.build.ops import downloads
-from pallet.build.ops.gitworker import GitReply, GitRequest
+from pallet.build.ops.gitworker import GitReply, GitRequest, redacted
 from pallet.errors import InvalidParameterError, NotFoundError
 from pallet.image.moments import unix_seconds
 from pallet.types import DiffID
@@ -148,7 +148,7 @@ class Sources:
             await run_blocking(os.utime, target, ns=(got.modified_ns, got.modified_ns))
             keys = [by_url, *(combine("http checksum", [text, op.filename]) for text in checksums)]
             return await self._keep(key, job, keys, CacheRecord(
-                id="", kind=_HTTP, description=f"http url {op.url}", validator=got.etag, checksums=checksums))
+                id="", kind=_HTTP, description=f"http url {redacted(op.url)}", validator=got.etag, checksums=checksums))
 
     def _verify(self, op: graph.HttpSource, checksums: Sequence[str]) -> None:
         if op.checksum and op.checksum not in checksums:
@@ -189,7 +189,7 @@ class Sources:
         record = self._find(cache_key, job)
         if record is not None:
             return _solved(record, cached=True)
-        tell = job.status(vertex, f"fetching {op.remote}")
+        tell = job.status(vertex, f"fetching {redacted(op.remote)}")
         async with self._snapshot() as (key, upper):
             scratch = os.path.join(os.path.dirname(upper), "clone")
             await run_blocking(os.mkdir, scratch, 0o700)
@@ -200,7 +200,7 @@ class Sources:
             reply.result()
             tell(1, 1)
             return await self._keep(key, job, [cache_key], CacheRecord(
-                id="", kind=_GIT, description=f"git checkout of {op.remote} at {commit[:12]}"))
+                id="", kind=_GIT, description=f"git checkout of {redacted(op.remote)} at {commit[:12]}"))
 
     # Layers
 
