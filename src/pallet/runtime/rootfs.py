@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -154,12 +155,14 @@ def _mount_overlay(root: RootMount, mount_point: str) -> None:
 
 
 def _forget_volatile(work: str) -> None:
-    """Remove the mark that an unclean volatile mount left: its container asks for no durability."""
-    try:
+    """Remove the mark that an unclean volatile mount left: its container asks for no durability.
+
+    The kernel makes a directory and then a file in it; whichever was cut off, the directory alone is refused.
+    """
+    with suppress(FileNotFoundError):
         os.unlink(f"{work}/work/incompat/volatile/dirty")
+    with suppress(FileNotFoundError):
         os.rmdir(f"{work}/work/incompat/volatile")
-    except FileNotFoundError:
-        return
 
 
 def attach(root_fd: int, prepared: Prepared) -> None:
