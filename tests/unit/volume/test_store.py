@@ -105,7 +105,7 @@ def test_removal(world: World, tmp_path: Path) -> None:
 
 def test_a_removal_that_is_cut_off_leaves_no_half_volume(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.store.create("data")
-    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # the daemon is killed here
+    monkeypatch.setattr("pallet.volume.store.discard", lambda _: None)  # the daemon is killed here
     world.store.remove("data")
     monkeypatch.undo()
     world.open()
