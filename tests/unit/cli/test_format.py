@@ -16,8 +16,10 @@ from pallet.cli.format.template import Template
 from pallet.cli.format.values import go_format, mark
 from pallet.cli.format.views import (
     CONTAINER_TABLE,
+    IMAGE_TABLE,
     container_view,
     display_ports,
+    history_view,
     image_rows,
     image_view,
 )
@@ -194,6 +196,27 @@ def test_images_have_a_row_for_each_name() -> None:
     dangling = image_rows([{**image, "RepoTags": [], "RepoDigests": []}], digests=False)
     assert render(image_view(truncate=True), dangling, "{{.Repository}} {{.ID}}") == (
         "<none> aaaaaaaaaaaa\n")
+
+
+@pytest.mark.parametrize(("created", "image", "layer", "moment"), [  # as docker 28.2.2 tells them
+    (-62135596800, "N/A", "N/A", "0001-01-01T00:00:00Z"),
+    (-62135596801, "292 years ago", "N/A", "0000-12-31T23:59:59Z"),
+    (0, "%d years ago", "N/A", "1970-01-01T00:00:00Z"),
+    (-1, "%d years ago", "N/A", "1969-12-31T23:59:59Z"),
+    (946684800, "%d years ago", "N/A", "2000-01-01T00:00:00Z"),
+    (946684801, "%d years ago", "%d years ago", "2000-01-01T00:00:01Z"),
+])
+@pytest.mark.usefixtures("utc")
+def test_times_that_are_none(created: int, image: str, layer: str, moment: str) -> None:
+    years = int((time.time() - created) / 3600 / 24 / 365)
+    record = {"Id": "sha256:" + "a" * 64, "Created": created, "Size": 1, "RepoTags": ["a:1"], "RepoDigests": []}
+    table = IMAGE_TABLE.split("\t")[3]
+    view = image_view(truncate=True)
+    assert render(view, image_rows([record], digests=False), f"{table}|{{{{.CreatedAt}}}}") == (
+        f"{image.replace('%d', str(years))}|{moment.replace('T', ' ').replace('Z', ' +0000 UTC')}\n")
+    for human, since in ((True, layer.replace("%d", str(years))), (False, moment)):
+        view = history_view(truncate=True, human=human)
+        assert render(view, [record], "{{.CreatedSince}}|{{.CreatedAt}}") == f"{since}|{moment}\n"
 
 
 # -- units ----------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import time
 
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB")
+_LONGEST_S = 2**63 / 1e9  # of Go's durations
+ZERO_TIME = -62135596800  # Go's zero time (year 1), in seconds since the epoch
 
 
 def _scaled(size_bytes: float, base: float, units: tuple[str, ...], digits: int) -> str:
@@ -53,12 +55,20 @@ def human_duration(seconds: float) -> str:
 
 def ago(timestamp: float) -> str:
     """Return "3 minutes ago" for seconds since the epoch."""
-    return f"{human_duration(max(0.0, time.time() - timestamp))} ago"
+    return f"{human_duration(min(max(0.0, time.time() - timestamp), _LONGEST_S))} ago"
 
 
 def local_time(timestamp: float) -> str:
     """Return ``2006-01-02 15:04:05 -0700 MST`` in the local zone."""
-    return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(timestamp))
+    moment = time.localtime(timestamp)
+    return f"{moment.tm_year:04}{time.strftime('-%m-%d %H:%M:%S %z %Z', moment)}"
+
+
+def local_rfc3339(timestamp: float) -> str:
+    """Return ``2006-01-02T15:04:05-07:00`` in the local zone, ``Z`` for UTC."""
+    moment = time.localtime(timestamp)
+    text = f"{moment.tm_year:04}{time.strftime('-%m-%dT%H:%M:%S%z', moment)}"
+    return text[:-5] + ("Z" if text.endswith("+0000") else f"{text[-5:-2]}:{text[-2:]}")
 
 
 def parse_rfc3339(text: str) -> tuple[int, int]:

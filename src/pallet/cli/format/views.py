@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pallet.cli.flags import go_quote
 from pallet.cli.format.table import View
-from pallet.cli.format.units import ago, go_time, human_size, local_time
+from pallet.cli.format.units import ZERO_TIME, ago, go_time, human_size, local_rfc3339, local_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ IMAGE_TABLE = ("{{.Repository}}\t{{.Tag}}\t{{.ID}}\t"
 IMAGE_DIGEST_TABLE = IMAGE_TABLE.replace("{{.Tag}}\t", "{{.Tag}}\t{{.Digest}}\t")
 NETWORK_TABLE = "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}"
 VOLUME_TABLE = "{{.Driver}}\t{{.Name}}"
+_HISTORY_FROM = 946684800  # 2000: docker takes times up to it for made up, and tells no age
 HISTORY_TABLE = "{{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}"
 
 
@@ -185,7 +186,7 @@ def image_view(*, truncate: bool, pins: bool = False) -> View:
         "Repository": ("REPOSITORY", lambda i: i["_repo"]),
         "Tag": ("TAG", lambda i: i["_tag"]),
         "Digest": ("DIGEST", lambda i: i["_digest"]),
-        "CreatedSince": ("CREATED", lambda i: ago(i["Created"]) if i["Created"] > 0 else ""),
+        "CreatedSince": ("CREATED", lambda i: "" if i["Created"] == ZERO_TIME else ago(i["Created"])),
         "CreatedAt": ("CREATED AT", lambda i: local_time(i["Created"])),
         "Size": ("SIZE", lambda i: human_size(i["Size"], 3)),
         "Containers": ("CONTAINERS", lambda i: _count(i.get("Containers"))),
@@ -205,29 +206,19 @@ def history_view(*, truncate: bool, human: bool) -> View:
         text = (layer.get("CreatedBy") or "").replace("\t", " ")
         return ellipsis(text, 45) if truncate else text
 
-    def created_at(layer: Record) -> str:
-        return _rfc3339_local(layer["Created"]) if layer["Created"] > 0 else ""
-
     def created_since(layer: Record) -> str:
         if not human:
-            return created_at(layer)
-        return ago(layer["Created"]) if layer["Created"] > 0 else "N/A"
+            return local_rfc3339(layer["Created"])
+        return ago(layer["Created"]) if layer["Created"] > _HISTORY_FROM else "N/A"
 
     return View("*formatter.historyContext", {
         "ID": ("IMAGE", identity),
-        "CreatedAt": ("CREATED AT", created_at),
+        "CreatedAt": ("CREATED AT", lambda h: local_rfc3339(h["Created"])),
         "CreatedSince": ("CREATED" if human else "CREATED AT", created_since),
         "CreatedBy": ("CREATED BY", created_by),
         "Size": ("SIZE", lambda h: human_size(h["Size"], 3) if human else str(h["Size"])),
         "Comment": ("COMMENT", lambda h: h.get("Comment", "")),
     })
-
-
-def _rfc3339_local(timestamp: int) -> str:
-    import time
-
-    text = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(timestamp))
-    return text[:-5] + ("Z" if text.endswith("+0000") else f"{text[-5:-2]}:{text[-2:]}")
 
 
 # -- networks and volumes -------------------------------------------------------------------------
