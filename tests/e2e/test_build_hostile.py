@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import tarfile
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -167,13 +168,13 @@ def test_a_file_of_terabytes_does_not_hold_the_daemon(engine: Daemon) -> None:
             info.size, info.pax_headers = len(data), headers
             tar.addfile(info, io.BytesIO(data))
     contexts = engine.data_root / "build/contexts"
-    clients = [_begin(engine, buffer.getvalue()) for _ in range(3)]
-    eventually(lambda: len(list(contexts.glob("once-*/*/huge"))) == 3, what="three builds read")
-    status, text = build(engine, archive(("Dockerfile", FILE, LIST), ("x", FILE, b"beside")))
-    assert status == 200 and "beside" in text, text
-    assert len(os.listdir(contexts)) == 3
-    for client in clients:
-        client.close()
+    with ExitStack() as clients:
+        for _ in range(3):
+            clients.enter_context(_begin(engine, buffer.getvalue()))
+        eventually(lambda: len(list(contexts.glob("once-*/*/huge"))) == 3, what="three builds read")
+        status, text = build(engine, archive(("Dockerfile", FILE, LIST), ("x", FILE, b"beside")))
+        assert status == 200 and "beside" in text, text
+        assert len(os.listdir(contexts)) == 3
     eventually(lambda: not os.listdir(contexts), what="their contexts are gone")
 
 
