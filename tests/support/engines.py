@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 IMAGE = "busybox"
 ENGINE = os.environ.get("PALLET_E2E_ENGINE", "pallet")
+_SESSION: list[Daemon] = []  # the session's daemon, while there is one
 
 
 def load_images(daemon: Daemon) -> None:
@@ -45,10 +46,13 @@ def engine() -> Iterator[Daemon]:
     try:
         daemon.start()
         load_images(daemon)
+        _SESSION.append(daemon)
         yield daemon
     except BaseException:
         daemon.remove()
         raise
+    finally:
+        _SESSION.clear()
     assert_clean([daemon])
 
 
@@ -99,6 +103,25 @@ def _clean(daemon: Daemon) -> None:
         leaks.assert_gone(
             lambda: {str(path) for path in shims if path.exists()}, "shims of removed containers"
         )
+
+
+def _purge(daemon: Daemon) -> None:
+    """Remove every image but the scratch one, and what builds keep."""
+    _clean(daemon)
+    for row in daemon.api.call("GET", "/images/json?all=1").json:  # children before their parents
+        if f"{IMAGE}:latest" not in (row["RepoTags"] or ()):
+            daemon.api.call("DELETE", f"/images/{row['Id']}?force=1")
+    reply = daemon.api.call("POST", "/build/prune?all=1")
+    assert reply.status == 200, reply.body
+
+
+@pytest.fixture(scope="module", autouse=True)
+def leave_no_images() -> Iterator[None]:
+    """A module's images and build cache go from the session's daemon with it: the next finds what a lone one finds."""
+    yield
+    for daemon in _SESSION:
+        if daemon.process is not None:
+            _purge(daemon)
 
 
 @pytest.fixture
