@@ -160,9 +160,12 @@ async def test_what_others_wait_for_keeps_what_it_works_with(lab: BuildLab, tmp_
     clients = [Client(root=str(tmp_path / "c")), Client(root=str(tmp_path / "c"))]
     async with lab.job(clients[1]) as second:
         async with lab.job(clients[0]) as first:
-            tasks = [asyncio.ensure_future(lab.solver.solve([step], job)) for job in (first, second)]
-            while not lab.told.output():
-                await asyncio.sleep(0.01)
+            tasks = []
+            for job in (first, second):
+                told = job.watch = Told()
+                tasks.append(asyncio.ensure_future(lab.solver.solve([step], job)))
+                while not told.output():
+                    await asyncio.sleep(0.01)
             assert [len(job.begun) for job in (first, second)] == [1, 0]
             tasks[0].cancel()
             await asyncio.wait({tasks[0]})

@@ -32,6 +32,8 @@ _LATE_S: Final = 3.0
 _STATUS_LATE_S: Final = 6.0
 _UPLOAD_WANTED_S: Final = 60.0
 _HANDED_KEPT: Final = 200
+_ENDED_KEPT: Final = 16
+"""Builds of no record whose progress may still be asked for."""
 _DOCKERFILE_BYTES: Final = 16 << 20
 
 
@@ -170,6 +172,7 @@ class Builds:
         self._uploads = uploads
         self._backend = backend
         self._active: dict[str, ActiveBuild] = {}
+        self._ended: OrderedDict[str, ActiveBuild] = OrderedDict()
         self._handed: OrderedDict[str, Handed] = OrderedDict()
         self._arrivals: set[asyncio.Future[None]] = set()
 
@@ -191,6 +194,10 @@ class Builds:
     def end(self, build: ActiveBuild) -> None:
         """The solve is over, however it ended."""
         self._active.pop(build.request.Ref, None)
+        if build.request.Internal:
+            self._ended[build.request.Ref] = build
+            while len(self._ended) > _ENDED_KEPT:
+                self._ended.popitem(last=False)
         if url := build.request.FrontendAttrs.get("context", ""):
             self._uploads.drop(url)
         build.trace.finish()
@@ -255,5 +262,11 @@ class Builds:
             return None
 
     async def for_status(self, reference: str) -> ActiveBuild | None:
-        """The same for a reader of a build's progress, who may come well before it."""
+        """The same for a reader of a build's progress, who may come well before it, or after its end.
+
+        Clients call for both at once, and give the reader three seconds after the build.
+        """
+        ended = self._ended.get(reference)
+        if ended is not None and reference not in self._active:
+            return ended
         return await self.get(reference, _STATUS_LATE_S)
