@@ -299,6 +299,16 @@ async def test_subrequests_are_answered_and_nothing_is_built(tmp_path: Path) -> 
         assert len(found.builder.requests) == 1
 
 
+async def test_the_progress_of_a_build_without_a_record_is_there_after_its_end(tmp_path: Path) -> None:
+    """Clients call Solve and Status at once and give up on the second three seconds after the first."""
+    async with world(tmp_path) as found:
+        driver = Driver(await found.client(), "late", Internal=True)
+        await driver.give_back(gateway_pb2.Result(ref=gateway_pb2.Ref()))
+        await driver.solved
+        async with asyncio.timeout(2):
+            assert await status(driver.client, "late") == []
+
+
 async def test_a_result_may_be_the_input_of_another_build(tmp_path: Path) -> None:
     async with world(tmp_path) as found:
         served = await found.session()
