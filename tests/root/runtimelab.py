@@ -114,7 +114,8 @@ class Lab:
         """Shims may still be removing their own."""
         for _ in range(200):
             remove_parent("/t-lab")
-            if not os.path.isdir("/sys/fs/cgroup/freezer/t-lab"):
+            # A shim takes its cgroups down one hierarchy after another.
+            if not [*Path("/sys/fs/cgroup").glob("t-lab"), *Path("/sys/fs/cgroup").glob("*/t-lab")]:
                 return
             await asyncio.sleep(0.01)
 

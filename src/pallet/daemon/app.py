@@ -334,6 +334,7 @@ class Daemon:
         keep = any(is_running(c.status) for c in self.index)
         await self.network.close(keep=keep)
         if not keep:
+            await self.supervisor.settle()
             await run_blocking(remove_parent, self.config.cgroup_parent or "/pallet",
                                driver=self.config.cgroup_driver)
         await self.supervisor.close()

@@ -37,6 +37,7 @@ _SPARES_KEPT = 4
 """Shims whose container has ended are kept up to this number."""
 _TOP_UP_DELAY_S = 0.015
 """After a start; the shim of a container that has ended by then comes back by itself."""
+_SETTLE_S = 2.0
 _START_ATTEMPTS = 2 + _SPARES
 
 
@@ -85,6 +86,12 @@ class Supervisor:
         if zygote is not None:
             self._drop(zygote)
             await asyncio.get_running_loop().run_in_executor(None, zygote.reap)
+
+    async def settle(self) -> None:
+        """Wait until what has ended is taken down, too: its cgroup is gone then."""
+        leaving = {shim.gone for shim in self._shims.values() if not shim.running and not shim.gone.done()}
+        if leaving:
+            await asyncio.wait(leaving, timeout=_SETTLE_S)
 
     @property
     def zygote_pid(self) -> int:
