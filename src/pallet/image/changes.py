@@ -10,9 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pallet.errors import InvalidParameterError
-from pallet.spec.dockerfile.interpret import interpret
-from pallet.spec.dockerfile.parser import parse_line
-from pallet.spec.dockerfile.runconfig import ConfigState, Words, apply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +27,13 @@ def apply_changes(config: RunConfig, changes: Sequence[str]) -> RunConfig:
         InvalidParameterError: in Docker's words: an instruction that may not be used here, or a
             malformed one.
     """
+    if not changes:
+        return config
+    # The language takes 15 ms to import, which the daemon's start does not owe.
+    from pallet.spec.dockerfile.interpret import interpret
+    from pallet.spec.dockerfile.parser import parse_line
+    from pallet.spec.dockerfile.runconfig import ConfigState, Words, apply
+
     state = ConfigState.of(config)
     for text in changes:
         node = parse_line(text.strip())
