@@ -247,7 +247,6 @@ class Target:
     """After the base's history."""
     base_config: ImageConfigFile | None = None
     """The config of the image at the bottom; None for scratch."""
-    base_reference: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,8 +49,6 @@ class BuildRequest:
     attestations: Mapping[str, str] = field(default_factory=dict)
     """``sbom``, ``provenance`` to their attributes."""
     squash: bool = False
-    check_only: bool = False
-    """Lint, do not build."""
     debug: bool = False
     """Keep the state of a failed step for a debug shell."""
     inputs: Mapping[str, tuple[BuildRequest, BuildClient]] = field(default_factory=dict)

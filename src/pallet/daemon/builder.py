@@ -1,6 +1,6 @@
 """The builder of one daemon: its parts made and joined to the engine's.
 
-Runs   at the daemon's start. ``engine`` and ``build`` do not know each other: this is where they meet.
+Runs   at the first build. ``engine`` and ``build`` do not know each other: this is where they meet.
 """
 
 from __future__ import annotations

@@ -38,7 +38,6 @@ class ArgFact:
     description: str = ""
     lines: tuple[int, int] | None = None
     depends: frozenset[str] = frozenset()
-    is_global: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,7 +85,7 @@ def global_scope(build_args: Mapping[str, str], declared: Sequence[Arg], automat
                 values[argument.name] = value
             scope.declared[argument.name] = ArgFact(
                 name=argument.name, value=value, description=argument.comment,
-                lines=instruction.lines, depends=used, is_global=True)
+                lines=instruction.lines, depends=used)
     return scope
 
 

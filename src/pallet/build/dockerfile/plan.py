@@ -248,4 +248,4 @@ def _target(state: StageState, options: FrontendOptions, vertices: dict[Draft, V
         vertex=vertices[entry.draft] if entry.draft is not None else None) for entry in state.history)
     return Target(
         platform=state.platform, vertex=vertices[state.root()], config=config, steps=steps,
-        base_config=base, base_reference=state.image.reference if state.image is not None else "")
+        base_config=base)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pallet.build.dockerfile.state import StageState
     from pallet.spec.dockerfile.runconfig import ConfigState
 
-BUILDKIT_COMMENT = "buildkit.dockerfile.v0"
 _SUFFIX = " # buildkit"
 
 

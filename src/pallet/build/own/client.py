@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from pallet.spec.own.build import BuildCall
     from pallet.types import Digest
 
-_STREAM_LIMIT_BYTES = 1 << 20
 _QUEUE_FRAMES = 8
 _FAREWELL_S = 5.0
 _MAX_OPEN = 64

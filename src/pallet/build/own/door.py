@@ -114,7 +114,7 @@ def request_of(call: BuildCall) -> BuildRequest:
         raise InvalidParameterError(message)
     return BuildRequest(
         ref=call.ref or secrets.token_hex(12), squash=call.squash, debug=call.debug,
-        check_only=call.call == "check", attestations=dict(call.attestations),
+        attestations=dict(call.attestations),
         exports=tuple(Export(kind=one.kind, attributes=_public(one.attributes),  # type: ignore[arg-type]
                              id=one.attributes.get("pallet.output", "")) for one in call.exports),
         cache_imports=tuple(CacheLink(kind=one.kind, attributes=one.attributes) for one in call.cache_from),

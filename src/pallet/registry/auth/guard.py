@@ -32,7 +32,7 @@ from pallet.registry.auth.tokens import Issuer, Verifier
 from pallet.registry.codes import RegistryHttpError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from pallet.registry.auth.model import AccessControl
     from pallet.registry.auth.settings import RuleConfig
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from pallet.registry.config import RegistryConfig
 
 logger = logging.getLogger(__name__)
-
-_NO_USERS: Mapping[str, str] = {}
 
 
 class GuardedAccess:
