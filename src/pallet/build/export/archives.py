@@ -7,18 +7,15 @@ Spec   image-spec image-layout.md; Docker's ``manifest.json``. BuildKit's export
 
 from __future__ import annotations
 
-import os
-import tarfile
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from pallet.aio import run_blocking
 from pallet.build.export.documents import encode
 from pallet.build.export.image import write_documents
 from pallet.build.export.values import flag, names_of
 from pallet.errors import DataLossError, InvalidParameterError
-from pallet.image.archive import layout
+from pallet.image.archive import layout, members
 from pallet.spec import digest as digests
 from pallet.spec import image as spec
 
@@ -30,9 +27,6 @@ if TYPE_CHECKING:
     from pallet.build.request import Export
     from pallet.spec.reference import Reference
     from pallet.types import Digest
-
-_BLOCK = 512
-_READ_BYTES = 1 << 20
 
 
 async def export_archive(job: ExportJob, export: Export) -> dict[str, str]:
@@ -96,18 +90,16 @@ async def _send(job: ExportJob, export: Export, stored: Stored, blobs: dict[Dige
                 names: Sequence[Reference], response: dict[str, str]) -> None:
     output = await job.client.open_output(export, response)
     try:
-        head = [_directory(layout.BLOBS), _directory(f"{layout.BLOBS}/sha256")]
+        head = [members.directory(layout.BLOBS), members.directory(f"{layout.BLOBS}/sha256")]
         await output.write(b"".join(head))
         for digest, size in blobs.items():
-            await output.write(_header(layout.blob_path(digest), size))
-            async for data in _read(job, digest):
+            async for data in members.blob(job.images.content, digest, size):
                 await output.write(data)
-            await output.write(bytes(-size % _BLOCK))
-        tail = [_member(layout.INDEX, _index(stored, names))]
+        tail = [members.file(layout.INDEX, _index(stored, names))]
         if export.kind == "docker":
-            tail.append(_member(layout.MANIFEST, _manifest(stored, names)))
-        tail.append(_member(layout.LAYOUT, layout.LAYOUT_DOCUMENT))
-        await output.write(b"".join([*tail, bytes(2 * _BLOCK)]))
+            tail.append(members.file(layout.MANIFEST, _manifest(stored, names)))
+        tail.append(members.file(layout.LAYOUT, layout.LAYOUT_DOCUMENT))
+        await output.write(b"".join([*tail, members.END]))
         await output.close()
     except BaseException:
         await output.abort()
@@ -118,37 +110,10 @@ async def _send_layout(job: ExportJob, export: Export, stored: Stored, blobs: di
                        names: Sequence[Reference]) -> None:
     """Write the blobs into the client's own store; its client makes the layout's index."""
     for digest, size in blobs.items():
-        await job.client.put_blob(export.id, digest, size, _read(job, digest))
+        await job.client.put_blob(export.id, digest, size, members.blob_data(job.images.content, digest, size))
     index = _index(stored, names)
     await job.client.put_blob(export.id, digests.of_bytes(index), len(index), _one(index))
 
 
 async def _one(data: bytes) -> AsyncGenerator[bytes, None]:
     yield data
-
-
-async def _read(job: ExportJob, digest: Digest) -> AsyncGenerator[bytes, None]:
-    fd = await run_blocking(job.images.content.open, digest)
-    try:
-        offset = 0
-        while data := await run_blocking(os.pread, fd, _READ_BYTES, offset):
-            offset += len(data)
-            yield data
-    finally:
-        os.close(fd)
-
-
-def _header(name: str, size: int, *, kind: bytes = tarfile.REGTYPE, mode: int = 0o444) -> bytes:
-    """A header without owner and time: the same images give the same archive."""
-    info = tarfile.TarInfo(name)
-    info.size, info.type, info.mode = size, kind, mode
-    return info.tobuf(tarfile.PAX_FORMAT)
-
-
-def _member(name: str, data: bytes) -> bytes:
-    return _header(name, len(data), mode=0o644) + data + bytes(-len(data) % _BLOCK)
-
-
-def _directory(name: str) -> bytes:
-    return _header(f"{name}/", 0, kind=tarfile.DIRTYPE, mode=0o755)
-

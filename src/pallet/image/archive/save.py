@@ -11,19 +11,14 @@ Every blob is the one in the content store, so digests stay what they were.
 
 from __future__ import annotations
 
-import asyncio
-import os
-import tarfile
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from pallet.aio import run_blocking
 from pallet.errors import DataLossError, InvalidParameterError
 from pallet.image import variants
-from pallet.image.archive import layout
+from pallet.image.archive import layout, members
 from pallet.spec import digest as digests
 from pallet.spec import image as spec
 from pallet.spec.reference import parse_normalized
@@ -39,9 +34,6 @@ if TYPE_CHECKING:
     from pallet.spec.reference import Reference
     from pallet.storage.leases import Lease
     from pallet.types import Digest
-
-_READ_BYTES = 1 << 20
-_BLOCK = 512
 
 
 @dataclass(slots=True)
@@ -118,18 +110,18 @@ class Selection:
         content = self._images.content
         target = self._images.target(reference) if reference is not None else None
         found = variants.once(
-            [image, *variants.members(content, target, self._images.list())])
+            [image, *variants.group(content, target, self._images.list())])
         if self._platforms:
             found = [self._suited(found, wanted, name) for wanted in self._platforms]
         if self._platforms or target is None or not content.has(target):
             groups = [([one], self._images.manifest(one.id)[0]) for one in variants.once(found)]
         else:
             groups = [(found, target)]
-        for members, digest in groups:
+        for group, digest in groups:
             raw = content.read(digest)
             stored = spec.StoredManifest(
                 raw=raw, media_type=spec.sniff_media_type(raw), digest=digest)
-            entry = self._entries.setdefault(digest, _Entry(members, stored))
+            entry = self._entries.setdefault(digest, _Entry(group, stored))
             if reference is not None and named and reference not in entry.names:
                 entry.names.append(reference)
 
@@ -232,56 +224,18 @@ class Selection:
         """Yield the archive. What it protects is given up at the end."""
         try:
             repositories = self._repositories()
-            head = [_member(layout.LAYOUT, layout.LAYOUT_DOCUMENT),
-                    _member(layout.INDEX, self._index()),
-                    _member(layout.MANIFEST, self._manifest())]
+            head = [members.file(layout.LAYOUT, layout.LAYOUT_DOCUMENT),
+                    members.file(layout.INDEX, self._index()),
+                    members.file(layout.MANIFEST, self._manifest())]
             if repositories != b"{}":
-                head.append(_member(layout.REPOSITORIES, repositories))
-            head.append(_directory(layout.BLOBS))
-            head += [_directory(f"{layout.BLOBS}/{name}") for name in sorted(
+                head.append(members.file(layout.REPOSITORIES, repositories))
+            head.append(members.directory(layout.BLOBS))
+            head += [members.directory(f"{layout.BLOBS}/{name}") for name in sorted(
                 {digests.algorithm(digest) for digest in self._blobs})]
             yield b"".join(head)
             for digest, size in self._blobs.items():
-                async for piece in self._blob(digest, size):
+                async for piece in members.blob(self._images.content, digest, size):
                     yield piece
-            yield bytes(2 * _BLOCK)
+            yield members.END
         finally:
             self.close()
-
-    async def _blob(self, digest: Digest, size: int) -> AsyncGenerator[bytes, None]:
-        """Yield one member; the next piece is read while the one before is sent."""
-        head = _header(layout.blob_path(digest), size)
-        fd = await run_blocking(self._images.content.open, digest)
-        offset = 0
-        ahead = asyncio.ensure_future(run_blocking(os.pread, fd, _READ_BYTES, 0))
-        try:
-            while offset < size:
-                data = await asyncio.shield(ahead)
-                if not data:
-                    message = f"content {digest} is damaged on disk"
-                    raise DataLossError(message)
-                offset += len(data)
-                if offset < size:
-                    ahead = asyncio.ensure_future(
-                        run_blocking(partial(os.pread, fd, _READ_BYTES, offset)))
-                yield head + data if head else data
-                head = b""
-            yield head + bytes(-size % _BLOCK)
-        finally:
-            await asyncio.wait([ahead])
-            os.close(fd)
-
-
-def _header(name: str, size: int, *, kind: bytes = tarfile.REGTYPE, mode: int = 0o444) -> bytes:
-    """A header without owner and time: the same images give the same archive."""
-    info = tarfile.TarInfo(name)
-    info.size, info.type, info.mode = size, kind, mode
-    return info.tobuf(tarfile.PAX_FORMAT)
-
-
-def _member(name: str, data: bytes) -> bytes:
-    return _header(name, len(data), mode=0o644) + data + bytes(-len(data) % _BLOCK)
-
-
-def _directory(name: str) -> bytes:
-    return _header(f"{name}/", 0, kind=tarfile.DIRTYPE, mode=0o755)
