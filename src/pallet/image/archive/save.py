@@ -110,7 +110,7 @@ class Selection:
         content = self._images.content
         target = self._images.target(reference) if reference is not None else None
         found = variants.once(
-            [image, *variants.group(content, target, self._images.list())])
+            [image, *variants.members(content, target, self._images.list())])
         if self._platforms:
             found = [self._suited(found, wanted, name) for wanted in self._platforms]
         if self._platforms or target is None or not content.has(target):
