@@ -24,6 +24,7 @@ from pallet.build.ops.sources import Sources
 from pallet.build.ops.trees import Trees
 from pallet.build.remotecache.exporter import CacheExporter
 from pallet.build.remotecache.importer import CacheImporter
+from pallet.build.remotecache.mounts import MountExporter, MountImporter
 from pallet.build.solver import Solver
 from pallet.image.lazyblobs import LazyBlobs
 
@@ -68,14 +69,16 @@ def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pull
     caches = CacheMounts(root / "caches", cache)
     found = BuildImages(images, puller)
     failed = FailedSteps(images=images, runner=runner)
-    performer = Performer(layers=layers, workers=workers, runner=runner, steps=StepMaker(caches, trees),
-                          failed=failed)
+    performer = Performer(layers=layers, workers=workers, runner=runner, failed=failed,
+                          steps=StepMaker(caches, trees, MountImporter(content=images.content, workers=workers)))
     sources = Sources(images=found, cache=cache, layers=layers, workers=workers, fetcher=Downloads(),
                       layouts=Layouts(images=images, workers=workers))
     importer = CacheImporter(images=images, workers=workers, registries=registries)
-    solver = Solver(cache=cache, sources=sources, contents=contents, performer=performer, importer=importer)
+    solver = Solver(cache=cache, sources=sources, contents=contents, importer=importer,
+                    performer=performer)
     keeper = CacheKeeper(cache=cache, mounts=caches, images=images, root=str(root.parent))
     return SolverParts(solver=solver, images=found, cache=cache, caches=caches, keeper=keeper, failed=failed,
                        importer=importer,
                        exporter=CacheExporter(images=images, cache=cache, blobs=LazyBlobs(images, workers),
-                                              registries=registries))
+                                              registries=registries, mounts=MountExporter(
+                                  caches, content=images.content, workers=workers)))

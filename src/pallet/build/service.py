@@ -28,7 +28,7 @@ from pallet.build.inputs import foreign
 from pallet.build.job import Job
 from pallet.build.progress import WarningEvent
 from pallet.build.remote import RemoteContext
-from pallet.build.remotecache.links import open_caches, with_inline_cache, write_caches
+from pallet.build.remotecache.links import check_caches, open_caches, with_inline_cache, write_caches
 from pallet.build.request import BuildResult
 from pallet.errors import InvalidParameterError, NotFoundError, NotImplementedApiError
 from pallet.image.lazyblobs import LazyBlobs
@@ -109,7 +109,8 @@ class Builder:
                 request=request, targets=targets, client=client, progress=progress, images=self._images,
                 workers=self._workers, blobs=self._blobs, scratch=self._scratch, lease=job.lease,
                 pushes=self._pushes, notes=self._notes, epoch_s=epoch_of(request), added=added), started_ns)
-            cached = await write_caches(self.parts.exporter, request, job, progress, targets)
+            cached = await write_caches(self.parts.exporter, request, job, progress, targets,
+                                        [target.vertex for target in made.targets])
             return replace(result, response={**result.response, **cached}) if cached else result
         finally:
             await asyncio.shield(self._end(job, request))
@@ -271,9 +272,10 @@ def _check(request: BuildRequest) -> None:
     """See what outputs ask for before anything runs.
 
     Raises:
-        InvalidParameterError: a name, annotation or attestation that cannot be.
+        InvalidParameterError: a name, annotation, attestation or cache that cannot be.
     """
     attest.wanted(request)
+    check_caches(request)
     for export in request.exports:
         read_annotations(export.attributes)
         names = names_of(export.attributes)

@@ -58,20 +58,44 @@ class CacheMounts:
             cache_id: with its namespace, and with what it begins with.
             fill: puts into a new directory what it begins with.
         """
-        base = hashlib.sha256(cache_id.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-        lock = self._locks.setdefault(base, asyncio.Lock()) if sharing == "locked" else None
-        if lock is not None:
-            await lock.acquire()
-        try:
+        base = name_of(cache_id)
+        async with self._turn(base, sharing):
             name = await self._take(base, description, private=sharing == "private", mode=mode, owner=owner,
                                     fill=fill)
             try:
                 yield f"{self._root}/{name}"
             finally:
                 await self._give_back(name)
-        finally:
-            if lock is not None:
-                lock.release()
+
+    @asynccontextmanager
+    async def reading(self, name: str, sharing: str) -> AsyncIterator[str]:
+        """Give the directory of a cache to somebody who only reads; "" where there is none.
+
+        Steps may write meanwhile, unless the mount is ``locked``: then it is the reader's turn.
+        """
+        async with self._turn(name, sharing):
+            record = self._record(name)
+            if record is None:
+                yield ""
+                return
+            self._users[name] = self._users.get(name, 0) + 1
+            self._cache.hold(record.id)
+            try:
+                yield f"{self._root}/{name}"
+            finally:
+                await self._give_back(name)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a cache."""
+        return self._record(name) is not None
+
+    @asynccontextmanager
+    async def _turn(self, base: str, sharing: str) -> AsyncIterator[None]:
+        if sharing != "locked":
+            yield
+            return
+        async with self._locks.setdefault(base, asyncio.Lock()):
+            yield
 
     async def _take(self, base: str, description: str, *, private: bool, mode: int, owner: tuple[int, int],
                     fill: Callable[[str], Awaitable[None]] | None) -> str:
@@ -130,6 +154,11 @@ class CacheMounts:
         """Delete a cache's directory, whose record is gone."""
         if not self._users.get(name):
             await run_blocking(discard, f"{self._root}/{name}")
+
+
+def name_of(cache_id: str) -> str:
+    """Name of a cache's directory: the same on every daemon."""
+    return hashlib.sha256(cache_id.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _name(base: str, number: int) -> str:

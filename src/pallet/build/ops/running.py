@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from pallet.build.cachekey import chain_key
+from pallet.build.ops.cachemounts import name_of
 from pallet.build.ops.fileworker import Input
 from pallet.build.ports import Step, StepMount
 from pallet.errors import InvalidParameterError, NotFoundError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pallet.build.job import Job, Solved
     from pallet.build.ops.cachemounts import CacheMounts
     from pallet.build.ops.trees import Trees
+    from pallet.build.remotecache.mounts import MountImporter
 
 _INSECURE, _HOST_NETWORK = "security.insecure", "network.host"
 _PIPES = "/dev/pipes"
@@ -32,9 +34,10 @@ _SECRET_MODE, _AGENT_MODE, _PIPE_MODE = 0o400, 0o600, 0o755
 class StepMaker:
     """Makes steps of RUN operations."""
 
-    def __init__(self, caches: CacheMounts, trees: Trees) -> None:
+    def __init__(self, caches: CacheMounts, trees: Trees, elsewhere: MountImporter) -> None:
         self._caches = caches
         self._trees = trees
+        self._elsewhere = elsewhere
 
     @asynccontextmanager
     async def make(self, key: str, op: graph.RunOp, inputs: Sequence[Solved], job: Job) -> AsyncIterator[Step]:
@@ -77,7 +80,7 @@ class StepMaker:
             return StepMount(target=mount.target, kind="socket", dial=dial, uid=mount.uid, gid=mount.gid,
                              mode=_AGENT_MODE if mount.mode is None else mount.mode)
         if mount.kind == "cache":
-            return await self._cache(mount, inputs, stack)
+            return await self._cache(mount, inputs, stack, job)
         return await self._bind(mount, inputs, stack, job)
 
     async def _secret(self, mount: graph.RunMount, job: Job, env: list[str]) -> StepMount | None:
@@ -105,25 +108,40 @@ class StepMaker:
         return StepMount(target=mount.target, kind="overlay", layers=layers, subpath=mount.source,
                          readonly=mount.readonly)
 
-    async def _cache(self, mount: graph.RunMount, inputs: Sequence[Solved], stack: AsyncExitStack) -> StepMount:
-        begins, cache_id = None, mount.id or mount.target
-        if mount.input is not None:
-            solved = inputs[mount.input]
-            given = Input(path=solved.tree.root) if solved.tree is not None else await self._trees.input(solved.layers)
-            start = mount.source or "/"
-            cache_id = f"{cache_id}\0{chain_key(solved.layers)}\0{start}"
+    async def _cache(self, mount: graph.RunMount, inputs: Sequence[Solved], stack: AsyncExitStack,
+                     job: Job) -> StepMount:
+        solved = None if mount.input is None else inputs[mount.input]
+        cache_id = cache_mount_id(mount, solved)
+        # Nobody else's mounts wait for what travels.
+        unpack = None if self._caches.has(name_of(cache_id)) else await self._elsewhere.fetch(name_of(cache_id), job)
 
-            async def fill(path: str) -> None:
-                await self._trees.copy(given, start, path)
+        async def begin(path: str) -> None:
+            if unpack is not None and await unpack(path):
+                return
+            if solved is not None:
+                given = (Input(path=solved.tree.root) if solved.tree is not None
+                         else await self._trees.input(solved.layers))
+                await self._trees.copy(given, mount.source or "/", path)
 
-            begins = fill
-        mode = _CACHE_MODE if mount.mode is None else mount.mode
-        if (mount.uid, mount.gid, mode) != (0, 0, _CACHE_MODE):
-            cache_id += f"\0{mount.uid}:{mount.gid}:{mode:o}"  # BuildKit: another owner, another cache
         directory = await stack.enter_async_context(self._caches.use(
-            cache_id, mount.sharing, f"cached mount {mount.target} from exec", fill=begins,
-            mode=mode, owner=(mount.uid, mount.gid)))
+            cache_id, mount.sharing, f"cached mount {mount.target} from exec", fill=begin,
+            mode=_CACHE_MODE if mount.mode is None else mount.mode, owner=(mount.uid, mount.gid)))
         return StepMount(target=mount.target, kind="bind", source=directory, readonly=mount.readonly)
+
+
+def cache_mount_id(mount: graph.RunMount, begins: Solved | None) -> str:
+    """What names a cache mount; the same on every daemon.
+
+    Args:
+        begins: what its input came to, where it has one.
+    """
+    found = mount.id or mount.target
+    if begins is not None:
+        found = f"{found}\0{chain_key(begins.layers)}\0{mount.source or '/'}"
+    mode = _CACHE_MODE if mount.mode is None else mount.mode
+    if (mount.uid, mount.gid, mode) != (0, 0, _CACHE_MODE):
+        found += f"\0{mount.uid}:{mount.gid}:{mode:o}"  # BuildKit: another owner, another cache
+    return found
 
 
 def check_entitlements(op: graph.RunOp, job: Job) -> None:

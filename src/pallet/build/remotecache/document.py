@@ -54,11 +54,20 @@ class CacheKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     description: str = msgspec.field(name="pallet.description", default="")
 
 
+class CacheMount(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cache mount holds: the tar of a directory. No layer, and nothing of BuildKit's."""
+
+    name: str
+    """``ops.cachemounts.name_of`` of its id."""
+    blob: str
+
+
 class CacheDocument(msgspec.Struct, frozen=True, kw_only=True):
     """The whole of it."""
 
     layers: list[CacheLayer] = []
     records: list[CacheKey] = []
+    mounts: list[CacheMount] | msgspec.UnsetType = msgspec.field(name="pallet.cacheMounts", default=msgspec.UNSET)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +87,20 @@ class Imported:
     entries: dict[str, Entry] = field(default_factory=dict)
     blobs: dict[str, Descriptor] = field(default_factory=dict)
     """By DiffID."""
+    mounts: dict[str, Descriptor] = field(default_factory=dict)
+    """Contents of cache mounts by the mounts' names."""
 
 
 _decode = msgspec.json.Decoder(CacheDocument).decode
 
 
-def encode(entries: Iterable[Entry], blobs: Mapping[str, Digest]) -> bytes:
-    """Write the document; ``blobs`` are the layers that go with it, by DiffID, in their order."""
+def encode(entries: Iterable[Entry], blobs: Mapping[str, Digest], mounts: Mapping[str, Digest] | None = None) -> bytes:
+    """Write the document.
+
+    Args:
+        blobs: the layers that go with it, by DiffID, in their order.
+        mounts: contents of cache mounts, by the mounts' names.
+    """
     places = {layer: place for place, layer in enumerate(blobs)}
     layers = [CacheLayer(blob=blob, diff_id=layer) for layer, blob in blobs.items()]
     records: list[CacheKey] = []
@@ -96,7 +112,8 @@ def encode(entries: Iterable[Entry], blobs: Mapping[str, Digest]) -> bytes:
         found = [CacheResult(layer=places[entry.layers[-1]])] if entry.layers and entry.layers[-1] in places else []
         records += [CacheKey(digest=f"sha256:{key}", layers=found, chain=list(entry.layers),
                              description=entry.description) for key in entry.keys]
-    return msgspec.json.encode(CacheDocument(layers=layers, records=records))
+    held = [CacheMount(name=name, blob=blob) for name, blob in (mounts or {}).items()]
+    return msgspec.json.encode(CacheDocument(layers=layers, records=records, mounts=held or msgspec.UNSET))
 
 
 def decode(raw: bytes, blobs: Sequence[Descriptor]) -> Imported:
@@ -122,6 +139,9 @@ def decode(raw: bytes, blobs: Sequence[Descriptor]) -> Imported:
         key = record.digest.removeprefix("sha256:")
         if record.chain:
             found.entries[key] = Entry(keys=(key,), layers=tuple(record.chain), description=record.description)
+    for mount in document.mounts or ():
+        if mount.blob in by_digest:
+            found.mounts[mount.name] = by_digest[mount.blob]  # type: ignore[index]
     return found
 
 

@@ -11,13 +11,14 @@ import os
 from typing import TYPE_CHECKING
 
 import msgspec
-from isal import isal_zlib
 
 from pallet.aio import run_blocking
+from pallet.build.export.values import flag
 from pallet.build.remotecache import document
 from pallet.build.remotecache.document import MEDIA_TYPE, UNCOMPRESSED, Entry
 from pallet.build.remotecache.importer import TAG as _TAG
 from pallet.build.remotecache.importer import login
+from pallet.build.remotecache.mounts import compress
 from pallet.errors import InvalidParameterError
 from pallet.spec import digest as digests
 from pallet.spec import image as spec
@@ -28,24 +29,26 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from pallet.build.cachestore import CacheStore
+    from pallet.build.graph import Vertex
     from pallet.build.job import Job
     from pallet.build.remotecache.importer import Registries
+    from pallet.build.remotecache.mounts import MountExporter
     from pallet.build.request import CacheLink
     from pallet.image.lazyblobs import LazyBlobs
     from pallet.image.store import ImageStore
     from pallet.spec.image import Descriptor
 
 _PIECE_BYTES = 1 << 20
-_GZIP_WINDOW = 31
-_GZIP_LEVEL = 2
 _MODES = frozenset({"min", "max"})
 
 
 class CacheExporter:
     """Writes caches."""
 
-    def __init__(self, *, images: ImageStore, cache: CacheStore, blobs: LazyBlobs, registries: Registries) -> None:
+    def __init__(self, *, images: ImageStore, cache: CacheStore, blobs: LazyBlobs, registries: Registries,
+                 mounts: MountExporter) -> None:
         self._images = images
+        self._mounts = mounts
         self._cache = cache
         self._blobs = blobs
         self._registries = registries
@@ -54,11 +57,13 @@ class CacheExporter:
         """An image's config with the records that its layers come from."""
         return document.inline(config, document.encode(self._entries(job, [layers], "min"), {}))
 
-    async def export(self, link: CacheLink, job: Job, targets: Sequence[Sequence[str]]) -> dict[str, str]:
+    async def export(self, link: CacheLink, job: Job, targets: Sequence[Sequence[str]],
+                     vertices: Sequence[Vertex] = ()) -> dict[str, str]:
         """Write a cache of a job that is solved; returns what the exporter's response has of it.
 
         Args:
             targets: layers of the outputs.
+            vertices: what was solved: whose cache mounts go along, where the link asks for that.
 
         Raises:
             InvalidParameterError: the link lacks something, or is of an unknown kind.
@@ -74,11 +79,14 @@ class CacheExporter:
             raise InvalidParameterError(message)
         entries = self._entries(job, targets, mode)
         blobs = await self._layers(entries, job)
-        raw = document.encode(entries, {layer: blob.digest for layer, blob in blobs.items()})
+        mounts = await self._mounts.export(vertices, job) if flag(attributes, "cache-mounts") else {}
+        raw = document.encode(entries, {layer: blob.digest for layer, blob in blobs.items()},
+                              {name: blob.digest for name, blob in mounts.items()})
+        held = list({blob.digest: blob for blob in (*blobs.values(), *mounts.values())}.values())
         config = await self._put(raw, MEDIA_TYPE, job)
         manifest = msgspec.json.encode({
             "schemaVersion": 2, "mediaType": spec.OCI_MANIFEST, "config": _plain(config),
-            "layers": [_plain(blob) for blob in blobs.values()]})
+            "layers": [_plain(blob) for blob in held]})
         top = await self._put(manifest, spec.OCI_MANIFEST, job)
         stored = spec.StoredManifest(raw=manifest, media_type=spec.OCI_MANIFEST, digest=top.digest)
         if link.kind == "registry":
@@ -86,10 +94,10 @@ class CacheExporter:
                 message = "ref is required for cache export"
                 raise InvalidParameterError(message)
             reference = references.parse_normalized(attributes["ref"]).with_default_tag()
-            await self._registries.push(reference, stored, [*blobs.values(), config],
+            await self._registries.push(reference, stored, [*held, config],
                                         await login(job.client, reference))
         else:
-            await self._send(attributes, [*blobs.values(), config, top], job)
+            await self._send(attributes, [*held, config, top], job)
         return {"cache.manifest": msgspec.json.encode(_plain(top)).decode()}
 
     def _entries(self, job: Job, targets: Sequence[Sequence[str]], mode: str) -> list[Entry]:
@@ -114,14 +122,8 @@ class CacheExporter:
 
     def _compress(self, layer: Digest, job: Job) -> Descriptor:
         content = self._images.content
-        packer = isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, _GZIP_WINDOW)
-        with content.path(layer).open("rb") as source, content.ingest() as ingest:
-            while data := source.read(_PIECE_BYTES):
-                ingest.write(packer.compress(data))
-            ingest.write(packer.flush())
-            job.lease.add_blob(ingest.digest)
-            size = ingest.size
-            digest = ingest.commit()
+        with content.path(layer).open("rb") as source:
+            digest, size = compress(source, content, job.lease)
         return spec.Descriptor(media_type=spec.OCI_LAYER_GZIP, digest=digest, size=size,
                                annotations={UNCOMPRESSED: layer})
 

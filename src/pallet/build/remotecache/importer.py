@@ -8,6 +8,7 @@ Spec   BuildKit's ``--cache-from``: ``type=registry``, ``type=local``; a cache t
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -83,6 +84,14 @@ class RemoteCache:
     def blob(self, layer: str) -> Descriptor | None:
         """The blob of a layer, by its DiffID."""
         return self._imported.blobs.get(layer)
+
+    def mount(self, name: str) -> Descriptor | None:
+        """What a cache mount held."""
+        return self._imported.mounts.get(name)
+
+    def without_mounts(self) -> RemoteCache:
+        """The same, for a build that wants no cache mounts of it."""
+        return RemoteCache(dataclasses.replace(self._imported, mounts={}), self.fetch)
 
 
 class CacheImporter:

@@ -11,12 +11,13 @@ import logging
 from typing import TYPE_CHECKING
 
 from pallet.build.export.values import flag
-from pallet.errors import PalletError
+from pallet.errors import InvalidParameterError, PalletError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pallet.build.export.model import Progress
+    from pallet.build.graph import Vertex
     from pallet.build.job import Job
     from pallet.build.ports import SolvedTarget
     from pallet.build.remotecache.exporter import CacheExporter
@@ -26,6 +27,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _INLINE_ARGUMENT = "BUILDKIT_INLINE_CACHE"
+MOUNTS = "cache-mounts"
+"""Attribute: what cache mounts hold goes with a cache (to), or is taken from it (from; the default). Pallet's own."""
+
+
+def check_caches(request: BuildRequest) -> None:
+    """See that links can be had as they ask.
+
+    Raises:
+        InvalidParameterError: no boolean, or a config that is to hold directories.
+    """
+    for link in (*request.cache_imports, *request.cache_exports):
+        if flag(link.attributes, MOUNTS) and link.kind == "inline":
+            message = f"{MOUNTS} needs a cache of type registry or local"
+            raise InvalidParameterError(message)
 
 
 async def open_caches(importer: CacheImporter, request: BuildRequest, job: Job, progress: Progress) -> None:
@@ -38,7 +53,7 @@ async def open_caches(importer: CacheImporter, request: BuildRequest, job: Job, 
             logger.info("cache %s is not used: %s", _where(link), error)
             continue
         if cache is not None:
-            job.caches.append(cache)
+            job.caches.append(cache if flag(link.attributes, MOUNTS, default=True) else cache.without_mounts())
 
 
 def with_inline_cache(exporter: CacheExporter, request: BuildRequest, job: Job,
@@ -53,8 +68,12 @@ def with_inline_cache(exporter: CacheExporter, request: BuildRequest, job: Job,
 
 
 async def write_caches(exporter: CacheExporter, request: BuildRequest, job: Job, progress: Progress,
-                       targets: Sequence[SolvedTarget]) -> dict[str, str]:
-    """Write every cache that the build is to leave elsewhere; the exporter's response has the last one."""
+                       targets: Sequence[SolvedTarget], vertices: Sequence[Vertex]) -> dict[str, str]:
+    """Write every cache that the build is to leave elsewhere; the exporter's response has the last one.
+
+    Args:
+        vertices: of the targets.
+    """
     response: dict[str, str] = {}
     for link in request.cache_exports:
         if link.kind == "inline":
@@ -62,7 +81,7 @@ async def write_caches(exporter: CacheExporter, request: BuildRequest, job: Job,
         name = "registry" if link.kind == "registry" else "client directory"
         try:
             with progress.vertex(f"exporting cache to {name}"):
-                response |= await exporter.export(link, job, [target.layers for target in targets])
+                response |= await exporter.export(link, job, [target.layers for target in targets], vertices)
         except PalletError as error:
             if not flag(link.attributes, "ignore-error"):
                 raise
