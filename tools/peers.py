@@ -1,8 +1,9 @@
-"""Fetch the command line plugins that tests drive: buildx and compose, as Debian packages them.
+"""Fetch what tests drive and the host's own release may not have: buildx, compose, a program of another processor.
 
-The host's own release may not have them, so they come from a later suite, unpacked beside the sources
-and never installed: ``build-out/peers/cli-plugins``, which ``DOCKER_CONFIG=build-out/peers`` makes
-docker's. Needs apt and Debian's archive keyring; the host's package lists stay as they are. Standard library only.
+All of it as Debian packages it, from a later suite, unpacked beside the sources and never installed:
+``build-out/peers/cli-plugins``, which ``DOCKER_CONFIG=build-out/peers`` makes docker's, and
+``build-out/peers/foreign``, whose busybox makes images for other platforms. Needs apt and Debian's
+archive keyring; the host's package lists stay as they are. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TOP = ROOT / "build-out" / "peers"
 PLUGINS = TOP / "cli-plugins"
+PROGRAMS = TOP / "foreign"
 # The first suite that has both; a suite, not a version, so that a point release changes nothing here.
 SUITES = ("forky", "sid", "trixie")
-PACKAGES = {"docker-buildx": "docker-buildx", "docker-compose": "docker-compose"}
+FOREIGN = "busybox.arm64"
+PACKAGES = {"docker-buildx": "docker-buildx", "docker-compose": "docker-compose", FOREIGN: "busybox-static:arm64"}
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 ATTEMPTS = 4
 
@@ -43,11 +46,17 @@ def apt(scratch: Path, *arguments: str) -> bool:
         "Dir::Etc::sourcelist": scratch / "sources.list", "Dir::Etc::sourceparts": "/dev/null",
         "Dir::State": scratch / "state", "Dir::State::status": scratch / "status", "Dir::Cache": scratch / "cache",
         "APT::Sandbox::User": "root", "Acquire::Retries": "3", "Acquire::Languages": "none",
+        "APT::Architectures": f"{native()},arm64",
         "APT::Update::Post-Invoke": "", "APT::Update::Post-Invoke-Success": "", "DPkg::Post-Invoke": "",
     }
     command = ["apt-get", "-q", *(f"-o{key}={value}" for key, value in options.items()), *arguments]
     done = subprocess.run(command, cwd=scratch, stdout=sys.stderr, stdin=subprocess.DEVNULL, check=False)
     return done.returncode == 0
+
+
+def native() -> str:
+    """This host's architecture as Debian spells it."""
+    return subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def fetch(suite: str, packages: list[str]) -> None:
@@ -66,11 +75,15 @@ def fetch(suite: str, packages: list[str]) -> None:
         for plugin in scratch.glob("tree/usr/lib*/docker/cli-plugins/*"):
             shutil.move(plugin, PLUGINS / f".{plugin.name}.new")
             os.replace(PLUGINS / f".{plugin.name}.new", PLUGINS / plugin.name)
+        for program in (path for path in scratch.glob("tree/**/bin/busybox") if path.is_file()):
+            PROGRAMS.mkdir(parents=True, exist_ok=True)
+            shutil.move(program, PROGRAMS / FOREIGN)
 
 
 def missing() -> list[str]:
-    """Plugins that are not here yet, or do not run."""
-    return [name for name in PACKAGES if not works(PLUGINS / name)]
+    """What is not here yet; plugins also when they do not run."""
+    found = [name for name in PACKAGES if name != FOREIGN and not works(PLUGINS / name)]
+    return found if (PROGRAMS / FOREIGN).exists() else [*found, FOREIGN]
 
 
 def works(plugin: Path) -> bool:
@@ -95,7 +108,8 @@ def main() -> int:
         return 1 if lacking else 0
     if not shutil.which("apt-get") or not KEYRING.exists() or not archive():
         print(f"missing: {', '.join(lacking)}; they come from Debian's archive: apt-get that uses it and {KEYRING} "
-              f"are needed, or put the plugins into {PLUGINS} by hand", file=sys.stderr)
+              f"are needed, or put the plugins into {PLUGINS} and a static busybox into {PROGRAMS} by hand",
+              file=sys.stderr)
         return 1
     for attempt in range(ATTEMPTS):
         for suite in SUITES:

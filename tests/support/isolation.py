@@ -65,6 +65,11 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
     )  # fmt: skip
 
 
+def unmount(target: str) -> None:
+    """umount2(2)."""
+    _check(_libc.umount2(target.encode(), 0), f"unmount {target}")
+
+
 def set_link(name: str, address: str | None = None) -> None:
     """Bring ``name`` up, with ``address``/24 if one is given, in this network namespace."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

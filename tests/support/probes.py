@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING
 
 from pallet.linux import vfork
 from pallet.storage.erofs import supported
-from tests.support.isolation import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, run_isolated
+from tests.support.isolation import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, mount, run_isolated, unmount
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 PLUGINS = Path(__file__).resolve().parents[2] / "build-out/peers/cli-plugins"
 """Where tools/peers.py puts docker's plugins."""
+FOREIGN_BUSYBOX = PLUGINS.parent / "foreign/busybox.arm64"
+"""A static busybox for arm64, from there as well."""
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -178,6 +180,24 @@ def _plugin(name: str) -> Callable[[], str | None]:
     return probe
 
 
+def _binfmt() -> str | None:
+    def body() -> None:
+        with tempfile.TemporaryDirectory() as place:
+            mount("binfmt_misc", place, "binfmt_misc")
+            try:
+                if not Path(place, "register").exists():
+                    raise OSError(errno.ENOENT, "binfmt_misc without its file register")
+            finally:
+                unmount(place)
+
+    return _attempt(CLONE_NEWNS, body)
+
+
+def _foreign() -> str | None:
+    return _command("qemu-aarch64-static")() or (
+        None if FOREIGN_BUSYBOX.exists() else f"no {FOREIGN_BUSYBOX.name}: run tools/peers.py")
+
+
 def _linux() -> str | None:
     return None if sys.platform == "linux" else "not Linux"
 
@@ -186,6 +206,8 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "linux": _linux,
     "root": _root,
     "overlay": _overlay,
+    "binfmt": _binfmt,
+    "foreign": _foreign,
     "erofs": _erofs,
     "vfork": _vfork,
     "cgroup1": _cgroup1,
@@ -222,8 +244,8 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "testcontainers": _module("testcontainers"),
 }
 
-# Matters of how a host mounts its cgroups, not of what is installed: "all" does not ask for them.
-_NOT_IN_ALL = {"cgroup2_controllers", "crun"}
+# Matters of how a host mounts its cgroups and what its kernel has, not of what is installed: "all" does not ask for them.
+_NOT_IN_ALL = {"binfmt", "cgroup2_controllers", "crun"}
 
 
 @cache

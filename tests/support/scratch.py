@@ -89,9 +89,13 @@ class TreeTar:
 
 
 @cache
-def busybox_tar() -> bytes:
-    """A small root file system: busybox with its applets, users, the usual directories."""
-    path = which("busybox")
+def busybox_tar(program: str = "") -> bytes:
+    """A small root file system: busybox with its applets, users, the usual directories.
+
+    Args:
+        program: another busybox than the host's, as for another processor.
+    """
+    path = program or which("busybox")
     assert path, "busybox is not installed"
     tree = TreeTar()
     for name in (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from pallet.build.context import Transfer
@@ -89,7 +89,9 @@ class BuildKitDoor:
     worker_id: str
     host_gateway: Callable[[], str]
     """Address that ``host-gateway`` stands for; "" for none."""
-    platforms: tuple[Platform, ...]
-    """That steps can run on, the host's first."""
+    native: Sequence[Platform]
+    """What the host's processor is."""
+    platforms: Callable[[], Awaitable[Sequence[Platform]]]
+    """All that steps can run on now, by emulators as well; the host's first."""
     version: str
     """The engine's."""

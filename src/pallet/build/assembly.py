@@ -15,6 +15,7 @@ from pallet.build.images import BuildImages
 from pallet.build.ops.cachemounts import CacheMounts
 from pallet.build.ops.contents import Contents
 from pallet.build.ops.downloads import Downloads
+from pallet.build.ops.emulation import ForeignPerformer
 from pallet.build.ops.failed import FailedSteps
 from pallet.build.ops.layers import Layers
 from pallet.build.ops.layouts import Layouts
@@ -75,7 +76,7 @@ def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pull
                       layouts=Layouts(images=images, workers=workers))
     importer = CacheImporter(images=images, workers=workers, registries=registries)
     solver = Solver(cache=cache, sources=sources, contents=contents, importer=importer,
-                    performer=performer)
+                    performer=ForeignPerformer(performer, workers))
     keeper = CacheKeeper(cache=cache, mounts=caches, images=images, root=str(root.parent))
     return SolverParts(solver=solver, images=found, cache=cache, caches=caches, keeper=keeper, failed=failed,
                        importer=importer,

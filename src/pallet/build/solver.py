@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from pallet.build.graph import Vertex
     from pallet.build.job import Job
     from pallet.build.ops.contents import Contents
-    from pallet.build.ops.perform import Made, Performer
+    from pallet.build.ops.emulation import ForeignPerformer
+    from pallet.build.ops.perform import Made
     from pallet.build.ops.sources import Sources
     from pallet.build.remotecache.importer import CacheImporter
     from pallet.storage.leases import Lease
@@ -46,7 +47,7 @@ _LAYER_OPS = (graph.RunOp, graph.FileOp)
 class Solver:
     """Solves graphs. One per daemon."""
 
-    def __init__(self, *, cache: CacheStore, sources: Sources, contents: Contents, performer: Performer,
+    def __init__(self, *, cache: CacheStore, sources: Sources, contents: Contents, performer: ForeignPerformer,
                  importer: CacheImporter) -> None:
         self.cache = cache
         self._sources = sources

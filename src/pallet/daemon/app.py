@@ -233,7 +233,8 @@ class Daemon:
         self.solving = deferred(parts)
         self.build = deferred(doors)
         self._buildkit = make_door(deferred(backend), worker_id=daemon_id(self.data),
-                                   host_gateway=self.network.gateway, version=COMPATIBLE_VERSION)
+                                   host_gateway=self.network.gateway, version=COMPATIBLE_VERSION,
+                                   workers=self.supervisor)
 
     def _build_cache(self) -> Sequence[BuildCacheRecord]:
         from pallet.build import cacheview

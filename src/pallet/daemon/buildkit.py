@@ -5,21 +5,21 @@ Runs   at the daemon's start.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pallet.api.buildkitbackend import BuildKitDoor
-from pallet.spec.platform import Platform, host
+from pallet.supervisor.platforms import native, runnable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pallet.api.buildkitbackend import BuildKitBackend
+    from pallet.supervisor.platforms import Workers
 
 
 def make_door(backend: BuildKitBackend, *, worker_id: str, host_gateway: Callable[[], str],
-              version: str) -> BuildKitDoor:
+              version: str, workers: Workers) -> BuildKitDoor:
     """Put it together."""
-    here = host()
-    also = (Platform(os="linux", architecture="386"),) if here.architecture == "amd64" else ()
-    return BuildKitDoor(backend=backend, worker_id=worker_id,
-                        host_gateway=host_gateway, platforms=(here, *also), version=version)
+    return BuildKitDoor(backend=backend, worker_id=worker_id, host_gateway=host_gateway, native=native(),
+                        platforms=partial(runnable, workers), version=version)

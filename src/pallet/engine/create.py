@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pallet.aio import run_blocking
-from pallet.engine import links, logconfig, merge, names, resources, security
+from pallet.engine import imageconfig, links, logconfig, merge, names, resources, security
 from pallet.engine.container import Container
 from pallet.errors import InvalidParameterError
 from pallet.image import variants
@@ -92,7 +92,8 @@ class Creator:
         if settings is not None and settings.mac_address and not given(config.mac_address):
             config = msgspec.structs.replace(config, mac_address=settings.mac_address)
         settings = _endpoint_request(options, host.network_mode)
-        warnings = self._check(config, host, settings)
+        warnings = [*imageconfig.platform_warnings(image, options.platform),
+                    *self._check(config, host, settings)]
         name = names.check(options.name) if options.name else names.generate(self._index.is_taken, container_id)
         self._index.reserve_name(name, container_id)
         try:

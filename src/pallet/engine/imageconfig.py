@@ -93,3 +93,14 @@ class ImageDefaults:
             msg = (f"image with reference {reference} was found but does not match the specified platform: "
                    f"wanted {wanted}, actual: {config.os}/{config.architecture}")
             raise NotFoundError(msg)
+
+
+def platform_warnings(image: Image, wanted: str) -> list[str]:
+    """Docker's warning of an image for another platform that the client did not ask for by name."""
+    config = image.config
+    if wanted or not (config.os and config.architecture) or platforms.matches(platforms.host(), config.platform):
+        return []
+    from pallet.supervisor.platforms import native
+
+    return [f"The requested image's platform ({config.platform}) does not match the detected host platform "
+            f"({native()[-1]}) and no specific platform was requested"]

@@ -5,14 +5,16 @@ Owns   the tables only. The zygote imports the modules at its start, so that a w
 Runs   in the zygote.
 
 A worker is ``run(request: bytes, fds: list[int]) -> bytes`` or returns ``(bytes, list[int])`` with
-descriptors for the daemon. It runs in a process and a mount namespace of its own, may change
-anything of that process, and raises the kinds of ``pallet.errors`` (or ``OSError``).
+descriptors for the daemon. It runs in a process of its own, in the host's mount namespace until it
+leaves that (``layer.rootview``), may change anything of that process, and raises the kinds of
+``pallet.errors`` (or ``OSError``).
 """
 
 from __future__ import annotations
 
 WORKERS: dict[str, tuple[str, str]] = {
     "shim.cleanup": ("pallet.zygote.cleanup", "run"),
+    "host.platforms": ("pallet.zygote.platforms", "run"),
     "network.sandboxes": ("pallet.zygote.netsandbox", "run"),
     "layer.apply": ("pallet.layer.worker", "run_apply"),
     "layer.copyup": ("pallet.layer.worker", "run_copyup"),
@@ -37,7 +39,7 @@ WORKERS: dict[str, tuple[str, str]] = {
 HEAVY = frozenset({
     "layer.apply", "layer.copyup", "layer.verify", "layer.index", "layer.explore", "layer.diff",
     "layer.export", "layer.changes", "container.archive", "build.untar", "build.squash",
-    "build.packages", "layer.seal", "layer.tar", "build.files",
+    "build.packages", "host.platforms", "layer.seal", "layer.tar", "build.files",
     "build.digest", "build.git"})
 """Kinds whose modules (decompression, hashing) the zygote itself does not import: a process of
 its own, forked when the first of them is asked for, does, and shims need not carry them."""

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 from pallet.api.buildkit.wire import apicaps_pb2, gateway_pb2, llb_pb2, worker_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pallet.api.buildkitbackend import BuildKitDoor
     from pallet.spec.platform import Platform
 
@@ -36,13 +38,14 @@ BUILDKIT_PACKAGE: Final = "github.com/moby/buildkit"
 SNAPSHOTTER_LABEL: Final = "org.mobyproject.buildkit.worker.snapshotter"
 
 
-def worker(door: BuildKitDoor, *, moby_suffix: bool = True) -> worker_pb2.WorkerRecord:
+def worker(door: BuildKitDoor, platforms: Sequence[Platform], *,
+           moby_suffix: bool = True) -> worker_pb2.WorkerRecord:
     """Describe the one worker there is."""
     labels = {SNAPSHOTTER_LABEL: "overlayfs"}
     if gateway := door.host_gateway():
         labels["org.mobyproject.buildkit.worker.moby.host-gateway-ip"] = gateway
     return worker_pb2.WorkerRecord(
-        ID=door.worker_id, Labels=labels, platforms=[platform_message(platform) for platform in door.platforms],
+        ID=door.worker_id, Labels=labels, platforms=[platform_message(platform) for platform in platforms],
         BuildkitVersion=version(door, moby_suffix=moby_suffix))
 
 
@@ -63,4 +66,4 @@ def pong(door: BuildKitDoor) -> gateway_pb2.PongResponse:
     return gateway_pb2.PongResponse(
         FrontendAPICaps=[apicaps_pb2.APICap(ID=name, Enabled=True) for name in _FRONTEND],
         LLBCaps=[apicaps_pb2.APICap(ID=name, Enabled=True) for name in _LLB],
-        Workers=[worker(door)])
+        Workers=[worker(door, door.native)])

@@ -207,6 +207,13 @@ def _pair() -> tuple[socket.socket, socket.socket]:
     return here, there
 
 
+PLATFORMS = (Platform(os="linux", architecture="amd64"),)
+
+
+async def _platforms() -> tuple[Platform, ...]:
+    return PLATFORMS
+
+
 class World:
     """The door under test with a client in front of it."""
 
@@ -214,7 +221,7 @@ class World:
         self.builder = builder
         self.service = BuildKitService(BuildKitDoor(
             backend=builder, worker_id="worker", host_gateway=lambda: "172.17.0.1",
-            platforms=(Platform(os="linux", architecture="amd64"),), version="1.2"))
+            native=PLATFORMS, platforms=_platforms, version="1.2"))
         self._servers: list[Server] = []
         self._clients: list[Client] = []
 
