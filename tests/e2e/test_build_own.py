@@ -62,6 +62,18 @@ def test_only_what_changed_travels_and_runs(pallet_cli: DockerCli, context: Path
     assert pallet_cli.ok("run", "--rm", "own:1", "cat", "/b") == "C"
 
 
+def test_files_are_shared_between_versions_but_not_within_one(pallet_cli: DockerCli, context: Path) -> None:
+    where = write(context, BASE + "COPY . /one\nCOPY . /two\n", a="a", b="b")
+    look = "stat -c %h /one/a /two/a; stat -c %d:%i /one/a /two/a | uniq | wc -l; cat /one/b /two/b"
+    pallet_cli.run("build", "-q", "-t", "own:1", where, check=True)
+    (context / "b").write_text("B")
+    pallet_cli.run("build", "-q", "-t", "own:2", where, check=True)
+    seen = [pallet_cli.run("run", "--rm", f"own:{tag}", "sh", "-c", look, check=True).out.split() for tag in (1, 2)]
+    # In the tree that is kept, and in both versions of one of the two layers.
+    assert [sorted(lines[:2]) for lines in seen] == [["1", "3"], ["1", "3"]]
+    assert [lines[2:] for lines in seen] == [["2", "bb"], ["2", "BB"]]
+
+
 def test_ids_and_metadata_are_written(pallet_cli: DockerCli, context: Path, tmp_path: Path) -> None:
     where = write(context, BASE + "LABEL a=b\n")
     image_id = pallet_cli.ok("build", "-q", "-t", "own:meta", "--iidfile", str(tmp_path / "iid"), "--metadata-file",

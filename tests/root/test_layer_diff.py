@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pallet.errors import SystemFailureError
-from pallet.layer import changes, diff, diffworker, treediff
+from pallet.layer import changes, diff, diffworker, halves, treediff
 from pallet.layer.apply import apply
 from pallet.layer.diffworker import DiffReply, DiffRequest
 from pallet.spec.mounts import RootMount
@@ -187,6 +187,55 @@ def test_unpack_diff_unpack_is_the_identity(entries: list[tuple[Any, ...]]) -> N
         unpack(again, third)
         assert facts(third) == facts(second)
         assert layer_of(third) == again, "the same content is the same layer"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(_ENTRIES, st.booleans())
+def test_two_processes_make_the_same_tar(entries: list[tuple[Any, ...]], has_socket: bool) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        os.mkdir(f"{scratch}/m")
+        plant(os.fsencode(scratch), entries)
+        if has_socket:
+            with socket.socket(socket.AF_UNIX) as made:
+                made.bind(f"{scratch}/m/s")
+        expected = layer_of(Path(scratch))
+        assert digested(scratch, least_entries=1).hex == hashlib.sha256(expected).hexdigest()
+        assert not has_socket or not os.listdir(f"{scratch}/m")
+
+
+def test_a_large_tree_is_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "z").symlink_to("nowhere")
+    for number in range(90):
+        name = tmp_path / f"d{number // 30}/e{number // 10}"
+        name.mkdir(parents=True, exist_ok=True)
+        (name / f"f{number}").write_bytes(os.urandom(3000))
+    os.link(tmp_path / "d0/e0/f1", tmp_path / "d0/e0/f0a")
+    expected, forks, fork = layer_of(tmp_path), [0], os.fork
+
+    def counted() -> int:
+        forks[0] += 1
+        return fork()
+
+    monkeypatch.setattr(os, "fork", counted)
+    monkeypatch.setattr(halves, "_AHEAD_BYTES", 50_000)
+    found = digested(str(tmp_path), least_entries=90)
+    assert (found.hex, found.tar_bytes) == (hashlib.sha256(expected).hexdigest(), len(expected))
+    assert (found.size_bytes, forks) == (90 * 3000, [1])
+    os.link(tmp_path / "d0/e0/f1", tmp_path / "d2/e8/far")
+    expected = layer_of(tmp_path)
+    assert digested(str(tmp_path), least_entries=90).hex == hashlib.sha256(expected).hexdigest()
+    assert digested(str(tmp_path), least_entries=1000).hex == hashlib.sha256(expected).hexdigest()
+    assert forks == [2]
+
+
+def digested(root: str, *, least_entries: int) -> halves.TarDigest:
+    before, fd = os.open(".", os.O_PATH), os.open(root, os.O_RDONLY)
+    try:
+        return halves.digest(fd, root_entry=False, has_lower_directory=None, least_entries=least_entries)
+    finally:
+        os.fchdir(before)
+        os.close(before)
+        os.close(fd)
 
 
 def drop_moot(found: dict[bytes, Any], root: Path) -> dict[bytes, Any]:

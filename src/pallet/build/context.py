@@ -31,6 +31,7 @@ import msgspec
 from pallet.aio import run_blocking
 from pallet.build import contextindex
 from pallet.build.ports import ContextTree
+from pallet.build.summaries import Summaries
 from pallet.errors import DataLossError, InvalidParameterError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _INDEX = "index"
+_LINKER = "linker"
 _DEFAULT_LIMIT_BYTES = 4 << 30
 _MAX_ENTRIES = 4_000_000
 _MAX_LISTING_BYTES = 1 << 30
@@ -55,8 +57,9 @@ class _Index(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     key: str
     generation: str
     size_bytes: int
-    blocks: dict[str, bytes]
-    digests: dict[str, str]
+    blocks: dict[bytes, bytes]
+    """By path as the disk has it: names need not be text."""
+    digests: dict[bytes, str]
 
 
 _decoder = msgspec.msgpack.Decoder(_Index)
@@ -89,6 +92,7 @@ class _Tree:
     used_at: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     loaded: bool = False
+    summaries: Summaries = field(default_factory=Summaries)
 
     @property
     def root(self) -> str:
@@ -129,7 +133,7 @@ class ContextStore:
                          size_bytes=index.size_bytes, used_at=os.stat(f"{directory}/{_INDEX}").st_mtime)
             self._trees[name] = tree
             for other in os.listdir(directory):
-                if other not in {_INDEX, index.generation}:
+                if other not in {_INDEX, _LINKER, index.generation}:
                     self.discard(f"{directory}/{other}")
 
     def _read(self, directory: str) -> _Index | None:
@@ -168,7 +172,8 @@ class ContextStore:
     def _load(self, tree: _Tree) -> None:
         index = self._read(tree.directory) if tree.generation else None
         if index is not None:
-            tree.blocks, tree.digests = dict(index.blocks), index.digests
+            tree.blocks = {os.fsdecode(path): block for path, block in index.blocks.items()}
+            tree.digests = {os.fsdecode(path): digest for path, digest in index.digests.items()}
         tree.loaded = True
 
     def _forget(self, tree: _Tree) -> None:
@@ -181,6 +186,7 @@ class ContextStore:
             return
         if not self._holders.get(tree.root):
             self.discard(tree.root)
+        tree.summaries = Summaries()
         tree.generation, tree.blocks, tree.digests, tree.size_bytes = "", {}, {}, 0
 
     def begin_changes(self, tree: _Tree) -> None:
@@ -201,7 +207,8 @@ class ContextStore:
         if not tree.key:
             return
         index = _Index(boot=self._boot, key=tree.key, generation=tree.generation, size_bytes=tree.size_bytes,
-                       blocks=tree.blocks, digests=tree.digests)
+                       blocks={os.fsencode(path): block for path, block in tree.blocks.items()},
+                       digests={os.fsencode(path): digest for path, digest in tree.digests.items()})
         path = f"{tree.directory}/{_INDEX}"
         with open(f"{path}.new", "wb") as file:
             file.write(_encoder.encode(index))
@@ -211,7 +218,8 @@ class ContextStore:
         """Hand a finished tree out."""
         tree.used_at = time.time()
         self._holders[tree.root] = self._holders.get(tree.root, 0) + 1
-        return ContextTree(root=tree.root, digest_of=tree.digests)
+        return ContextTree(root=tree.root, digest_of=tree.digests, linker=f"{tree.directory}/{_LINKER}",
+                           listed=partial(tree.summaries.digest, tree.blocks, tree.digests))
 
     async def release(self, held: ContextTree) -> None:
         """Let go of a tree; older generations and trees beyond the limit go with the last holder."""
@@ -399,6 +407,7 @@ class Transfer:
             names, prefixes = set(gone), tuple(f"{path}/" for path in gone)
             digests = {path: digest for path, digest in digests.items()
                        if path not in names and not path.startswith(prefixes)}
+        tree.summaries = tree.summaries.after(tree.blocks, self._blocks)
         tree.digests = digests | self._digests
         tree.blocks = self._blocks
         tree.size_bytes += found.size_change

@@ -146,12 +146,12 @@ def compare(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> Difference:
             kept = after.get(name)
             found.size_change -= entry.size if entry.is_file else 0
             if kept is None or stat.S_IFMT(kept.mode) != stat.S_IFMT(entry.mode):
-                found.removed.append(_join(path, name))
+                found.removed.append(join(path, name))
         for name, entry in after.items():
             found.size_change += entry.size if entry.is_file else 0
-            _place(found, _join(path, name), entry, before.get(name))
+            _place(found, join(path, name), entry, before.get(name))
             if entry.is_directory:
-                settled[_join(path, name)] = entry
+                settled[join(path, name)] = entry
     listings = _Listings(new)
     _check_parents(old, new, listings)
     for path in changed:
@@ -208,5 +208,6 @@ def _check_parents(old: Mapping[str, bytes], new: Mapping[str, bytes], listings:
             raise InvalidParameterError(message)
 
 
-def _join(directory: str, name: str) -> str:
+def join(directory: str, name: str) -> str:
+    """Path of an entry; "" is the root."""
     return f"{directory}/{name}" if directory else name

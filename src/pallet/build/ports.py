@@ -71,6 +71,14 @@ class FrontendOptions:
 # --- the client of one build ---------------------------------------------------------------------
 
 
+class DirectoryDigests(Protocol):
+    """Finds digests of a tree's directories without a look at them."""
+
+    def __call__(self, path: str) -> bytes | None:
+        """Digest of the directory ``path`` ("" is the root); None if that has to be read."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextTree:
     """A client's tree, stored here as it was sent. Held until ``release``; read only."""
@@ -80,6 +88,11 @@ class ContextTree:
     digest_of: Mapping[str, str] = field(default_factory=dict)
     """Content digest by slash path without leading slash, for files whose digest is known already
     (unchanged since they were last hashed); others are hashed by who needs it."""
+    linker: str = ""
+    """File that names the one operation whose layers may hold links of the tree's files (``ops/linker.py``);
+    "": none may."""
+    listed: DirectoryDigests | None = None
+    """Digests of directories by slash path (``ops/selection.py``); None where the files have to be looked at."""
     names: frozenset[str] | None = None
     """Paths that belong to this build; None is all that lies in ``root`` (a shared copy may hold more)."""
 

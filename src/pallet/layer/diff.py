@@ -28,7 +28,7 @@ from pallet.layer import tarheader, whiteout
 from pallet.layer.tarwriter import END, HeaderWriter, padding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Never blocks on a fifo that took the file's place since it was looked at.
@@ -61,6 +61,31 @@ class Written(NamedTuple):
     """Files with names a layer cannot hold."""
     size_bytes: int = 0
     """Of regular files."""
+    linked: Collection[tuple[int, int]] = ()
+    """Device and inode of each file that has several links."""
+
+
+class UndividedError(Exception):
+    """The second part of a tree holds what has to be removed, which only a walk over the whole may do."""
+
+
+class Span(NamedTuple):
+    """A part of a walk: what comes before the directory ``cut``, or it and the rest."""
+
+    cut: tuple[bytes, ...]
+    """Components of its path."""
+    second: bool
+
+    def names(self, found: list[bytes], depth: int) -> list[bytes]:
+        """What belongs to it of the directory that is ``depth`` components down the way to the cut."""
+        edge, last = self.cut[depth], depth == len(self.cut) - 1
+        if self.second:
+            return [name for name in found if name >= edge]
+        return [name for name in found if name < edge or (name == edge and not last)]
+
+    def leads_on(self, name: bytes, depth: int) -> bool:
+        """Whether ``name`` is on the way to the cut; its own entry is the first part's."""
+        return 0 <= depth < len(self.cut) - 1 and name == self.cut[depth]
 
 
 class _Frame(NamedTuple):
@@ -69,11 +94,13 @@ class _Frame(NamedTuple):
     fd: int
     prefix: bytes
     names: Iterator[bytes]
+    depth: int = -1
+    """How far down the way to the cut it is; -1 beside it."""
 
 
 def write_layer(root_fd: int, out_fd: int | Callable[[memoryview], object], *, epoch_s: int | None = None,
                 root_entry: bool = False, has_lower_directory: Callable[[bytes], bool] | None = None,
-                seal: bool = False) -> Written:
+                seal: bool = False, span: Span | None = None) -> Written:
     """Write the upper directory ``root_fd`` as a layer's tar.
 
     Args:
@@ -84,12 +111,15 @@ def write_layer(root_fd: int, out_fd: int | Callable[[memoryview], object], *, e
         has_lower_directory: whether the layers below show a directory at a path. Overlay marks
             most new directories as opaque, only to spare look-ups; such marks are left out where
             they hide nothing. None keeps them all.
+        seal: change the tree so that it gives the same tar by itself.
+        span: write a part only. The parts after one another are the whole, but for files that have links in both.
 
     Raises:
+        UndividedError: see there.
         SystemFailureError: overlay has put a redirect or metadata alone into the directory.
         OSError: reading or writing failed (EPIPE: the reader has gone).
     """
-    writer = _TreeWriter(out_fd, epoch_s, is_layer=True, has_lower=has_lower_directory, seal=seal)
+    writer = _TreeWriter(out_fd, epoch_s, is_layer=True, has_lower=has_lower_directory, seal=seal, span=span)
     return writer.run(root_fd, root_entry=root_entry)
 
 
@@ -121,8 +151,11 @@ def write_file(dir_fd: int, base: bytes, out_fd: int, *, name: bytes) -> Written
 class TarSink:
     """Entries on their way to a descriptor."""
 
-    def __init__(self, out_fd: int | Callable[[memoryview], object], epoch_s: int | None) -> None:
+    def __init__(self, out_fd: int | Callable[[memoryview], object], epoch_s: int | None, *,
+                 still: bool = False) -> None:
+        """``still``: nobody writes to the tree meanwhile."""
         self.entries = 0
+        self._still = still
         self.size_bytes = 0
         """Bytes of regular files, each hard-linked one once."""
         self._out = out_fd
@@ -184,7 +217,7 @@ class TarSink:
                 raise FileNotFoundError(error.errno, error.strerror) from error
             raise
         try:
-            now = os.fstat(fd)
+            now = status if self._still else os.fstat(fd)
             if not stat.S_ISREG(now.st_mode):
                 raise FileNotFoundError(errno.ENOENT, "replaced")
             size = now.st_size
@@ -236,9 +269,14 @@ class TarSink:
         if self._size >= _FLUSH_BYTES:
             self._flush()
 
-    def finish(self) -> None:
-        """Write the end of the archive."""
-        self.put(END)
+    @property
+    def linked(self) -> Collection[tuple[int, int]]:
+        """Device and inode of each file with several links."""
+        return self._links.keys()
+
+    def finish(self, end: bytes = END) -> None:
+        """Write the end of the archive, or of a part."""
+        self.put(end)
         self._flush()
 
     def _flush(self) -> None:
@@ -256,21 +294,23 @@ class _TreeWriter:
     """One walk over one tree."""
 
     def __init__(self, out_fd: int | Callable[[memoryview], object], epoch_s: int | None, *, is_layer: bool,
-                 has_lower: Callable[[bytes], bool] | None, seal: bool = False) -> None:
-        self._sink = TarSink(out_fd, epoch_s)
+                 has_lower: Callable[[bytes], bool] | None, seal: bool = False, span: Span | None = None) -> None:
+        self._sink = TarSink(out_fd, epoch_s, still=seal)
         self._is_layer = is_layer
         self._has_lower = has_lower
         self._seal = seal
+        self._span = span
         self._skipped = 0
 
     def run(self, root_fd: int, *, root_entry: bool, name: bytes = b"") -> Written:
         sink = self._sink
         os.fchdir(root_fd)
         prefix = name.rstrip(b"/") + b"/" if name else b""
-        if root_entry:
+        first = self._span is None or not self._span.second
+        if root_entry and first:
             sink.entry(tarheader.DIRECTORY, prefix or b"./", os.fstat(root_fd),
                        xattrs=self._xattrs(b".")[0])
-        frames = [_frame(os.dup(root_fd), prefix)]
+        frames = [self._frame(os.dup(root_fd), prefix, 0 if self._span else -1)]
         try:
             while frames:
                 below = self._walk(frames[-1])
@@ -283,8 +323,8 @@ class _TreeWriter:
         finally:
             for frame in frames:
                 os.close(frame.fd)
-        sink.finish()
-        return Written(sink.entries, self._skipped, sink.size_bytes)
+        sink.finish(END if self._span is None or self._span.second else b"")
+        return Written(sink.entries, self._skipped, sink.size_bytes, sink.linked)
 
     def _walk(self, frame: _Frame) -> _Frame | None:
         """Write entries of a directory up to the next one below it, which is returned."""
@@ -297,7 +337,7 @@ class _TreeWriter:
                 if not stat.S_ISSOCK(mode):
                     self._node(name, frame, status)
                 elif self._seal:
-                    _remove(name, frame.fd)
+                    self._remove(name, frame.fd)
             except FileNotFoundError:
                 continue
         return None
@@ -312,13 +352,18 @@ class _TreeWriter:
         try:
             os.fchdir(fd)
             path = frame.prefix + name
+            depth = -1
+            if self._span is not None and self._span.leads_on(name, frame.depth):
+                depth = frame.depth + 1
+                if self._span.second:
+                    return self._frame(fd, path + b"/", depth)
             xattrs, opaque = self._xattrs(b".")
             self._sink.entry(tarheader.DIRECTORY, path + b"/", os.fstat(fd), xattrs=xattrs)
             if opaque and (self._has_lower is None or self._has_lower(path)):
                 self._sink.marker(path + b"/" + whiteout.OPAQUE)
             elif opaque and self._seal:
                 _unmark(b".", _OPAQUE)
-            return _frame(fd, path + b"/")
+            return self._frame(fd, path + b"/", depth)
         except BaseException:
             os.close(fd)
             raise
@@ -335,9 +380,23 @@ class _TreeWriter:
         elif self._is_layer and name.startswith(whiteout.PREFIX):
             self._skipped += 1
             if self._seal:
-                _remove(name, frame.fd)
+                self._remove(name, frame.fd)
         else:
             self._sink.node(name, prefix + name, status, xattrs)
+
+    def _frame(self, fd: int, prefix: bytes, depth: int) -> _Frame:
+        names = sorted(map(os.fsencode, os.listdir(fd)))
+        if self._span is not None and depth >= 0:
+            names = self._span.names(names, depth)
+        return _Frame(fd, prefix, iter(names), depth)
+
+    def _remove(self, name: bytes, dir_fd: int) -> None:
+        """Remove a file; the directory keeps its time, which is written already."""
+        if self._span is not None and self._span.second:
+            raise UndividedError  # somebody else may be reading that time just now
+        before = os.fstat(dir_fd)
+        os.unlink(name, dir_fd=dir_fd)
+        os.utime(dir_fd, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     def _xattrs(self, name: bytes) -> tuple[dict[bytes, bytes] | None, bool]:
         """Return what goes into the tar, and whether overlay's own say opaque or whiteout."""
@@ -361,15 +420,6 @@ class _TreeWriter:
         return found, _hides(name, names)
 
 
-def _frame(fd: int, prefix: bytes) -> _Frame:
-    return _Frame(fd, prefix, iter(sorted(map(os.fsencode, os.listdir(fd)))))
-
-
-def _remove(name: bytes, dir_fd: int) -> None:
-    """Remove a file; the directory keeps its time, which is written already."""
-    before = os.fstat(dir_fd)
-    os.unlink(name, dir_fd=dir_fd)
-    os.utime(dir_fd, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def _unmark(name: bytes, keys: Iterable[str]) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pallet.errors import PalletError
-from pallet.layer import changes, diff, rootview
+from pallet.layer import changes, diff, halves, rootview
 from pallet.layer.worker import WorkerFailure, failure_of
 from pallet.spec.mounts import RootMount
 
@@ -131,18 +131,10 @@ def seal(root: RootMount, points: Sequence[str] = (), *, unpacked: bool = False)
     ours = os.fstat(upper_fd)
     plain = (top.st_mode, top.st_uid, top.st_gid) if top is not None else (0o40755, 0, 0)
     root_entry = (ours.st_mode, ours.st_uid, ours.st_gid) != plain
-    digest = hashlib.sha256()
-    total = 0
-
-    def take(piece: memoryview) -> None:
-        nonlocal total
-        digest.update(piece)
-        total += len(piece)
-
-    done = diff.write_layer(upper_fd, take, root_entry=root_entry, seal=True,
-                            has_lower_directory=None if unpacked else base.has_directory)
+    found = halves.digest(upper_fd, root_entry=root_entry,
+                          has_lower_directory=None if unpacked else base.has_directory)
     os.close(upper_fd)
-    return Sealed(diff_id=f"sha256:{digest.hexdigest()}", tar_bytes=total, size_bytes=done.size_bytes,
+    return Sealed(diff_id=f"sha256:{found.hex}", tar_bytes=found.tar_bytes, size_bytes=found.size_bytes,
                   root_entry=root_entry)
 
 

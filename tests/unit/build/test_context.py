@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from pallet.build.context import ContextStore, tree_key
 from pallet.build.contextindex import FileStat, compare, encode_entry
+from pallet.build.ops import selection
 from pallet.errors import DataLossError, InvalidParameterError
 
 if TYPE_CHECKING:
@@ -85,6 +87,37 @@ async def test_only_what_changed_travels(store: ContextStore) -> None:
     await store.release(again)
 
 
+async def test_directories_are_digested_without_a_look(store: ContextStore) -> None:
+    client = Client(a="one", sub__b="two", sub__deep__c="three", other__d="four")
+    client.more |= {"sub/link": FileStat(LINK, 3, 5, "", "b\udcff"), "sub/\ud7ff": FileStat(FILE, 0, 1)}
+    client.files["sub/\ud7ff"] = client.files["sub/\udcfe"] = ""
+    for number in range(3):
+        client.files["sub/deep/c"] = f"three{number}"
+        client.clock = 1_000_000_000 + number % 2  # the third is another content with the first one's listing
+        tree = await client.send(store)
+        assert tree.listed is not None
+        for path in () if number == 1 else ("", "sub", "sub/deep", "other"):
+            assert tree.listed(path) is not None
+            assert summary(tree, path) == summary(dataclasses.replace(tree, listed=None), path)
+        await store.release(tree)
+    client.more["hard"] = FileStat(FILE, 0, 1, "", "a")
+    tree = await client.send(store)
+    assert tree.listed is not None
+    assert (tree.listed(""), tree.listed("nowhere")) == (None, None)
+    assert tree.listed("sub")
+    await store.release(tree)
+
+
+def summary(tree: ContextTree, path: str) -> str:
+    """Content digest of a directory of a tree."""
+    fd = os.open(tree.root, os.O_RDONLY)
+    try:
+        return selection.digest(fd, selection.Selection(paths=("/" + path,)), known=tree.digest_of, listed=tree.listed,
+                                xattrs=False)
+    finally:
+        os.close(fd)
+
+
 async def test_a_held_tree_stays_as_it_is(store: ContextStore) -> None:
     client = Client(a="one", sub__b="two")
     first = await client.send(store)
@@ -92,6 +125,8 @@ async def test_a_held_tree_stays_as_it_is(store: ContextStore) -> None:
     second = await client.send(store)
     assert seen(first) == {"a": "one", "sub/b": "two"}
     assert seen(second) == client.files
+    for tree in (second, first):
+        assert summary(tree, "") == summary(dataclasses.replace(tree, listed=None), "")
     await store.release(first)
     assert not os.path.exists(first.root)
     await store.release(second)

@@ -100,8 +100,8 @@ def _digest_tree(tree: ContextTree, wanted: Selection, stop: threading.Event) ->
 
     fd = os.open(tree.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return selection.digest(fd, wanted, known=tree.digest_of, excluder=excluder_of(wanted.exclude), xattrs=False,
-                                check=check)
+        return selection.digest(fd, wanted, known=tree.digest_of, listed=tree.listed,
+                                excluder=excluder_of(wanted.exclude), xattrs=False, check=check)
     except RecursionError as error:
         message = "directories of the context are nested too deeply"
         raise InvalidParameterError(message) from error

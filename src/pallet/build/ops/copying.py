@@ -7,6 +7,9 @@ Spec   Dockerfile reference COPY, ADD; fsutil's copy.
 
 Every path of the destination is resolved inside its root with openat2(2); below it, directories are opened
 one by one without following links. Sources are read the same way.
+
+Where the root is an overlay, what goes into new directories is written to the upper directory itself: there is
+nothing below that could matter, and files of a context can be links there instead of copies.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
+import signal
 import stat
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -41,6 +45,9 @@ _NO_LIMIT = 1 << 62
 _COPY_OUT_BYTES = 1 << 30
 _SMALL_BYTES = 1 << 16
 _SET_IDS = 0o6000
+_FAILED = 255
+_ROOT = (0, 0)
+_NO_LINK = frozenset({errno.EXDEV, errno.EMLINK, errno.EPERM})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +64,25 @@ class Look:
 class Copier:
     """Copies into one tree."""
 
-    def __init__(self, root_fd: int, look: Look, excluder: Excluder | None = None) -> None:
+    def __init__(self, root_fd: int, look: Look, excluder: Excluder | None = None, *, under_fd: int = -1,
+                 share: bool = False, helped: bool = False) -> None:
+        """Descriptors stay the caller's.
+
+        Args:
+            under_fd: directory that ``root_fd`` writes to: overlay's upper one, or the same one again. Nobody
+                may look into the new directories through ``root_fd`` afterwards. -1: there is none.
+            share: files are root's, and may become links of the sources.
+            helped: there are so many of them that a second process is worth it.
+        """
         self._root_fd = root_fd
         self._look = look
         self._excluder = excluder
+        self._under_fd = under_fd
+        self._share = share and under_fd >= 0 and look.mode is None and look.owner in {None, _ROOT}
+        self._helped = helped and self._share
+        self._half: int | None = None
+        """Of two processes that fill a tree, which one this is: each takes every other directory."""
+        self._turn = 0
         self._links: dict[tuple[int, int], str] = {}
 
     def copy(self, source_root_fd: int, wanted: Selection, dest: str, *, unpack: bool = False) -> None:
@@ -74,7 +96,10 @@ class Copier:
             SourceMissingError: a plain path is not there.
             InvalidParameterError: a directory is in a file's place, or a file in a directory's.
         """
-        for source in selection.find(source_root_fd, wanted):
+        sources = selection.find(source_root_fd, wanted)
+        if len(sources) > 1:  # what comes later looks at what is there; and one file may come under two names
+            self._under_fd, self._share = -1, False
+        for source in sources:
             self._links.clear()
             fd = selection.open_source(source_root_fd, source.path)
             try:
@@ -195,12 +220,75 @@ class Copier:
             raise
         source = os.open(".", _DIRECTORY, dir_fd=fd)
         try:
-            self._entries(source, target, "", self._resolve(dest))
+            place = self._resolve(dest)
+            if self._under_fd >= 0 and not os.listdir(target):
+                before = os.fstat(target)
+                os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))  # it is in the upper directory then
+                target = self._go_under(target, place)
+                self._fill(source, target, place)
+            else:
+                self._entries(source, target, "", place)
             status = os.fstat(fd)
             os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
         finally:
             os.close(source)
             os.close(target)
+
+    def _fill(self, source: int, target: int, place: str) -> None:
+        """Copy what is in a directory into an empty one."""
+        if not self._helped:
+            self._entries(source, target, "", place, fresh=True)
+            return
+        child = os.fork()
+        self._half = int(not child)
+        if not child:
+            status = _FAILED
+            try:
+                # Opened anew: a listing moves the position of its descriptor.
+                self._entries(os.open(".", _DIRECTORY, dir_fd=source), target, "", place, fresh=True)
+                status = 0
+            except OSError as error:
+                status = error.errno or _FAILED
+            finally:
+                os._exit(status)
+        try:
+            self._entries(source, target, "", place, fresh=True)
+        except BaseException:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise
+        _, found = os.waitpid(child, 0)
+        if found:
+            number = os.waitstatus_to_exitcode(found)
+            raise OSError(number if 0 < number < _FAILED else errno.EIO, os.strerror(max(number, 0)), place)
+        self._half = None
+        self._dress_directories(source, target)
+
+    def _dress_directories(self, source: int, target: int) -> None:
+        """Give directories their looks once everything is in them."""
+        for name in _names(source, files=False):
+            try:
+                made = os.open(name, _DIRECTORY, dir_fd=target)
+            except FileNotFoundError:  # left out
+                continue
+            original = os.open(name, _DIRECTORY, dir_fd=source)
+            try:
+                self._dress_directories(original, made)
+                self._dress(original, made, os.fstat(original))
+            finally:
+                os.close(original)
+                os.close(made)
+
+    def _turns(self) -> bool:
+        """Whether the files of the directory that comes now are this process's."""
+        self._turn += 1
+        return self._half is None or self._turn % 2 == self._half
+
+    def _go_under(self, fd: int, path: str) -> int:
+        """Give an empty directory for the one that is really written to."""
+        below = safepath.open_in_root(self._under_fd, path, os.O_RDONLY | os.O_DIRECTORY)
+        os.close(fd)
+        return below
 
     def _is_directory(self, path: str) -> bool:
         try:
@@ -246,11 +334,14 @@ class Copier:
     # Trees
 
     def _entries(self, source_fd: int, target_fd: int, relative: str, dest: str, *, fresh: bool = False) -> None:
-        """Copy what is in a directory; ``fresh`` says that the target is empty."""
+        """Copy what is in a directory; ``fresh`` says that the target is empty, and no overlay's if it can be."""
         prefix = dest if dest.endswith("/") else f"{dest}/"
-        for name in sorted(os.listdir(source_fd)):
+        files = frozenset(_names(source_fd, files=True)) if fresh and self._share else ()
+        for name in sorted(os.listdir(source_fd) if self._turns() else _names(source_fd, files=False)):
             path = f"{relative}/{name}" if relative else name
             if self._excluder is not None and self._excluder(path):
+                continue
+            if name in files and _shared(source_fd, target_fd, name):
                 continue
             status = os.stat(name, dir_fd=source_fd, follow_symlinks=False)
             place = prefix + name
@@ -258,7 +349,7 @@ class Copier:
                 # Most of what there is: as few calls as it takes.
                 if not fresh:
                     _make_room(name, target_fd, place)
-                if not self._linked(status, target_fd, name, place):
+                if not self._linked(status, target_fd, name, place, fresh=fresh):
                     fd = os.open(name, _READ, dir_fd=source_fd)
                     try:
                         self._file(fd, status, target_fd, name)
@@ -268,18 +359,18 @@ class Copier:
             flags = _DIRECTORY if stat.S_ISDIR(status.st_mode) else os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(name, flags, dir_fd=source_fd)
             try:
-                self._place(fd, status, target_fd, name, place, relative=path)
+                self._place(fd, status, target_fd, name, place, relative=path, fresh=fresh)
             finally:
                 os.close(fd)
 
     def _place(self, fd: int, status: os.stat_result, dir_fd: int, name: str,
-               path: str, relative: str = "") -> None:
+               path: str, *, relative: str = "", fresh: bool = False) -> None:
         """Put the file behind ``fd`` at ``name``; ``path`` is that place in the root."""
         if stat.S_ISDIR(status.st_mode):
-            self._tree(fd, status, dir_fd, name, path, relative or name)
+            self._tree(fd, status, dir_fd, name, path, relative=relative or name, under=fresh)
             return
         _make_room(name, dir_fd, path)
-        if self._linked(status, dir_fd, name, path):
+        if self._linked(status, dir_fd, name, path, fresh=fresh):
             return
         if stat.S_ISREG(status.st_mode):
             source = os.open(f"/proc/self/fd/{fd}", _READ & ~os.O_NOFOLLOW)
@@ -290,14 +381,15 @@ class Copier:
         elif not stat.S_ISSOCK(status.st_mode):
             self._special(fd, status, dir_fd, name)
 
-    def _linked(self, status: os.stat_result, dir_fd: int, name: str, path: str) -> bool:
+    def _linked(self, status: os.stat_result, dir_fd: int, name: str, path: str, *, fresh: bool) -> bool:
         """Make one more link of a file that was copied already; whether it was."""
         if status.st_nlink == 1:
             return False
         first = self._links.setdefault((status.st_dev, status.st_ino), path)
         if first == path:
             return False
-        first_fd = safepath.open_in_root(self._root_fd, first, os.O_PATH | os.O_NOFOLLOW)
+        root_fd = self._under_fd if fresh and self._under_fd >= 0 else self._root_fd
+        first_fd = safepath.open_in_root(root_fd, first, os.O_PATH | os.O_NOFOLLOW)
         try:
             os.link(f"/proc/self/fd/{first_fd}", name, dst_dir_fd=dir_fd, follow_symlinks=True)
         finally:
@@ -305,8 +397,8 @@ class Copier:
         return True
 
     def _tree(self, fd: int, status: os.stat_result, dir_fd: int, name: str,
-              path: str, relative: str) -> None:
-        fresh = False
+              path: str, *, relative: str, under: bool) -> None:
+        fresh = self._half is not None
         with suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=dir_fd)
             fresh = True
@@ -314,8 +406,11 @@ class Copier:
         try:
             target = _open_directory(name, dir_fd, path)
             try:
+                if fresh and not under and self._under_fd >= 0:
+                    target = self._go_under(target, path)
                 self._entries(source, target, relative, path, fresh=fresh)
-                self._dress(source, target, status)
+                if self._half is None:
+                    self._dress(source, target, status)
             finally:
                 os.close(target)
         finally:
@@ -425,6 +520,24 @@ def _make_room(name: str, dir_fd: int, path: str) -> None:
             message = f"cannot replace to directory {path} with file"
             raise InvalidParameterError(message) from error
         raise
+
+
+def _names(fd: int, *, files: bool) -> list[str]:
+    """Names of the regular files, or of the directories, in a directory."""
+    with os.scandir(fd) as found:
+        return [entry.name for entry in found
+                if (entry.is_file if files else entry.is_dir)(follow_symlinks=False)]
+
+
+def _shared(source_fd: int, target_fd: int, name: str) -> bool:
+    """Make a link instead of a copy; whether that could be done."""
+    try:
+        os.link(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in _NO_LINK:
+            return False
+        raise
+    return True
 
 
 def _copy_small(source: int, target: int, size: int) -> None:

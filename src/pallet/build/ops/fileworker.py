@@ -42,6 +42,7 @@ _PLAIN_LOWER = ["empty"]
 _NANO = 1_000_000_000
 _MAX_ID = 1 << 32
 _MAX_FRAMES = 20_000
+_MANY_FILES = 4000
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -49,6 +50,10 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     root: RootMount | None = None
     path: str = ""
+    share: bool = False
+    """Its files are never written to: a layer may hold links of them."""
+    files: int = 0
+    """About how many it has."""
 
 
 class FileAction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -190,20 +195,21 @@ def _carry_out(wanted: FilesRequest) -> None:
     if not direct or any(given.root is not None for given in wanted.inputs):
         rootview.private_mounts()
     inputs = [open_input(given) for given in wanted.inputs]
-    if direct:
-        root_fd = os.open(os.path.join(root.base_dir, root.upper), _DIRECTORY)
-    else:
+    upper_fd = root_fd = os.open(os.path.join(root.base_dir, root.upper), _DIRECTORY)
+    if not direct:
         _mount(root)
         root_fd = os.open(root.base_dir, _DIRECTORY)
-    for action in wanted.actions:
+    for number, action in enumerate(wanted.actions, 1):
+        # Writing past an overlay is only for who comes last: the others' look-ups are remembered in it.
+        under_fd = upper_fd if direct or number == len(wanted.actions) else -1
         try:
-            _act(action, root_fd, inputs, wanted)
+            _act(action, root_fd, under_fd, inputs, wanted)
         except SyscallError as error:
             if error.errno != errno.ENOTDIR:
                 raise
             message = f"mkdir {posixpath.normpath(action.path)}: not a directory"
             raise InvalidParameterError(message) from error
-    for fd in (root_fd, *inputs):
+    for fd in {upper_fd, root_fd, *inputs}:
         os.close(fd)
     os.chdir("/")
     if not direct:
@@ -218,7 +224,7 @@ def _mount(root: RootMount) -> None:
     m.mount("overlay", root.base_dir, "overlay", data=",".join(data))
 
 
-def _act(action: FileAction, root_fd: int, inputs: Sequence[int], wanted: FilesRequest) -> None:
+def _act(action: FileAction, root_fd: int, under_fd: int, inputs: Sequence[int], wanted: FilesRequest) -> None:
     owner = _owner(root_fd, action)
     mode = modes.parse(action.mode) if action.mode else None
     look = Look(owner=owner, mode=mode, epoch_ns=None if wanted.epoch_s is None else wanted.epoch_s * _NANO)
@@ -230,7 +236,11 @@ def _act(action: FileAction, root_fd: int, inputs: Sequence[int], wanted: FilesR
     else:
         chosen = Selection(paths=tuple(action.paths), exclude=tuple(action.exclude), wildcards=action.wildcards,
                            parents=action.parents)
-        Copier(root_fd, look, excluder_of(action.exclude)).copy(
+        given = wanted.inputs[action.input]
+        share = wanted.seal and given.share
+        helped = share and given.files >= _MANY_FILES and len(os.sched_getaffinity(0)) > 1
+        Copier(root_fd, look, excluder_of(action.exclude), under_fd=under_fd, share=share,
+               helped=helped).copy(
             inputs[action.input], chosen, action.path, unpack=action.unpack)
 
 

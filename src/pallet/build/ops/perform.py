@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pallet.aio import run_blocking
 from pallet.build import graph
 from pallet.build.errors import BuildError
+from pallet.build.ops import linker
 from pallet.build.ops.fileworker import FileAction, FilesReply, FilesRequest, Input
 from pallet.errors import PalletError
 from pallet.spec.dockerfile.gotext import quote
@@ -62,9 +64,9 @@ class Performer:
         if isinstance(vertex.op, graph.RunOp):
             return await self._run(vertex, vertex.op, inputs, job, output)
         assert isinstance(vertex.op, graph.FileOp)
-        return await self._files(vertex.op, inputs, job)
+        return await self._files(vertex, vertex.op, inputs, job)
 
-    async def _files(self, op: graph.FileOp, inputs: Sequence[Solved], job: Job) -> Made:
+    async def _files(self, vertex: Vertex, op: graph.FileOp, inputs: Sequence[Solved], job: Job) -> Made:
         on_base = op.has_base and bool(inputs)
         base = inputs[0].layers if on_base else ()
         wanted = sorted({action.input for action in op.actions if isinstance(action, graph.CopyAction)})
@@ -72,7 +74,7 @@ class Performer:
         key, root = await self._layers.prepare(base)
         try:
             reply = await self._workers.run_worker("build.files", FilesRequest(
-                root=root, inputs=[await self._input(inputs[number]) for number in wanted],
+                root=root, inputs=[await self._input(vertex, inputs[number]) for number in wanted],
                 actions=[_action(action, numbers) for action in op.actions], seal=self._layers.seals),
                 reply_type=FilesReply)
             made = await self._layers.commit(key, base, job.lease, sealed=reply.check().sealed)
@@ -80,9 +82,10 @@ class Performer:
         finally:
             await self._layers.remove(key)
 
-    async def _input(self, solved: Solved) -> Input:
+    async def _input(self, vertex: Vertex, solved: Solved) -> Input:
         if solved.tree is not None:
-            return Input(path=solved.tree.root)
+            share = self._layers.seals and await run_blocking(linker.may_link, solved.tree.linker, vertex)
+            return Input(path=solved.tree.root, share=share, files=len(solved.tree.digest_of))
         return await self._layers.input(solved.layers)
 
     async def _run(self, vertex: Vertex, op: graph.RunOp, inputs: Sequence[Solved], job: Job,

@@ -5,7 +5,8 @@ Runs   in threads of the daemon and in zygote children; blocking. Every path is 
 Spec   Dockerfile reference COPY; Go's path/filepath.Match; fsutil's copy.
 
 The digest covers names, types, modes, owners, link targets, extended attributes and content. Times are no
-part of it.
+part of it. A directory's is made of a digest of what is no directory in it, and of the digests of those that are:
+``build/summaries.py`` finds the same ones without a look at the files.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
+from pallet.build.summaries import directory_digest, entry_line
 from pallet.errors import InvalidParameterError, NotFoundError, SyscallError
 from pallet.layer.diff import read_xattrs
 from pallet.linux import safepath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from pallet.build.ports import DirectoryDigests
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -108,11 +112,13 @@ def open_source(root_fd: int, path: str) -> int:
 
 
 def digest(root_fd: int, wanted: Selection, *, known: Mapping[str, str] | None = None,
-           excluder: Excluder | None = None, xattrs: bool = True, check: Callable[[], None] | None = None) -> str:
+           listed: DirectoryDigests | None = None, excluder: Excluder | None = None, xattrs: bool = True,
+           check: Callable[[], None] | None = None) -> str:
     """Content digest of a selection.
 
     Args:
         known: digests (SHA-256, hex) of regular files by path without leading slash.
+        listed: digests of directories, where they are known.
         xattrs: look at extended attributes; a client's tree has none.
         check: called now and then; raises to end it.
 
@@ -121,13 +127,13 @@ def digest(root_fd: int, wanted: Selection, *, known: Mapping[str, str] | None =
         OSError: something cannot be read.
     """
     summary = hashlib.sha256()
-    reader = _Reader(summary.update, known or {}, excluder, xattrs=xattrs, check=check or _go_on,
+    reader = _Reader(known or {}, excluder, listed=listed, xattrs=xattrs, check=check or _go_on,
                      root=os.readlink(f"/proc/self/fd/{root_fd}"))
     for source in find(root_fd, wanted):
         fd = open_source(root_fd, source.path)
         try:
             summary.update(b"\0%b\0" % os.fsencode(source.name))
-            reader.source(fd, source)
+            summary.update(reader.source(fd, source))
         finally:
             os.close(fd)
     return summary.hexdigest()
@@ -135,66 +141,67 @@ def digest(root_fd: int, wanted: Selection, *, known: Mapping[str, str] | None =
 
 @dataclass(slots=True)
 class _Reader:
-    """Feeds what is below a source to a hash."""
+    """Digests sources."""
 
-    update: Callable[[bytes], None]
     known: Mapping[str, str]
     excluder: Excluder | None
+    listed: DirectoryDigests | None
     xattrs: bool
     check: Callable[[], None]
     root: str
 
-    def source(self, fd: int, source: Found) -> None:
+    def source(self, fd: int, source: Found) -> bytes:
+        """Digest of one source."""
         status = os.fstat(fd)
-        where = self._place(fd) if self.known else None
-        if stat.S_ISDIR(status.st_mode):
-            opened = os.open(".", _DIRECTORY, dir_fd=fd)
-            try:
-                self._head(b"", status, opened, b"")
-                self._directory(opened, where, "")
-            finally:
-                os.close(opened)
-        elif not (source.pivot and self.excluder and self.excluder(source.name)):
-            self._entry(f"/proc/self/fd/{fd}", None, b"", status, where)
+        where = self._place(fd) if self.known or self.listed else None
+        if not stat.S_ISDIR(status.st_mode):
+            left_out = source.pivot and self.excluder and self.excluder(source.name)
+            return b"" if left_out else self._entry(f"/proc/self/fd/{fd}", None, b"", status, where)
+        opened = os.open(".", _DIRECTORY, dir_fd=fd)
+        try:
+            known = self.listed(where) if self.listed and where is not None and self.excluder is None else None
+            return self._head(b"", status, opened, known or self._directory(opened, where, ""))
+        finally:
+            os.close(opened)
 
     def _place(self, fd: int) -> str:
         """Where in the tree a source really is, to look digests up."""
         return os.readlink(f"/proc/self/fd/{fd}").removeprefix(self.root).lstrip("/")
 
-    def _directory(self, fd: int, where: str | None, relative: str) -> None:
+    def _directory(self, fd: int, where: str | None, relative: str) -> bytes:
         self.check()
-        for name in sorted(os.listdir(fd)):
+        plain, below = hashlib.sha256(), b""
+        for name in sorted(os.listdir(fd), key=os.fsencode):
             path = f"{relative}/{name}" if relative else name
             if self.excluder is not None and self.excluder(path):
                 continue
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             full = f"{where}/{name}" if where else name if where is not None else None
             if not stat.S_ISDIR(status.st_mode):
-                self._entry(name, fd, os.fsencode(path), status, full)
+                plain.update(self._entry(name, fd, os.fsencode(name), status, full))
                 continue
-            below = os.open(name, _DIRECTORY, dir_fd=fd)
+            inner = os.open(name, _DIRECTORY, dir_fd=fd)
             try:
-                self._head(os.fsencode(path), status, below, b"")
-                self._directory(below, full, path)
+                below += self._head(os.fsencode(name), status, inner, self._directory(inner, full, path))
             finally:
-                os.close(below)
+                os.close(inner)
+        return directory_digest(plain.digest(), below)
 
-    def _entry(self, name: str, dir_fd: int | None, path: bytes, status: os.stat_result,
-               where: str | None) -> None:
+    def _entry(self, name: str, dir_fd: int | None, called: bytes, status: os.stat_result,
+               where: str | None) -> bytes:
         mode = status.st_mode
         if stat.S_ISLNK(mode):
-            self._head(path, status, None, os.fsencode(os.readlink(name, dir_fd=dir_fd)))
-        elif not stat.S_ISREG(mode):
-            self._head(path, status, None, b"%d" % status.st_rdev)
-        elif where is not None and (known := self.known.get(where)) is not None:
-            self._head(path, status, None, known.encode())
-        else:
-            # A descriptor's own link in /proc has to be followed; a name in the tree must not be.
-            fd = os.open(name, _READ if dir_fd is not None else _READ & ~os.O_NOFOLLOW, dir_fd=dir_fd)
-            try:
-                self._head(path, status, fd, self._content(fd))
-            finally:
-                os.close(fd)
+            return self._head(called, status, None, os.fsencode(os.readlink(name, dir_fd=dir_fd)))
+        if not stat.S_ISREG(mode):
+            return self._head(called, status, None, b"%d" % status.st_rdev)
+        if where is not None and (known := self.known.get(where)) is not None:
+            return self._head(called, status, None, known.encode())
+        # A descriptor's own link in /proc has to be followed; a name in the tree must not be.
+        fd = os.open(name, _READ if dir_fd is not None else _READ & ~os.O_NOFOLLOW, dir_fd=dir_fd)
+        try:
+            return self._head(called, status, fd, self._content(fd))
+        finally:
+            os.close(fd)
 
     def _content(self, fd: int) -> bytes:
         summary = hashlib.sha256()
@@ -203,14 +210,13 @@ class _Reader:
             summary.update(data)
         return summary.hexdigest().encode()
 
-    def _head(self, path: bytes, status: os.stat_result, fd: int | None, content: bytes) -> None:
+    def _head(self, name: bytes, status: os.stat_result, fd: int | None, content: bytes) -> bytes:
         attributes = b""
         if self.xattrs and fd is not None and (names := os.listxattr(fd)):
             found = read_xattrs(b"/proc/self/fd/%d/." % fd if stat.S_ISDIR(status.st_mode) else
                                 b"/proc/self/fd/%d" % fd, names, follow=True) or {}
             attributes = b"".join(b"\2%b\2%b" % item for item in sorted(found.items()))
-        self.update(b"%b\0%o %d %d\0%b%b\n" % (
-            path, status.st_mode, status.st_uid, status.st_gid, content, attributes))
+        return entry_line(name, status.st_mode, content, (status.st_uid, status.st_gid), attributes)
 
 
 def _go_on() -> None:
