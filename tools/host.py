@@ -42,6 +42,7 @@ TEST = (
     ("postgresql", "file:/usr/share/postgresql-common", "the registry's metadata for replicas"),
     ("iproute2", "ip", "an independent view of links and addresses"),
     ("qemu-user-static", "qemu-aarch64-static", "programs of other processors"),
+    ("openssh-server", "file:/usr/sbin/sshd", "repositories over ssh"),
     ("openssl", "openssl", "certificates for the TLS tests"),
     ("procps", "ps", "process listings"),
     ("libc-bin", "ldconfig", "library look-up"),

@@ -73,7 +73,7 @@ def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pull
     performer = Performer(layers=layers, workers=workers, runner=runner, failed=failed,
                           steps=StepMaker(caches, trees, MountImporter(content=images.content, workers=workers)))
     sources = Sources(images=found, cache=cache, layers=layers, workers=workers, fetcher=Downloads(),
-                      layouts=Layouts(images=images, workers=workers))
+                      layouts=Layouts(images=images, workers=workers), scratch=str(root / "scratch"))
     importer = CacheImporter(images=images, workers=workers, registries=registries)
     solver = Solver(cache=cache, sources=sources, contents=contents, importer=importer,
                     performer=ForeignPerformer(performer, workers))

@@ -8,8 +8,6 @@ Spec   BuildKit's ``RUN --mount`` (dockerfile reference).
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import posixpath
 import shutil
@@ -23,25 +21,17 @@ from pallet.linux import safepath
 from pallet.linux.statfs import is_tmpfs
 from pallet.runtime.layerview import TYPE as LAYERS
 from pallet.spec.runtime import Mount
+from pallet.supervisor.agentrelay import AgentRelay
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from pallet.spec.mounts import RootMount
     from pallet.storage.snapshot import Snapshotter
+    from pallet.supervisor.agentrelay import Dial
     from pallet.types import DiffID
 
-logger = logging.getLogger(__name__)
-
 _MEMORY = "/dev/shm"
-_BACKLOG = 16
-_PIECE_BYTES = 64 * 1024
-
-
-class Writer(Protocol):
-    """The way to an agent; see ``build.ports.AgentWriter``."""
-
-    async def write(self, data: bytes) -> None: ...
 
 
 class MountWish(Protocol):
@@ -70,7 +60,7 @@ class MountWish(Protocol):
     @property
     def data(self) -> bytes: ...
     @property
-    def dial(self) -> Callable[[], Awaitable[tuple[AsyncIterator[bytes], Writer]]] | None: ...
+    def dial(self) -> Dial | None: ...
 
 
 class StepFiles:
@@ -105,8 +95,10 @@ class StepFiles:
                 self._bind(wish.source, wish.target, wish.readonly)
             elif wish.kind == "file":
                 self._bind(self._file(number, wish), wish.target, True)
-            else:
-                relay = AgentRelay(f"{self._private()}/{number}.sock", wish)
+            elif wish.dial is not None:
+                relay = AgentRelay(
+                    f"{self._private()}/{number}.sock", wish.dial, owner=(wish.uid, wish.gid),
+                    mode=0o600 if wish.mode is None else wish.mode)
                 self._relays.append(relay)
                 self._bind(relay.path, wish.target, True)
 
@@ -211,70 +203,3 @@ def _tmpfs(wish: MountWish) -> Mount:
     if wish.size_bytes:
         options.append(f"size={wish.size_bytes}")
     return Mount(destination=wish.target, type="tmpfs", source="tmpfs", options=options)
-
-
-class AgentRelay:
-    """A socket that a step sees; each connection to it is one to the client's agent."""
-
-    def __init__(self, path: str, wish: MountWish) -> None:
-        import socket
-
-        self.path = path
-        self._wish = wish
-        self._server: asyncio.Task[None] | None = None
-        self._connections: set[asyncio.Task[None]] = set()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # By the directory's descriptor: the whole path is longer than a socket's name may be.
-        directory_fd = os.open(posixpath.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self._socket.bind(f"/proc/self/fd/{directory_fd}/{posixpath.basename(path)}")
-            os.chown(path, wish.uid, wish.gid)
-            os.chmod(path, 0o600 if wish.mode is None else wish.mode)
-            self._socket.listen(_BACKLOG)
-            self._socket.setblocking(False)
-        except BaseException:
-            self._socket.close()
-            raise
-        finally:
-            os.close(directory_fd)
-
-    def serve(self) -> None:
-        """Begin to take connections; on the loop."""
-        self._server = asyncio.get_running_loop().create_task(self._accept())
-
-    def close(self) -> None:
-        """End them all."""
-        for task in (*self._connections, *([self._server] if self._server else [])):
-            task.cancel()
-        self._socket.close()
-
-    async def _accept(self) -> None:
-        while True:
-            connection, _ = await asyncio.get_running_loop().sock_accept(self._socket)
-            reader, writer = await asyncio.open_unix_connection(sock=connection)
-            task = asyncio.get_running_loop().create_task(self._relay(reader, writer))
-            self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert self._wish.dial is not None
-        try:
-            answers, agent = await self._wish.dial()
-
-            async def forward() -> None:
-                while data := await reader.read(_PIECE_BYTES):
-                    await agent.write(data)
-                await agent.write(b"")
-
-            up = asyncio.ensure_future(forward())
-            try:
-                async for data in answers:
-                    writer.write(data)
-                    await writer.drain()
-            finally:
-                up.cancel()
-                await asyncio.wait({up})
-        except Exception as error:  # noqa: BLE001 - one connection's end, whatever the client did
-            logger.debug("connection to an agent ended: %s", error)
-        finally:
-            writer.close()

@@ -96,15 +96,19 @@ class _Git:
             "PATH": _PATH, "HOME": "/nonexistent", "LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "/bin/false",
             "GIT_ALLOW_PROTOCOL": "git:http:https:ssh",
+            # The client's agent alone: neither keys nor known hosts of this host's users.
             "GIT_SSH_COMMAND": "ssh -F /dev/null -o StrictHostKeyChecking=accept-new -o BatchMode=yes "
-                               "-o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
+                               "-o UserKnownHostsFile=/dev/null -o IdentityFile=none -o LogLevel=ERROR",
         }
         self._environment |= wanted.proxies
         if any(text.startswith("-") for text in (wanted.remote, wanted.ref, wanted.commit)):
             message = f"invalid git reference {wanted.ref or wanted.remote!r}"
             raise InvalidParameterError(message)
         if wanted.agent:
-            self._environment["SSH_AUTH_SOCK"] = wanted.agent
+            # By the directory's descriptor: the whole path is longer than a socket's name may be.
+            directory_fd = os.open(posixpath.dirname(wanted.agent), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._environment["SSH_AUTH_SOCK"] = (
+                f"/proc/{os.getpid()}/fd/{directory_fd}/{posixpath.basename(wanted.agent)}")
         # Credentials by environment: the command line is anybody's to read.
         pairs = [item.split("=", 1) for item in _CONFIG]
         pairs += [[f"http.{wanted.remote}.extraheader", header] for header in wanted.headers]
@@ -197,6 +201,11 @@ class _Git:
             message = f"failed to {arguments[0]} {self._wanted.remote}: exit status {done.returncode}: {text}"
             raise InvalidParameterError(message.replace(self._wanted.remote, redacted(self._wanted.remote)))
         return done.stdout.decode(errors="surrogateescape")
+
+
+def over_ssh(remote: str) -> bool:
+    """Whether git fetches from a remote with ssh: by its scheme, or as ``user@host:path``."""
+    return remote.startswith("ssh://") if "://" in remote else "@" in remote.partition(":")[0]
 
 
 def redacted(url: str) -> str:

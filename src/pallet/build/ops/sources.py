@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import tempfile
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -24,9 +25,11 @@ from pallet.build.cachekey import combine
 from pallet.build.cachestore import CacheRecord
 from pallet.build.job import Solved
 from pallet.build.ops import downloads
-from pallet.build.ops.gitworker import GitReply, GitRequest, redacted
+from pallet.build.ops.gitworker import GitReply, GitRequest, over_ssh, redacted
 from pallet.errors import InvalidParameterError, NotFoundError
 from pallet.image.moments import unix_seconds
+from pallet.layer.remove import discard
+from pallet.supervisor.agentrelay import AgentRelay
 from pallet.types import DiffID
 
 if TYPE_CHECKING:
@@ -54,13 +57,15 @@ class Sources:
     """Brings sources here."""
 
     def __init__(self, *, images: BuildImages, cache: CacheStore, layers: Layers, workers: WorkerRunner,
-                 fetcher: Downloads, layouts: Layouts) -> None:
+                 fetcher: Downloads, layouts: Layouts, scratch: str) -> None:
+        """``scratch`` is a directory for what is gone before its build ends."""
         self._images = images
         self._cache = cache
         self._layers = layers
         self._workers = workers
         self._fetcher = fetcher
         self._layouts = layouts
+        self._scratch = scratch
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def bring(self, vertex: Vertex, job: Job) -> Solved:
@@ -174,9 +179,36 @@ class Sources:
     # Checkouts
 
     async def _git(self, op: graph.GitSource, vertex: Vertex, job: Job) -> Solved:
+        async with self._agent(op, job) as agent:
+            return await self._checkout(op, vertex, job, agent)
+
+    @asynccontextmanager
+    async def _agent(self, op: graph.GitSource, job: Job) -> AsyncIterator[str]:
+        """A socket of the client's agent, for a remote over ssh; "" for others."""
+        if not over_ssh(op.remote):
+            yield ""
+            return
+        dial = await job.client.ssh_agent("default")
+        if dial is None:
+            message = "unset ssh forward key default"
+            raise InvalidParameterError(message)
+        await run_blocking(os.makedirs, self._scratch, 0o700, exist_ok=True)
+        directory = await run_blocking(tempfile.mkdtemp, dir=self._scratch)
+        try:
+            relay = AgentRelay(f"{directory}/agent", dial)
+            relay.serve()
+            try:
+                yield relay.path
+            finally:
+                relay.close()
+        finally:
+            await asyncio.shield(run_blocking(discard, directory))
+
+    async def _checkout(self, op: graph.GitSource, vertex: Vertex, job: Job, agent: str) -> Solved:
         headers = await _credentials(op, job)
         proxies = {name: os.environ[name] for name in _PROXIES if name in os.environ}
-        request = GitRequest(action="resolve", remote=op.remote, ref=op.ref, headers=headers, proxies=proxies)
+        request = GitRequest(action="resolve", remote=op.remote, ref=op.ref, headers=headers, proxies=proxies,
+                             agent=agent)
         if len(op.checksum) == _COMMIT_DIGITS and (op.fetch_by_commit or not op.ref):
             commit = op.checksum
         else:
@@ -196,7 +228,8 @@ class Sources:
             reply = await self._workers.run_worker("build.git", GitRequest(
                 action="checkout", remote=op.remote, ref=op.ref, commit=commit, scratch=scratch, target=upper,
                 subdirectory=op.subdirectory, keep_git_dir=op.keep_git_dir, submodules=op.submodules,
-                commit_times=op.mtime == "commit", headers=headers, proxies=proxies), reply_type=GitReply)
+                commit_times=op.mtime == "commit", headers=headers, proxies=proxies, agent=agent),
+                reply_type=GitReply)
             reply.result()
             tell(1, 1)
             return await self._keep(key, job, [cache_key], CacheRecord(

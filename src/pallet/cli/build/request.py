@@ -90,6 +90,8 @@ def prepare(session: Session, flags: Flags) -> Prepared:
     for text in flags["ssh"]:
         name, path = _agent(session, text)
         made.sources.agents[name] = path
+    if _over_ssh(made.call.get("remote", "")) and "default" not in made.sources.agents:
+        made.sources.agents["default"] = _agent(session, "default")[1]
     made.sources.credentials = lambda host: _credentials(session, host)
     return made
 
@@ -424,6 +426,11 @@ def _agent(session: Session, text: str) -> tuple[str, str]:
     if os.path.isfile(path):
         raise CommandError(f"{path} is a key: load it into an agent (ssh-add) and give the agent's socket")
     return name or "default", path
+
+
+def _over_ssh(remote: str) -> bool:
+    """Whether a context is a repository that is fetched with ssh: the daemon needs an agent, then."""
+    return remote.startswith(("ssh://", "git@"))
 
 
 def _credentials(session: Session, host: str) -> dict[str, str]:
