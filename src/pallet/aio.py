@@ -42,3 +42,11 @@ async def shielded(awaitable: Awaitable[T]) -> T:
     cancellation at once.
     """
     return await asyncio.shield(asyncio.ensure_future(awaitable))
+
+
+def first_error(problems: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return what failed first of a task group, however deep it lies: what whoever asked is told."""
+    found: BaseException = problems
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

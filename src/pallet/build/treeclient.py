@@ -12,10 +12,11 @@ import stat
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from pallet.aio import run_blocking
+from pallet.aio import first_error, run_blocking
 from pallet.build.contextworker import UntarReply, UntarRequest
 from pallet.errors import InvalidParameterError, NotFoundError, SyscallError
 from pallet.linux import safepath
+from pallet.transfer.resolver import login_domain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -89,7 +90,7 @@ class TreeClient:
     async def credentials(self, host: str) -> tuple[str, str] | None:
         """Find what came with the request."""
         for key, auth in self._registries.items():
-            if _host(key) != _host(host):
+            if login_domain(key) != login_domain(host):
                 continue
             if auth.identitytoken:
                 return "<token>", auth.identitytoken
@@ -160,7 +161,7 @@ async def feed_pipe(source: AsyncIterator[bytes], run: Callable[[int, int], Awai
             working = group.create_task(work())
             group.create_task(_feed(source, write_fd, working))
     except BaseExceptionGroup as problems:
-        raise _first(problems) from None
+        raise first_error(problems) from None
     finally:
         os.close(read_fd)
         os.close(root_fd)
@@ -228,16 +229,3 @@ def read_file(root: str, path: str, limit_bytes: int) -> bytes | None:
 
 def _absent(what: str) -> NotFoundError:
     return NotFoundError(f"the client of this build offers no {what}")
-
-
-def _host(key: str) -> str:
-    """Docker Hub has several names in credentials."""
-    host = key.removeprefix("https://").removeprefix("http://").partition("/")[0]
-    return "docker.io" if host in {"index.docker.io", "registry-1.docker.io"} else host
-
-
-def _first(problems: BaseExceptionGroup[BaseException]) -> BaseException:
-    found: BaseException = problems
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 import msgspec
 from isal import isal_zlib
 
-from pallet.aio import run_blocking
+from pallet.aio import first_error, run_blocking
 from pallet.errors import DataLossError
 from pallet.image.changes import apply_changes
 from pallet.image.moments import now
@@ -151,7 +151,7 @@ class Importer:
                     unpacking = group.create_task(self._unpack(draft, fd, progress))
                     group.create_task(_feed(source, recoder, progress))
         except BaseExceptionGroup as problems:
-            raise _first(problems) from None
+            raise first_error(problems) from None
         finally:
             os.close(fd)
         return unpacking.result()
@@ -310,13 +310,6 @@ async def _to_its_end(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     except asyncio.CancelledError:
         await asyncio.wait([work])
         raise
-
-
-def _first(problems: BaseExceptionGroup[BaseException]) -> BaseException:
-    found: BaseException = problems
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
 
 
 def _drop(images: ImageStore, draft: LayerDraft, ingest: Ingest) -> None:

@@ -14,6 +14,7 @@ from pallet.transfer.auth import LoginCredentials
 from pallet.transfer.client import RepositoryClient
 from pallet.transfer.failures import BadContentError, RegistryError, for_pull
 from pallet.transfer.fetch import fetch
+from pallet.transfer.resolver import login_domain
 from pallet.transfer.retry import Retries
 from pallet.transfer.transport import Cancellation
 
@@ -42,7 +43,7 @@ class BlobFetcher:
         self._threads = threads
         self._content = content
         self._retry = retry
-        self._credentials = {_host(key): config for key, config in (credentials or {}).items()}
+        self._credentials = {login_domain(key): config for key, config in (credentials or {}).items()}
 
     def authenticated(self, credentials: Mapping[str, AuthConfig]) -> BlobFetcher:
         """Return one that uses these credentials, for the client they came from."""
@@ -88,7 +89,7 @@ class BlobFetcher:
         raise for_pull(failure, reference) from failure
 
     def _client(self, endpoint: Endpoint, reference: Reference) -> RepositoryClient:
-        login = LoginCredentials.from_config(self._credentials.get(_host(reference.domain)))
+        login = LoginCredentials.from_config(self._credentials.get(login_domain(reference.domain)))
         return RepositoryClient(self._transport, endpoint, reference.path,
                                 credentials=self._resolver.credentials(endpoint, login))
 
@@ -109,9 +110,3 @@ class BlobFetcher:
             fetch(lambda offset: client.blob(digest, offset_bytes=offset), size_bytes, ingest,
                   retries=Retries(self._retry, cancel), cancel=cancel, on_bytes=lambda _: None)
             ingest.replace()
-
-
-def _host(key: str) -> str:
-    """Registry of a key of config.json: scheme and path are dropped, Docker Hub has one name."""
-    host = key.removeprefix("https://").removeprefix("http://").partition("/")[0]
-    return "docker.io" if host in {"index.docker.io", "registry-1.docker.io"} else host

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from pallet.aio import first_error
 from pallet.errors import DataLossError, InvalidParameterError, NotFoundError
 from pallet.layer.model import MissingLinkTargetError
 from pallet.spec import digest as digests
@@ -138,7 +139,7 @@ class ImagePull:
                 group.create_task(self._tools.threads.run(partial(
                     attestations.bring_in, self._client, self._tools.content, self._lease, entries, cancel), cancel))
         except BaseExceptionGroup as problems:
-            raise _leaf(problems) from problems
+            raise first_error(problems) from problems
 
     async def _choose(self, target: StoredManifest, wanted: Platform) -> list[StoredManifest]:
         """Follow indexes down to one image; every document on the way, the image's last."""
@@ -228,7 +229,7 @@ class ImagePull:
                 for source in sources:
                     group.create_task(obtain(source))
         except BaseExceptionGroup as problems:
-            raise _leaf(problems) from problems
+            raise first_error(problems) from problems
         return linked
 
     def _open(self, descriptor: Descriptor, offset_bytes: int) -> HTTPResponse:
@@ -255,10 +256,3 @@ class ImagePull:
         for stored in manifests:
             self._lease.add_blob(stored.digest)
             self._tools.content.put(stored.raw, stored.digest)
-
-
-def _leaf(problems: BaseExceptionGroup[BaseException]) -> BaseException:
-    found: BaseException = problems
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pallet.aio import first_error
 from pallet.errors import DataLossError
 from pallet.spec import digest as digests
 from pallet.spec.image import Descriptor, StoredManifest
@@ -173,7 +174,7 @@ class Pusher:
                 for blob in blobs.values():
                     group.create_task(self._blob(client, blob, sent, watch))
         except BaseExceptionGroup as problems:
-            raise _leaf(problems) from problems
+            raise first_error(problems) from problems
         for manifest in picture.manifests[:-1]:
             document = manifest.document
             if not await self._threads.run(partial(client.has_manifest, document.digest)):
@@ -254,13 +255,6 @@ def _with_packed_layers(document: StoredManifest,
             entry.update(mediaType=instead.media_type, digest=instead.digest, size=instead.size)
     raw = msgspec.json.encode(fields)
     return StoredManifest(raw=raw, media_type=document.media_type, digest=digests.of_bytes(raw))
-
-
-def _leaf(problems: BaseExceptionGroup[BaseException]) -> BaseException:
-    found: BaseException = problems
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
 
 
 def _ignore(_message: ProgressMessage) -> None:
