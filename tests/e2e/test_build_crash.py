@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.daemon import pallet_command
+from tests.support.dockercli import docker_binaries
+from tests.support.plugins import with_plugins
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -87,3 +89,29 @@ def test_a_kill_leaves_nothing_of_a_step(fresh_palletd: Callable[..., Daemon], t
     assert not _holds(daemon.data_root, SECRET)
     checked = cli.run("system", "check")
     assert checked.code == 0, checked.out
+
+
+@pytest.mark.needs("buildx")
+@pytest.mark.parametrize("door", ["own", "buildkit", "classic"])
+def test_the_daemons_end_ends_a_build(fresh_palletd: Callable[..., Daemon], tmp_path: Path, door: str) -> None:
+    """Its client hears why, nothing of its step is left, and what was done before is cached."""
+    daemon = fresh_palletd()
+    cli = {"own": lambda: daemon.cli(pallet_command()), "buildkit": lambda: with_plugins(daemon),
+           "classic": lambda: daemon.cli([docker_binaries()[0]])}[door]()
+    words = ["buildx", "build", "--progress", "plain"] if door == "buildkit" else ["build"]
+    if door == "classic":
+        cli.env["DOCKER_BUILDKIT"] = "0"
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN echo one > /one\nRUN echo at-$((40+2)); sleep 985\n")
+    process = cli.start(*words, str(tmp_path), stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    assert any("at-42" in line for line in process.stdout)
+    assert daemon.stop() == 0
+    assert "the daemon is shutting down" in process.stdout.read()
+    assert process.wait(20) == 1
+    cli.end_started()
+    assert not left(daemon)
+    assert "Traceback" not in daemon.tail()
+    daemon.start()
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN echo one > /one\nRUN true\n")
+    done = cli.run(*words, str(tmp_path), check=True)
+    assert "CACHED" in done.err or "Using cache" in done.out

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pallet.build import graph
 from pallet.build.job import Job
@@ -20,9 +21,10 @@ from pallet.image.importer import Importer
 from pallet.spec import platform as platforms
 from pallet.spec.reference import parse_normalized
 from tests.support.scratch import busybox_tar
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from pallet.build.job import Solved
     from pallet.build.ports import AgentDialer
@@ -30,7 +32,10 @@ if TYPE_CHECKING:
     from pallet.image.model import Image
     from pallet.types import Digest
 
+T = TypeVar("T")
+
 SHELL = ("/bin/sh", "-c")
+_PATIENCE_S = 20.0
 
 
 @dataclass
@@ -94,6 +99,7 @@ class BuildLab:
         self.base = base
         self.told = Told()
         self.client = Client()
+        self._begun: dict[int, list[asyncio.Task[Any]]] = {}
 
     def image(self) -> graph.Vertex:
         """The vertex of the base image."""
@@ -111,7 +117,41 @@ class BuildLab:
         try:
             yield job
         finally:
+            await self._end(id(job))
             await self.solver.end(job)
+
+    def begin(self, targets: Sequence[graph.Vertex], job: Job) -> asyncio.Task[list[Solved]]:
+        """Solve in the background; what is still under way at the job's end, also of a failed test, is cancelled."""
+        task = asyncio.get_running_loop().create_task(self.solver.solve(targets, job))
+        self._begun.setdefault(id(job), []).append(task)
+        return task
+
+    def beside(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Do something else in the background; ``end`` cancels it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._begun.setdefault(0, []).append(task)
+        return task
+
+    async def end(self) -> None:
+        """Cancel what has not been waited for."""
+        for key in list(self._begun):
+            await self._end(key)
+
+    async def _end(self, key: int) -> None:
+        tasks = self._begun.pop(key, [])
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def until(self, condition: Callable[[], T]) -> T:
+        """Wait for the first truthy result; a background task that fails meanwhile fails the test."""
+        async with asyncio.timeout(_PATIENCE_S * PATIENCE):
+            while not (found := condition()):
+                for task in [task for tasks in self._begun.values() for task in tasks if task.done()]:
+                    if not task.cancelled() and (error := task.exception()) is not None:
+                        raise error
+                await asyncio.sleep(0.01)
+        return found
 
     async def solve(self, *targets: graph.Vertex, **options: Any) -> list[Solved]:
         """Solve in a job of its own."""
@@ -162,7 +202,11 @@ async def build_lab(tmp_path: Path, *, import_base: bool = True, **config: Any) 
                 yield busybox_tar() if import_base else bytes(1024)
 
             image = await importer.run(source(), reference=parse_normalized("busybox:latest"))
-            yield BuildLab(daemon, image)
+            lab = BuildLab(daemon, image)
+            try:
+                yield lab
+            finally:
+                await lab.end()
         finally:
             await daemon.close()
     finally:

@@ -116,8 +116,7 @@ async def test_agent(lab: BuildLab) -> None:
 
     async def ask() -> bytes:
         """Connect as the step could; busybox has no client for such sockets."""
-        while not (found := list(lab.daemon.run.shims.glob("*/step/*.sock"))):
-            await asyncio.sleep(0.01)
+        found = await lab.until(lambda: list(lab.daemon.run.shims.glob("*/step/*.sock")))
         directory = os.open(found[0].parent, os.O_PATH)
         try:
             reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{directory}/{found[0].name}")
@@ -133,8 +132,8 @@ async def test_agent(lab: BuildLab) -> None:
               graph.RunMount(kind="cache", target="/c", id="go", readonly=False)]
     command = "stat -c '%u %F' /run/agent.sock; while [ ! -e /c/go ]; do usleep 10000; done"
     async with lab.job(client) as job:
-        asking = asyncio.ensure_future(ask())
-        solving = asyncio.ensure_future(lab.solver.solve([run(lab.image(), command, mounts=mounts)], job))
+        asking = lab.beside(ask())
+        solving = lab.begin([run(lab.image(), command, mounts=mounts)], job)
         assert await asking == b"PING"
         (cache,) = (lab.daemon.data.build / "caches").iterdir()
         (cache / "go").touch()

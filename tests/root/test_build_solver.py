@@ -136,14 +136,12 @@ async def test_concurrent_builds_share_what_runs(lab: BuildLab) -> None:
         for job in (first, second, third):
             told.append(Told())
             job.watch = told[-1]
-        tasks = [asyncio.ensure_future(lab.solver.solve([step], job)) for job in (first, second)]
-        while not told[0].output() or not told[1].output():
-            await asyncio.sleep(0.01)
+        tasks = [lab.begin([step], job) for job in (first, second)]
+        await lab.until(lambda: told[0].output() and told[1].output())
         tasks[0].cancel()
         await asyncio.wait({tasks[0]})
-        late = asyncio.ensure_future(lab.solver.solve([step], third))
-        while not told[2].output():
-            await asyncio.sleep(0.01)
+        late = lab.begin([step], third)
+        await lab.until(told[2].output)
         (cache,) = caches.iterdir()
         (cache / "go").touch()
         assert (await tasks[1])[0].layers == (await late)[0].layers
@@ -163,9 +161,8 @@ async def test_what_others_wait_for_keeps_what_it_works_with(lab: BuildLab, tmp_
             tasks = []
             for job in (first, second):
                 told = job.watch = Told()
-                tasks.append(asyncio.ensure_future(lab.solver.solve([step], job)))
-                while not told.output():
-                    await asyncio.sleep(0.01)
+                tasks.append(lab.begin([step], job))
+                await lab.until(told.output)
             assert [len(job.begun) for job in (first, second)] == [1, 0]
             tasks[0].cancel()
             await asyncio.wait({tasks[0]})
@@ -173,21 +170,53 @@ async def test_what_others_wait_for_keeps_what_it_works_with(lab: BuildLab, tmp_
         (cache,) = (lab.daemon.data.build / "caches").iterdir()
         (cache / "go").touch()
         await tasks[1]
-    while any(client.held for client in clients):
-        await asyncio.sleep(0.01)
+    await lab.until(lambda: not any(client.held for client in clients))
     assert lab.daemon.metadata.leases() == {}
 
 
 async def test_cancelling_kills_the_command(lab: BuildLab) -> None:
     """A build whose client goes away leaves no process, whatever it was doing."""
     async with lab.job() as job:
-        task = asyncio.ensure_future(lab.solver.solve([run(lab.image(), "echo $$; sleep 1000 & sleep 1000")], job))
-        while not lab.told.output():
-            await asyncio.sleep(0.01)
+        task = lab.begin([run(lab.image(), "echo $$; sleep 1000 & sleep 1000")], job)
+        await lab.until(lab.told.output)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert not [line for line in Path("/proc").glob("[0-9]*/cmdline") if _cmdline(line) == b"sleep\x001000\x00"]
+    assert not _sleepers()
+
+
+async def test_the_end_of_the_daemon_ends_steps(lab: BuildLab) -> None:
+    """Builds that wait for one fail with the reason, no process stays, and nothing begins any more."""
+    step = run(lab.image(), "echo begun; sleep 1000 & sleep 1000")
+    async with lab.job() as first, lab.job() as second:
+        told = [Told(), Told()]
+        first.watch, second.watch = told
+        tasks = [lab.begin([step], first), lab.begin([step], second)]
+        await lab.until(lambda: told[0].output() and told[1].output())
+        await lab.daemon.end_steps()
+        assert not _sleepers()
+        for task in tasks:
+            with pytest.raises(BuildError, match=r"^the daemon is shutting down$"):
+                await task
+        with pytest.raises(BuildError, match=r"^the daemon is shutting down$"):
+            await lab.solver.solve([run(lab.image(), "true")], second)
+    assert lab.leftovers() == []
+
+
+async def test_what_a_failed_test_has_begun_ends_with_its_job(lab: BuildLab) -> None:
+    """The lab's own promise."""
+    step = run(lab.image(), "echo begun; sleep 1000 & sleep 1000")
+    with pytest.raises(LookupError):
+        async with lab.job() as job:
+            task = lab.begin([step], job)
+            await lab.until(lab.told.output)
+            raise LookupError
+    assert task.cancelled()
+    assert not _sleepers()
+
+
+def _sleepers() -> list[Path]:
+    return [line for line in Path("/proc").glob("[0-9]*/cmdline") if _cmdline(line) == b"sleep\x001000\x00"]
 
 
 def _cmdline(path: Path) -> bytes:
@@ -300,7 +329,7 @@ async def test_a_failed_step_is_kept_for_a_shell(lab: BuildLab) -> None:
     failed, state = lab.daemon.solving.failed, caught.value.state
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    shell = asyncio.ensure_future(failed.shell(
+    shell = lab.beside(failed.shell(
         state, ["/bin/sh", "-c", "cat /tmp/half /run/s; echo $A; id -u; read x; exit $x"], theirs, tty=False))
     await asyncio.get_running_loop().sock_sendall(ours, b"9\n")
     deframer, told = Deframer(), b""

@@ -13,7 +13,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pallet.aio import run_blocking
 from pallet.build.compose import solved_target
@@ -30,7 +30,7 @@ from pallet.build.progress import WarningEvent
 from pallet.build.remote import RemoteContext
 from pallet.build.remotecache.links import check_caches, open_caches, with_inline_cache, write_caches
 from pallet.build.request import BuildResult
-from pallet.errors import InvalidParameterError, NotFoundError, NotImplementedApiError
+from pallet.errors import InvalidParameterError, NotFoundError, NotImplementedApiError, UnavailableError
 from pallet.image.lazyblobs import LazyBlobs
 from pallet.layer.remove import discard
 from pallet.spec.dockerfile.errors import DockerfileError
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from pallet.types import DiffID
 
 _MAX_DOCKERFILE_BYTES = 16 << 20
+_TELLING_S = 1.0
 _LOG_BYTES = 2 << 20
 """Of a step's output, as BuildKit's ``BUILDKIT_STEP_LOG_MAX_SIZE``."""
 _CLASSIC_LOG_BYTES = 64 << 20
@@ -74,6 +75,25 @@ class Builder:
         self._scratch = os.fspath(scratch)
         self._pushes = pushes
         self._notes = notes
+        self._running: set[asyncio.Task[Any]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def end_steps(self) -> None:
+        """End the steps of all builds, and give these a moment to tell their clients. No build begins any more."""
+        self._closed = True
+        await self.parts.solver.close()
+        if self._running:
+            await asyncio.wait(self._running, timeout=_TELLING_S)
+
+    async def close(self) -> None:
+        """Cancel what still builds, and wait until it has let go of everything."""
+        self._closed = True
+        await self.parts.solver.close()
+        for task in self._running:
+            task.cancel()
+        while tasks := self._running | self._ending:
+            await asyncio.wait(tasks)
 
     def sweep(self) -> None:
         """Drop what an earlier daemon's builds left. At start-up only; blocking."""
@@ -92,8 +112,23 @@ class Builder:
             DockerfileError: the Dockerfile cannot be understood.
             PalletError: anything else.
         """
-        started_ns = time.time_ns()
+        if self._closed:
+            message = "the daemon is shutting down"
+            raise UnavailableError(message)
         _check(request)
+        task = asyncio.current_task()
+        assert task is not None
+        if task in self._running:  # a build that another one is made from
+            return await self._build(request, client, watch, on_plan)
+        self._running.add(task)
+        try:
+            return await self._build(request, client, watch, on_plan)
+        finally:
+            self._running.discard(task)
+
+    async def _build(self, request: BuildRequest, client: BuildClient, watch: Watch,
+                     on_plan: Callable[[bytes, Plan], None] | None) -> BuildResult:
+        started_ns = time.time_ns()
         progress = Progress(watch, request.ref)
         lease = await run_blocking(self._images.lease)
         job = Job(client=client, watch=watch, options=request.options, lease=lease, debug=request.debug,
@@ -113,7 +148,10 @@ class Builder:
                                         [target.vertex for target in made.targets])
             return replace(result, response={**result.response, **cached}) if cached else result
         finally:
-            await asyncio.shield(self._end(job, request))
+            end = asyncio.get_running_loop().create_task(self._end(job, request))
+            self._ending.add(end)
+            end.add_done_callback(self._ending.discard)
+            await asyncio.shield(end)
 
     async def _end(self, job: Job, request: BuildRequest) -> None:
         """Let go of what the build held, and of documents that outputs wrote for a client alone."""

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from pallet.errors import PalletError
+
     Output = Callable[[int, bytes], None]
 
 T = TypeVar("T")
@@ -30,6 +32,7 @@ class Execution(Generic[T]):
         self._outputs: list[Output] = []
         self._written: list[tuple[int, bytes]] = []
         self._kept = 0
+        self._refusal: PalletError | None = None
         self._task: asyncio.Task[T] = asyncio.get_running_loop().create_task(self._run(work))
 
     async def _run(self, work: Callable[[Output], Awaitable[T]]) -> T:
@@ -41,6 +44,11 @@ class Execution(Generic[T]):
             self._kept += len(data)
         for output in list(self._outputs):
             output(stream, data)
+
+    def end(self, refusal: PalletError) -> None:
+        """End it early; who waits for it gets ``refusal``."""
+        self._refusal = refusal
+        self._task.cancel()
 
     async def wait(self) -> None:
         """Wait for its end, whatever that is."""
@@ -58,6 +66,11 @@ class Execution(Generic[T]):
         self._outputs.append(output)
         try:
             return await asyncio.shield(self._task)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if self._refusal is None or not self._task.cancelled() or (caller is not None and caller.cancelling()):
+                raise
+            raise self._refusal from None
         finally:
             self._outputs.remove(output)
             if not self._outputs and not self._task.done():
@@ -70,6 +83,14 @@ class Executions(Generic[T]):
 
     def __init__(self) -> None:
         self._running: dict[str, Execution[T]] = {}
+
+    async def close(self, refusal: PalletError) -> None:
+        """End all that are under way, and wait for their ends; who waits for them gets ``refusal``."""
+        running = [execution for execution in self._running.values() if not execution.done]
+        for execution in running:
+            execution.end(refusal)
+        for execution in running:
+            await execution.wait()
 
     async def run(self, key: str, work: Callable[[Output], Awaitable[T]], output: Output,
                   begun: list[Execution[T]]) -> T:

@@ -21,7 +21,7 @@ from pallet.build.errors import BuildError
 from pallet.build.job import Solved
 from pallet.build.ops.selection import SourceMissingError
 from pallet.build.sharing import Executions
-from pallet.errors import PalletError
+from pallet.errors import PalletError, UnavailableError
 from pallet.types import DiffID
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_CLOSED = "the daemon is shutting down"
 _STEPS_A_CPU = 2
 """Steps mostly wait for disks and networks."""
 _LAYER_OPS = (graph.RunOp, graph.FileOp)
@@ -59,6 +60,7 @@ class Solver:
         self._leases: list[Lease] = []
         """That are to be ended."""
         self._slots = asyncio.Semaphore(_STEPS_A_CPU * (os.cpu_count() or 1))
+        self._closed = False
 
     async def solve(self, targets: Sequence[Vertex], job: Job) -> list[Solved]:
         """Solve vertices with all that they need; results of others that were found are in ``job.results``.
@@ -81,6 +83,13 @@ class Solver:
         found = dict(zip(dict.fromkeys(targets), (task.result() for task in tasks), strict=True))
         run.fill_in(order)
         return [found[target] for target in targets]
+
+    async def close(self) -> None:
+        """End every step, and carry none out any more: builds fail. Idempotent."""
+        self._closed = True
+        await self._executions.close(UnavailableError(_CLOSED))
+        if self._ending:
+            await asyncio.wait(self._ending)
 
     async def end(self, job: Job) -> None:
         """Let go of everything a job holds; its results are safe only while something else keeps them.
@@ -175,6 +184,8 @@ class Solver:
 
     async def perform(self, vertex: Vertex, inputs: Sequence[Solved], job: Job, keys: Sequence[str]) -> CacheRecord:
         """Carry an operation out, once for all who want it now, and record what it made."""
+        if self._closed:
+            raise UnavailableError(_CLOSED)
         # A build that wants its failed steps kept has them to itself: it ends them.
         alone = vertex.ignore_cache or job.debug
         shared = f"{keys[0]}:{id(job)}:{job.digest(vertex)}" if alone else keys[0]

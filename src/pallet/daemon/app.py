@@ -17,7 +17,7 @@ from pallet.aio import run_blocking
 from pallet.api.backends import Backends
 from pallet.build.kept import kept_layers
 from pallet.daemon.buildkit import make_door
-from pallet.daemon.deferred import deferred
+from pallet.daemon.deferred import deferred, made
 from pallet.engine import hostinfo
 from pallet.engine.archives import ContainerArchives
 from pallet.engine.attach import Attacher
@@ -323,8 +323,18 @@ class Daemon:
             except PalletError as error:
                 logger.warning("start of %s after the daemon's start failed: %s", container.id, error)
 
+    async def end_steps(self) -> None:
+        """End the steps of builds, which makes their builds fail; no step begins any more."""
+        if (doors := made(self.build)) is not None:
+            await doors.builder.end_steps()
+        if (parts := made(self.solving)) is not None:
+            await parts.solver.close()
+
     async def close(self) -> None:
         """Let go of everything; containers go on running under live-restore, else they are stopped."""
+        if (doors := made(self.build)) is not None:
+            await doors.builder.close()
+        await self.end_steps()
         if not self.config.live_restore:
             running = [c for c in self.index if is_running(c.status)]
             await asyncio.gather(*(self._end(c) for c in running), return_exceptions=True)

@@ -34,6 +34,11 @@ class _Deferred:
         return getattr(self._made, name)
 
 
+def made(part: T) -> T | None:
+    """What a deferred part stands for, if anybody has used it."""
+    return cast("T | None", object.__getattribute__(part, "_made"))
+
+
 def deferred(make: Callable[[], T]) -> T:
     """Return what stands for the result of ``make``; only attributes may be used, not identity or type."""
     return cast("T", _Deferred(make))

@@ -106,6 +106,8 @@ async def _serve(words: Sequence[str], chosen: Options) -> None:
             systemd.notify("READY=1")
             await signals.stop.wait()
             systemd.notify("STOPPING=1")
+            # First, so that builds tell their clients; the others' requests get the server's grace.
+            await daemon.end_steps()
             await asyncio.gather(server.close(), api.close())
         finally:
             await daemon.close()
