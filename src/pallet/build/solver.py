@@ -179,8 +179,7 @@ class Solver:
         """Keep a record's layers for a job."""
         self.cache.hold(record.id)
         job.held.append(record.id)
-        for layer in record.layers:
-            job.lease.add_layer(DiffID(layer))
+        job.lease.add_layers(DiffID(layer) for layer in record.layers)
 
     async def perform(self, vertex: Vertex, inputs: Sequence[Solved], job: Job, keys: Sequence[str]) -> CacheRecord:
         """Carry an operation out, once for all who want it now, and record what it made."""

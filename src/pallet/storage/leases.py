@@ -11,6 +11,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Self
 
     from pallet.storage.metadata import Metadata
@@ -32,6 +33,12 @@ class Lease:
     def add_layer(self, diff_id: DiffID) -> None:
         """Protect a layer: call it before ``commit_layer``, or before relying on ``has_layer``."""
         self._metadata.add_lease_resource(self.id, "layer", diff_id)
+
+    def add_layers(self, diff_ids: Iterable[DiffID]) -> None:
+        """Protect several at once; see ``add_layer``."""
+        with self._metadata.transaction():
+            for diff_id in diff_ids:
+                self.add_layer(diff_id)
 
     def end(self) -> None:
         """Give the protection up. Idempotent."""
