@@ -31,7 +31,7 @@ from pallet.layer.diff import read_xattrs
 from pallet.layer.extract import Owner, extract
 from pallet.layer.model import ArchiveError
 from pallet.layer.source import ByteStream, Source, chunks
-from pallet.linux import safepath
+from pallet.linux import process, safepath
 
 if TYPE_CHECKING:
     from pallet.build.ops.modes import Mode
@@ -239,14 +239,17 @@ class Copier:
         if not self._helped:
             self._entries(source, target, "", place, fresh=True)
             return
+        parent = os.getpid()
         child = os.fork()
         self._half = int(not child)
         if not child:
             status = _FAILED
             try:
-                # Opened anew: a listing moves the position of its descriptor.
-                self._entries(os.open(".", _DIRECTORY, dir_fd=source), target, "", place, fresh=True)
-                status = 0
+                process.set_parent_death_signal(signal.SIGKILL)
+                if os.getppid() == parent:
+                    # Opened anew: a listing moves the position of its descriptor.
+                    self._entries(os.open(".", _DIRECTORY, dir_fd=source), target, "", place, fresh=True)
+                    status = 0
             except OSError as error:
                 status = error.errno or _FAILED
             finally:
