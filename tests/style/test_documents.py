@@ -99,7 +99,7 @@ def test_dependencies_are_what_is_imported() -> None:
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.split(".")[0])
-    names = {"google": "protobuf", "jwt": "PyJWT"}
+    names = {"google": "protobuf", "jwt": "PyJWT", "yaml": "PyYAML"}
     imported = {names.get(name, name) for name in imported}
     assert declared <= imported, f"declared and never imported: {declared - imported}"
     third_party = imported - _standard_library() - {"pallet"}

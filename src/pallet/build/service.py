@@ -289,7 +289,8 @@ class Builder:
         job = Job(client=client, watch=watch, options=request.options, lease=await run_blocking(self._images.lease))
         try:
             source, exclude = await self._read(request, job, progress)
-            return await Asked(source, request.options, resolver=self.parts.images, client=client, watch=watch,
+            options = await self._with_inputs(request, job, progress)
+            return await Asked(source, options, resolver=self.parts.images, client=client, watch=watch,
                                exclude=exclude).answer(subrequest)
         finally:
             await asyncio.shield(self.parts.solver.end(job))

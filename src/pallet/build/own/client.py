@@ -11,6 +11,7 @@ import base64
 import itertools
 import time
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,8 @@ _FAREWELL_S = 5.0
 _MAX_OPEN = 64
 """Files that a client may have in the air at once; ours has one."""
 _PIECE_BYTES = 256 * 1024
+_INPUT = "input:"
+"""Begins the names of sources of other builds; as ``build/inputs.py`` marks them."""
 _answer = msgspec.json.Decoder(Answer)
 _encoder = msgspec.json.Encoder()
 
@@ -190,10 +193,13 @@ class OwnClient:
     writes_index = True
     """``put_blob`` also takes a layout's own documents by their names."""
 
-    def __init__(self, wire: Wire, store: ContextStore, call: BuildCall) -> None:
+    def __init__(self, wire: Wire, store: ContextStore, call: BuildCall, path: str = "") -> None:
+        """``path`` leads to a build that others build on: ``input:NAME/…``."""
         self._wire = wire
         self._store = store
         self._call = call
+        self._path = path
+        self._inputs: dict[str, OwnClient] = {}
         self._given: dict[str, bytes] = {}
         if call.dockerfile is not None:
             self._given[call.filename] = base64.b64decode(call.dockerfile)
@@ -204,16 +210,25 @@ class OwnClient:
         """The directory of the context."""
         return self._call.sources.get("context", "")
 
+    def below(self, name: str, call: BuildCall) -> OwnClient:
+        """The client of a build whose result is a context of this one."""
+        self._inputs[name] = OwnClient(self._wire, self._store, call, f"{self._path}{_INPUT}{name}/")
+        return self._inputs[name]
+
     async def tree(self, source: LocalSource, watch: Watch, vertex: Digest) -> ContextTree:
         """Bring what changed of a tree here."""
+        owner, slash, rest = source.name.partition("/")
+        if slash and owner.removeprefix(_INPUT) in self._inputs:
+            inner = self._inputs[owner.removeprefix(_INPUT)]
+            return await inner.tree(replace(source, name=rest), watch, vertex)
         if source.name not in self._call.sources:
             message = f"no local source {source.name} in this build"
             raise NotFoundError(message)
         key = tree_key(self._call.sources[source.name], source.name, source.include, source.exclude, source.follow)
         progress = _Transferring(watch, vertex)
         async with self._store.transfer(key) as transfer:
-            with self._wire.question("tree", name=source.name, include=source.include, exclude=source.exclude,
-                                     follow=source.follow) as conversation:
+            with self._wire.question("tree", name=self._path + source.name, include=source.include,
+                                     exclude=source.exclude, follow=source.follow) as conversation:
                 await _listing(conversation, transfer)
                 progress.begin()
                 wanted = list(await transfer.settle())
@@ -230,7 +245,7 @@ class OwnClient:
             return self._given[path]
         if source not in self._call.sources:
             return None
-        with self._wire.question("file", name=source, path=path) as conversation:
+        with self._wire.question("file", name=self._path + source, path=path) as conversation:
             answer = await conversation.answer()
         if answer.data is None:
             return None

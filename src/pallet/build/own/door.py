@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
 
+    from pallet.build.ports import BuildClient
     from pallet.build.service import Builder
 
 _LIMIT_BYTES = 1 << 20
+_MAX_DEPTH = 50
+"""Of builds on results of builds."""
 _PIPED = "http://buildkit-session/context"
 """What BuildKit's clients call a context that is piped in."""
 _SUBREQUESTS = {"check": "frontend.lint", "outline": "frontend.outline", "targets": "frontend.targets"}
@@ -84,13 +88,25 @@ class OwnDoor:
             message = f"invalid build request: {error}"
             raise InvalidParameterError(message) from error
         client = OwnClient(wire, self._builder.contexts, call)
-        wanted = request_of(call)
+        wanted = replace(request_of(call), inputs=self._inputs(call, client))
         if call.call:
             texts = await self._builder.describe(_SUBREQUESTS[call.call], wanted, client, wire.watch)
             return CallResult(texts={name: text.decode("utf-8", "replace") for name, text in texts.items()})
         result = await self._builder.build(wanted, client, wire.watch)
         return CallResult(image_id=result.image_id or "", digest=result.digest or "",
                           response=dict(result.response))
+
+    def _inputs(self, call: BuildCall, client: OwnClient,
+                depth: int = 0) -> dict[str, tuple[BuildRequest, BuildClient]]:
+        """The builds that one builds on, with the clients that stand for them."""
+        if depth > _MAX_DEPTH:
+            message = "too many builds on top of one another"
+            raise InvalidParameterError(message)
+        found: dict[str, tuple[BuildRequest, BuildClient]] = {}
+        for name, below in call.inputs.items():
+            inner = client.below(name, below)
+            found[name] = replace(request_of(below), inputs=self._inputs(below, inner, depth + 1)), inner
+        return found
 
 
 def failure_of(error: Exception) -> CallError:

@@ -55,8 +55,13 @@ class Prepared:
         self.stdout_taken = False
 
 
-def prepare(session: Session, flags: Flags) -> Prepared:
+def prepare(session: Session, flags: Flags, dockerfile: bytes | None = None) -> Prepared:
     """Read the options.
+
+    Args:
+        session: the command line's.
+        flags: options of ``pallet build``.
+        dockerfile: its text, where it is in no file.
 
     Raises:
         CommandError: they contradict each other, or a file is not there.
@@ -80,7 +85,7 @@ def prepare(session: Session, flags: Flags) -> Prepared:
         "cache_to": [_cache(text, "to") for text in flags["cache-to"]],
         "call": "check" if flags["check"] else _call(flags["call"]),
     }
-    _context(made, flags)
+    _context(made, flags, dockerfile)
     _contexts(made, flags)
     _outputs(made, flags)
     _caches(made)
@@ -230,7 +235,7 @@ def _caches(made: Prepared) -> None:
 # --- the context -----------------------------------------------------------------------------------
 
 
-def _context(made: Prepared, flags: Flags) -> None:
+def _context(made: Prepared, flags: Flags, dockerfile: bytes | None) -> None:
     path, filename = flags.args[0], flags["file"]
     call = made.call
     if path == "-" and filename == "-":
@@ -241,16 +246,17 @@ def _context(made: Prepared, flags: Flags) -> None:
         return
     if path.startswith(_REMOTE):
         call["remote"], call["filename"] = path, filename or "Dockerfile"
-        if filename == "-":
-            call["dockerfile"] = _base64(_stdin())
+        if filename == "-" or dockerfile is not None:
+            call["dockerfile"] = _base64(_stdin() if dockerfile is None else dockerfile)
         return
     if not os.path.isdir(path):
         problem = "not a directory" if os.path.exists(path) else "no such file or directory"
         raise CommandError(f'unable to prepare context: path "{path}" not found' if problem.startswith("no ")
                            else f'unable to prepare context: "{path}" is {problem}')
     _source(made, "context", path)
-    if filename == "-":
-        call["filename"], call["dockerfile"] = "Dockerfile", _base64(_stdin())
+    if filename == "-" or dockerfile is not None:
+        call["filename"] = "Dockerfile"
+        call["dockerfile"] = _base64(_stdin() if dockerfile is None else dockerfile)
         return
     if filename.startswith(_REMOTE[:2]):
         raise CommandError("a Dockerfile at a URL is not supported: download it first")

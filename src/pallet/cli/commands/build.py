@@ -87,7 +87,8 @@ def build(session: Session, flags: Flags) -> int:
         if flags[name]:
             warn(f"WARNING: {name} flag is not supported with this builder.".replace("WARNING: ", "WARNING: "))
     made = prepare(session, flags)
-    view = _view(flags)
+    called = flags["check"] or flags["call"] not in ("", "build")
+    view = view_of("quiet" if flags["quiet"] or called else flags["progress"])
     connection = session.engine.hijack(_BODY, body=made.call).stream()
     try:
         result = Conversation(connection, made.sources, view).run()
@@ -101,20 +102,22 @@ def build(session: Session, flags: Flags) -> int:
         connection.close()
     view.finish()
     if made.call["call"]:
-        return _answer(made, result)
+        return print_answer(made.call["call"], result)
     _keep(flags, made, result)
     if flags["quiet"]:
         out(result.get("image_id", ""))
     return 0
 
 
-def _view(flags: Flags) -> View:
-    kind = "quiet" if flags["quiet"] else flags["progress"]
+def view_of(kind: str) -> View:
+    """The view for a ``--progress``.
+
+    Raises:
+        CommandError: there is none of that name, or no terminal for it.
+    """
     kind = os.environ.get("BUILDKIT_PROGRESS", kind) if kind == "auto" else kind
     if kind == "auto":
         kind = "tty" if sys.stderr.isatty() else "plain"
-    if flags["check"] or flags["call"] not in ("", "build"):
-        kind = "quiet"
     if kind == "tty":
         if not sys.stderr.isatty():
             raise CommandError("failed to get console: provided file is not a console")
@@ -143,12 +146,12 @@ def _failed(session: Session, flags: Flags, details: dict[str, Any]) -> int:
     return 1
 
 
-def _answer(made: Prepared, result: dict[str, Any]) -> int:
+def print_answer(call: str, result: dict[str, Any]) -> int:
     """Print what a ``--call`` found; a check that finds something fails."""
     from pallet.client import wire
 
     texts = result.get("texts", {})
-    if made.call["call"] != "check":
+    if call != "check":
         sys.stdout.write(texts.get("result.txt", ""))
         return 0
     found = wire.decode(texts.get("result.json") or "{}")
@@ -167,15 +170,27 @@ def _keep(flags: Flags, made: Prepared, result: dict[str, Any]) -> None:
     if flags["iidfile"]:
         _write(flags["iidfile"], str(result.get("image_id", "")))
     if flags["metadata-file"]:
-        import binascii
+        write_document(flags["metadata-file"], metadata_of(made.call["ref"], result))
 
-        from pallet.client import wire
 
-        found: dict[str, Any] = {"buildx.build.ref": made.call["ref"], **result.get("response", {})}
-        for name, value in found.items():
-            if name == "containerimage.descriptor":
-                found[name] = wire.decode(binascii.a2b_base64(value))
-        _write(flags["metadata-file"], wire.indent(wire.encode_text(dict(sorted(found.items()))), "  "))
+def metadata_of(ref: str, result: dict[str, Any]) -> dict[str, Any]:
+    """What ``--metadata-file`` says of a build."""
+    import binascii
+
+    from pallet.client import wire
+
+    found: dict[str, Any] = {"buildx.build.ref": ref, **result.get("response", {})}
+    for name, value in found.items():
+        if name == "containerimage.descriptor":
+            found[name] = wire.decode(binascii.a2b_base64(value))
+    return dict(sorted(found.items()))
+
+
+def write_document(path: str, document: dict[str, Any]) -> None:
+    """Write JSON that people read."""
+    from pallet.client import wire
+
+    _write(path, wire.indent(wire.encode_text(document), "  "))
 
 
 def _write(path: str, text: str) -> None:

@@ -40,6 +40,7 @@ ENTRIES: dict[str, Entry] = {
     "container rename": ("lifecycle", "rename", "CONTAINER NEW_NAME", (2, 2),
                          "Rename a container"),
     "image build": ("build", "build", "[OPTIONS] PATH | URL | -", (1, 1), "Build an image from a Dockerfile"),
+    "buildx bake": ("bake", "bake", "[OPTIONS] [TARGET...]", (0, _ANY), "Build from a file"),
     "builder prune": ("buildcache", "prune", "[OPTIONS]", (0, 0), "Remove build cache"),
     "builder du": ("buildcache", "du", "[OPTIONS]", (0, 0), "Disk usage of the build cache"),
     "container prune": ("prune", "containers", "[OPTIONS]", (0, 0),
@@ -159,6 +160,7 @@ SHORTCUTS: dict[str, str] = {
         "pull", "push", "tag", "history", "import", "save", "load", "build")},
     "builder build": "image build", "buildx build": "image build",
     "buildx prune": "builder prune", "buildx du": "builder du", "buildx b": "image build",
+    "bake": "buildx bake", "buildx f": "buildx bake",
     "ps": "container ls", "container list": "container ls", "container ps": "container ls",
     "container remove": "container rm",
     "images": "image ls", "image list": "image ls", "rmi": "image rm", "image remove": "image rm",
@@ -183,7 +185,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
                          "search", "version", "info", "doctor")),
     ("Management Commands", (
         "builder", "container", "context", "image", "manifest", "network", "registry", "system", "volume")),
-    ("Commands", ("attach", "commit", "cp", "create", "diff", "events", "export", "history", "import",
+    ("Commands", ("attach", "bake", "commit", "cp", "create", "diff", "events", "export", "history", "import",
                   "inspect", "kill", "load", "logs", "pause", "port", "rename", "restart", "rm", "rmi", "save",
                   "start", "stop", "tag", "top",
                   "unpause", "wait")),
@@ -192,7 +194,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 def members(group: str) -> list[str]:
     """Return the names of a group's commands, sorted."""
-    names = SHORTCUTS if group == "buildx" else ENTRIES
+    names = [*SHORTCUTS, *ENTRIES] if group == "buildx" else ENTRIES
     return sorted(path.partition(" ")[2] for path in names
                   if path.startswith(group + " ") and path not in _HIDDEN)
 

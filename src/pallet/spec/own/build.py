@@ -45,6 +45,9 @@ class BuildCall(Struct, frozen=True, kw_only=True):
     pull: bool = False
     network: str = "default"
     contexts: dict[str, str] = {}
+    """Values are BuildKit's; ``input:NAME`` is the result of one of ``inputs``."""
+    inputs: dict[str, BuildCall] = {}
+    """Other builds whose results are contexts of this one. Their local sources are asked for as ``input:NAME/…``."""
     entitlements: list[str] = []
     cgroup_parent: str = ""
     resources: dict[str, int] = {}

@@ -1,0 +1,419 @@
+"""Expressions of HCL and what they come to.
+
+Owns   the nodes that ``syntax`` makes; ``Node.value(scope)``.
+Spec   hcl/hclsyntax/spec.md, "Expressions" and "Templates". Numbers are ``int`` or ``Decimal``.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from pallet.cli.bake.hcl.errors import HclError
+from pallet.cli.bake.hcl.values import as_bool, as_number, as_string, equal, number, unified
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any, Protocol
+
+    from pallet.cli.bake.hcl.errors import Span
+
+    class Scope(Protocol):
+        """What names mean."""
+
+        def variable(self, name: str, span: Span) -> Any:
+            """The value of a variable.
+
+            Raises:
+                HclError: there is none.
+            """
+
+        def call(self, name: str, arguments: list[Any], span: Span) -> Any:
+            """Call a function; raises as ``variable``."""
+
+        def member(self, name: str, steps: Sequence[str], span: Span) -> tuple[Any, int] | None:
+            """What ``name.step.…`` means as a reference to a block, and the number of steps that took."""
+
+
+class Node:
+    """An expression."""
+
+    __slots__ = ("span",)
+
+    def __init__(self, span: Span) -> None:
+        self.span = span
+
+    def value(self, scope: Scope) -> Any:
+        """What it comes to.
+
+        Raises:
+            HclError: a name is unknown, a type does not fit.
+        """
+        raise NotImplementedError
+
+    def fail(self, summary: str, detail: str) -> HclError:
+        """An error here."""
+        return HclError(summary, detail, self.span)
+
+
+class Literal(Node):
+    """A number, a truth, null, a piece of text."""
+
+    __slots__ = ("literal",)
+
+    def __init__(self, span: Span, literal: Any) -> None:
+        super().__init__(span)
+        self.literal = literal
+
+    def value(self, scope: Scope) -> Any:
+        del scope
+        return self.literal
+
+
+class Variable(Node):
+    """A name."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, span: Span, name: str) -> None:
+        super().__init__(span)
+        self.name = name
+
+    def value(self, scope: Scope) -> Any:
+        return scope.variable(self.name, self.span)
+
+
+class Call(Node):
+    """``name(argument, …)``; with ``spread`` the last argument is a list of arguments."""
+
+    __slots__ = ("arguments", "name", "spread")
+
+    def __init__(self, span: Span, name: str, arguments: list[Node], *, spread: bool) -> None:
+        super().__init__(span)
+        self.name = name
+        self.arguments = arguments
+        self.spread = spread
+
+    def value(self, scope: Scope) -> Any:
+        if self.name in ("try", "can"):
+            return self._attempt(scope)
+        found = [argument.value(scope) for argument in self.arguments]
+        if self.spread:
+            last = found.pop()
+            if not isinstance(last, list):
+                raise self.fail("Invalid expanding argument value",
+                                "The expanding argument (indicated by ...) must be of a tuple, list, or set type.")
+            found += last
+        return scope.call(self.name, found, self.span)
+
+    def _attempt(self, scope: Scope) -> Any:
+        """``try`` and ``can``, which take what fails."""
+        for argument in self.arguments:
+            try:
+                found = argument.value(scope)
+            except HclError:
+                continue
+            return found if self.name == "try" else True
+        if self.name == "can":
+            return False
+        raise self.fail("Error in function call", 'Call to function "try" failed: no expression succeeded.')
+
+
+class Tuple(Node):
+    """``[a, b]``."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, span: Span, items: list[Node]) -> None:
+        super().__init__(span)
+        self.items = items
+
+    def value(self, scope: Scope) -> Any:
+        return [item.value(scope) for item in self.items]
+
+
+class Object(Node):
+    """``{a = b}``; a key that is a bare name is that name."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, span: Span, items: list[tuple[Node, Node]]) -> None:
+        super().__init__(span)
+        self.items = items
+
+    def value(self, scope: Scope) -> Any:
+        found: dict[str, Any] = {}
+        for key, node in self.items:
+            name = key.value(scope)
+            if name is None or isinstance(name, (list, dict)):
+                raise key.fail("Incorrect key type", "Can't use this value as a key: string required.")
+            found[as_string(name)] = node.value(scope)
+        return found
+
+
+class For(Node):
+    """``[for k, v in many : value if condition]`` and its form with braces, which has a key."""
+
+    __slots__ = ("condition", "group", "key", "many", "names", "result")
+
+    def __init__(self, span: Span, names: list[str], many: Node, *, key: Node | None, result: Node,
+                 condition: Node | None, group: bool) -> None:
+        super().__init__(span)
+        self.names = names
+        self.many = many
+        self.key = key
+        self.result = result
+        self.condition = condition
+        self.group = group
+
+    def value(self, scope: Scope) -> Any:
+        listed: list[Any] = []
+        keyed: dict[str, Any] = {}
+        for inner in iterated(self.many, self.names, scope):
+            if self.condition is not None and not as_bool(self.condition.value(inner)):
+                continue
+            found = self.result.value(inner)
+            if self.key is None:
+                listed.append(found)
+                continue
+            key = as_string(self.key.value(inner))
+            if self.group:
+                keyed.setdefault(key, []).append(found)
+            elif key in keyed:
+                raise self.fail("Duplicate object key", f'Two different items produced the key "{key}" in this '
+                                "'for' expression. If duplicates are expected, use the ellipsis (...) after the "
+                                "value expression to enable grouping by key.")
+            else:
+                keyed[key] = found
+        return listed if self.key is None else dict(sorted(keyed.items()))
+
+
+class Conditional(Node):
+    """``a ? b : c``; both sides become one type."""
+
+    __slots__ = ("condition", "no", "yes")
+
+    def __init__(self, span: Span, condition: Node, yes: Node, no: Node) -> None:
+        super().__init__(span)
+        self.condition = condition
+        self.yes = yes
+        self.no = no
+
+    def value(self, scope: Scope) -> Any:
+        try:
+            chosen = as_bool(self.condition.value(scope))
+        except ValueError as error:
+            raise self.condition.fail("Incorrect condition type", f"The condition expression must be of type bool. "
+                                      f"{error}") from None
+        sides = unified([self.yes.value(scope), self.no.value(scope)])
+        return sides[0] if chosen else sides[1]
+
+
+class Unary(Node):
+    """``-a``, ``!a``."""
+
+    __slots__ = ("operand", "operator")
+
+    def __init__(self, span: Span, operator: str, operand: Node) -> None:
+        super().__init__(span)
+        self.operator = operator
+        self.operand = operand
+
+    def value(self, scope: Scope) -> Any:
+        found = self.operand.value(scope)
+        try:
+            return not as_bool(found) if self.operator == "!" else number(-as_number(found))
+        except ValueError as error:
+            raise self.operand.fail("Invalid operand", f"Unsuitable value for unary operand: {error}.") from None
+
+
+class Binary(Node):
+    """An operator between two."""
+
+    __slots__ = ("left", "operator", "right")
+
+    def __init__(self, span: Span, operator: str, left: Node, right: Node) -> None:
+        super().__init__(span)
+        self.operator = operator
+        self.left = left
+        self.right = right
+
+    def value(self, scope: Scope) -> Any:
+        left = self.left.value(scope)
+        if self.operator in ("&&", "||"):
+            first = self._truth(self.left, left, "left")
+            second = self._truth(self.right, self.right.value(scope), "right")
+            return first and second if self.operator == "&&" else first or second
+        right = self.right.value(scope)
+        if self.operator in ("==", "!="):
+            return equal(left, right) == (self.operator == "==")
+        return self._reckon(self._number(self.left, left, "left"), self._number(self.right, right, "right"))
+
+    def _reckon(self, left: int | Decimal, right: int | Decimal) -> Any:
+        operator = self.operator
+        if operator in "<=>=":
+            return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[operator]
+        if operator in "/%" and not right:
+            raise self.fail("Division by zero", "Cannot divide by zero.")
+        one, other = Decimal(left), Decimal(right)
+        return number({"+": lambda: one + other, "-": lambda: one - other, "*": lambda: one * other,
+                       "/": lambda: one / other, "%": lambda: one % other}[operator]())
+
+    @staticmethod
+    def _number(node: Node, found: Any, side: str) -> int | Decimal:
+        try:
+            return as_number(found)
+        except ValueError as error:
+            raise node.fail("Invalid operand", f"Unsuitable value for {side} operand: {error}.") from None
+
+    @staticmethod
+    def _truth(node: Node, found: Any, side: str) -> bool:
+        try:
+            return as_bool(found)
+        except ValueError as error:
+            raise node.fail("Invalid operand", f"Unsuitable value for {side} operand: {error}.") from None
+
+
+class Index(Node):
+    """``a.b``, ``a[b]``."""
+
+    __slots__ = ("key", "whole")
+
+    def __init__(self, span: Span, whole: Node, key: Node) -> None:
+        super().__init__(span)
+        self.whole = whole
+        self.key = key
+
+    def value(self, scope: Scope) -> Any:
+        names = list(self._names())
+        if names and (found := scope.member(names[0], names[1:], self.span)) is not None:
+            value, taken = found
+            for name in names[taken + 1:]:
+                value = self._step(value, name)
+            return value
+        return self._step(self.whole.value(scope), self.key.value(scope))
+
+    def _names(self) -> Iterator[str]:
+        """The names of ``a.b.c``; nothing if it is anything else."""
+        names: list[str] = []
+        node: Node = self
+        while isinstance(node, Index):
+            if not isinstance(node.key, Literal) or not isinstance(node.key.literal, str):
+                return
+            names.append(node.key.literal)
+            node = node.whole
+        if isinstance(node, Variable):
+            yield node.name
+            yield from reversed(names)
+
+    def _step(self, whole: Any, key: Any) -> Any:
+        if whole is None:
+            raise self.fail("Attempt to get attribute from null value",
+                            "This value is null, so it does not have any attributes.")
+        if isinstance(whole, dict):
+            name = as_string(key)
+            if name not in whole:
+                raise self.fail("Unsupported attribute", f'This object does not have an attribute named "{name}".')
+            return whole[name]
+        if not isinstance(whole, list):
+            raise self.fail("Unsupported attribute", "This value does not have any attributes.")
+        try:
+            at = as_number(key)
+            return whole[int(at)] if at >= 0 and at == int(at) else whole[len(whole)]
+        except (ValueError, IndexError):
+            raise self.fail("Invalid index", "The given key does not identify an element in this collection "
+                            "value.") from None
+
+
+class Splat(Node):
+    """``a[*].b``: what ``each`` makes of every item, which is the variable `` item``."""
+
+    __slots__ = ("each", "whole")
+
+    def __init__(self, span: Span, whole: Node, each: Node) -> None:
+        super().__init__(span)
+        self.whole = whole
+        self.each = each
+
+    def value(self, scope: Scope) -> Any:
+        whole = self.whole.value(scope)
+        items = [] if whole is None else whole if isinstance(whole, list) else [whole]
+        return [self.each.value(Inner(scope, {SPLAT: item})) for item in items]
+
+
+SPLAT = " item"
+
+
+class Template(Node):
+    """Text with interpolations. One that is nothing but an interpolation keeps its type."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, span: Span, parts: list[Node]) -> None:
+        super().__init__(span)
+        self.parts = parts
+
+    def value(self, scope: Scope) -> Any:
+        if len(self.parts) == 1 and not isinstance(self.parts[0], (Literal, TemplateFor)):
+            return self.parts[0].value(scope)
+        texts = []
+        for part in self.parts:
+            found = part.value(scope)
+            if found is None:
+                raise part.fail("Invalid template interpolation value",
+                                "The expression result is null. Cannot include a null value in a string template.")
+            if isinstance(found, (list, dict)):
+                raise part.fail("Invalid template interpolation value",
+                                "Cannot include the given value in a string template: string required, but have "
+                                + ("tuple" if isinstance(found, list) else "object") + ".")
+            texts.append(as_string(found))
+        return "".join(texts)
+
+
+class TemplateFor(Node):
+    """``%{for x in y}…%{endfor}``."""
+
+    __slots__ = ("body", "many", "names")
+
+    def __init__(self, span: Span, names: list[str], many: Node, body: Node) -> None:
+        super().__init__(span)
+        self.names = names
+        self.many = many
+        self.body = body
+
+    def value(self, scope: Scope) -> Any:
+        return "".join(as_string(self.body.value(inner)) for inner in iterated(self.many, self.names, scope))
+
+
+class Inner:
+    """A scope with some more names."""
+
+    def __init__(self, outer: Scope, names: dict[str, Any]) -> None:
+        self._outer = outer
+        self._names = names
+
+    def variable(self, name: str, span: Span) -> Any:
+        """See ``Scope``."""
+        return self._names[name] if name in self._names else self._outer.variable(name, span)
+
+    def call(self, name: str, arguments: list[Any], span: Span) -> Any:
+        """See ``Scope``."""
+        return self._outer.call(name, arguments, span)
+
+    def member(self, name: str, steps: Sequence[str], span: Span) -> tuple[Any, int] | None:
+        """See ``Scope``."""
+        return None if name in self._names else self._outer.member(name, steps, span)
+
+
+def iterated(many: Node, names: list[str], scope: Scope) -> Iterator[Inner]:
+    """One scope for each item of a collection."""
+    found = many.value(scope)
+    if isinstance(found, list):
+        pairs: list[tuple[Any, Any]] = list(enumerate(found))
+    elif isinstance(found, dict):
+        pairs = sorted(found.items())
+    else:
+        raise many.fail("Iteration over non-iterable value", "A value of this type cannot be used as the collection "
+                        "in a 'for' expression.")
+    for pair in pairs:
+        yield Inner(scope, {names[0]: pair[1]} if len(names) == 1 else dict(zip(names, pair, strict=True)))
