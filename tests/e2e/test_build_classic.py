@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.engines import load_images
-from tests.support.networkless import NetworklessDockerd
+from tests.support.networkless import beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,21 +50,10 @@ RUN_ID, IMAGE_ID = re.compile(r"\b[0-9a-f]{12}\b"), re.compile(r"sha256:[0-9a-f]
 @pytest.fixture(scope="module")
 def pair(engine: Daemon) -> Iterator[tuple[Daemon, Daemon]]:
     """palletd and dockerd with the same base image, neither with a build cache."""
-    dockerd = NetworklessDockerd()
-    try:
-        dockerd.start()
-        load_images(dockerd)
+    with beside(engine) as both:
+        load_images(both[1])
         engine.api.call("POST", "/build/prune?all=1")  # both begin without a cache
-        yield engine, dockerd
-    finally:
-        dockerd.remove()
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Path:
-    found = tmp_path / "context"
-    found.mkdir()
-    return found
+        yield both
 
 
 def build(daemon: Daemon, context: Path, *args: str, stdin: bytes | None = None) -> Result:

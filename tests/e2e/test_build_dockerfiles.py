@@ -24,13 +24,6 @@ pytestmark = pytest.mark.needs("root", "overlay", "docker_cli")
 BASE = "FROM busybox\n"
 
 
-@pytest.fixture
-def context(tmp_path: Path) -> Path:
-    found = tmp_path / "context"
-    found.mkdir()
-    return found
-
-
 def write(context: Path, files: dict[str, str]) -> str:
     for name, text in files.items():
         path = context / name

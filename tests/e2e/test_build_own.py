@@ -29,13 +29,6 @@ pytestmark = pytest.mark.needs("root", "overlay", "docker_cli")
 BASE = "FROM busybox\n"
 
 
-@pytest.fixture
-def context(tmp_path: Path) -> Path:
-    found = tmp_path / "context"
-    found.mkdir()
-    return found
-
-
 def write(context: Path, dockerfile: str, **files: str) -> str:
     """Write a context; ``__`` in a name is a slash, ``DOT`` a dot."""
     (context / "Dockerfile").write_text(dockerfile)

@@ -8,32 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.engines import not_on_dockerd
-from tests.support.plugins import steps, with_plugins
+from tests.support.plugins import steps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.support.daemon import Daemon
     from tests.support.dockercli import DockerCli
     from tests.support.registry import Registry
 
 pytestmark = pytest.mark.needs("root", "overlay", "buildx", "docker_cli")
 
 FILES = "FROM scratch\nCOPY a /x/a\nCOPY a /b\n"
-
-
-@pytest.fixture
-def buildx(engine: Daemon) -> Iterator[DockerCli]:
-    """The command line with its plugins; images and cache are gone afterwards."""
-    not_on_dockerd(engine, "20.10 has no BuildKit of today")
-    cli = with_plugins(engine)
-    yield cli
-    engine.purge_containers()
-    for image in cli.ok("images", "-q", "--no-trunc", "--filter", "label=t=x").split():
-        cli.run("rmi", "-f", image)
-    cli.run("buildx", "prune", "-af")
 
 
 @pytest.fixture
@@ -83,7 +68,7 @@ def test_an_output_directory_keeps_what_was_there(buildx: DockerCli, context: Pa
 
 
 def test_ids_and_metadata(buildx: DockerCli, context: Path, tmp_path: Path) -> None:
-    buildx.ok("buildx", "build", "--label", "t=x", "-t", "bx-meta", "--iidfile", str(tmp_path / "iid"),
+    buildx.ok("buildx", "build", "-t", "bx-meta", "--iidfile", str(tmp_path / "iid"),
               "--metadata-file", str(tmp_path / "meta"), str(context))
     metadata = json.loads((tmp_path / "meta").read_text())
     assert metadata["containerimage.digest"].startswith("sha256:")
@@ -110,7 +95,7 @@ def test_layouts_and_caches_on_the_clients_side(buildx: DockerCli, context: Path
 
 def test_an_image_is_pushed(buildx: DockerCli, context: Path, registry: Registry) -> None:
     name = f"{registry.address}/bx/pushed:1"
-    buildx.ok("buildx", "build", "--label", "t=x", "--push", "-t", name, str(context))
+    buildx.ok("buildx", "build", "--push", "-t", name, str(context))
     assert json.loads(buildx.ok("buildx", "imagetools", "inspect", "--raw", name))["schemaVersion"] == 2
 
 
@@ -144,7 +129,7 @@ target "tool" {
 @pytest.mark.parametrize("bake", ["true", "false"])
 def test_compose_builds_and_runs(buildx: DockerCli, context: Path, bake: str) -> None:
     (context / "Dockerfile").write_text(
-        "FROM busybox\nLABEL t=x\nARG W=none\nRUN echo built $W > /built\nCMD [\"cat\", \"/built\"]\n")
+        "FROM busybox\nARG W=none\nRUN echo built $W > /built\nCMD [\"cat\", \"/built\"]\n")
     (context / "compose.yaml").write_text(f"""
 name: bxcompose{bake}
 services:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.daemon import pallet_command
 from tests.support.registry import DebianRegistry, Registry, build_image
-from tests.support.scratch import TreeTar, busybox_tar
+from tests.support.scratch import TreeTar, busybox_tar, tar_of
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
     from tests.support.dockercli import DockerCli
 
 pytestmark = pytest.mark.needs("root", "overlay", "docker_cli", "busybox")
-
-
-def tar_of(**files: str) -> bytes:
-    tree = TreeTar()
-    for name, content in files.items():
-        tree.file(name, content)
-    return tree.finish()
 
 
 def upper_layer() -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.networkless import NetworklessDockerd
+from tests.support.networkless import beside
 from tests.support.registry import BuiltImage, Registry, build_image
 from tests.support.scratch import TreeTar
 from tests.support.transfers import layer_tar
@@ -36,12 +36,8 @@ PASSWORD = base64.urlsafe_b64encode(b'{"username":"tester","password":"wrong"}')
 @pytest.fixture(scope="module")
 def pair(engine: Daemon) -> Iterator[tuple[Daemon, Daemon]]:
     """palletd and dockerd."""
-    dockerd = NetworklessDockerd()
-    try:
-        dockerd.start()
-        yield engine, dockerd
-    finally:
-        dockerd.remove()
+    with beside(engine) as both:
+        yield both
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.daemon import pallet_command
-from tests.support.scratch import TreeTar
+from tests.support.scratch import tar_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,13 +18,6 @@ if TYPE_CHECKING:
     from tests.support.daemon import Daemon
 
 pytestmark = pytest.mark.needs("root", "overlay", "docker_cli", "busybox")
-
-
-def tar_of(**files: str) -> bytes:
-    tree = TreeTar()
-    for name, content in files.items():
-        tree.file(name, content)
-    return tree.finish()
 
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support.networkless import NetworklessDockerd
+from tests.support.networkless import beside
 from tests.support.registry import Registry, build_image
 from tests.support.transfers import layer_tar
 
@@ -69,12 +69,8 @@ FILTERS: list[dict[str, list[str]]] = [
 @pytest.fixture(scope="module")
 def pair(engine: Daemon) -> Iterator[tuple[Daemon, Daemon]]:
     """palletd and dockerd."""
-    dockerd = NetworklessDockerd()
-    try:
-        dockerd.start()
-        yield engine, dockerd
-    finally:
-        dockerd.remove()
+    with beside(engine) as both:
+        yield both
 
 
 @pytest.fixture(scope="module")

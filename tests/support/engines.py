@@ -10,6 +10,7 @@ import pytest
 from tests.support import leaks
 from tests.support.daemon import Daemon, Dockerd, Palletd, assert_clean, pallet_command
 from tests.support.dockercli import DockerCli, docker_binaries
+from tests.support.plugins import with_plugins
 from tests.support.registry import DebianRegistry, PalletRegistry, Registry
 from tests.support.scratch import busybox_tar
 
@@ -149,6 +150,24 @@ def pallet_cli(engine: Daemon) -> Iterator[DockerCli]:
     yield cli
     cli.end_started()
     _clean(engine)
+
+
+@pytest.fixture
+def buildx(engine: Daemon) -> Iterator[DockerCli]:
+    """The docker command line with its plugins; the test's images and the build cache go with it."""
+    not_on_dockerd(engine, "20.10 has no BuildKit of today")
+    cli = with_plugins(engine)
+    yield cli
+    cli.end_started()
+    _purge(engine)
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    """An empty directory for what a build takes."""
+    found = tmp_path / "context"
+    found.mkdir()
+    return found
 
 
 @pytest.fixture

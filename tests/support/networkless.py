@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 from tests.support.daemon import Dockerd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.daemon import Daemon
 
 
 class NetworklessDockerd(Dockerd):
@@ -13,3 +21,14 @@ class NetworklessDockerd(Dockerd):
         argv = super().argv()
         bip = argv.index("--bip")
         return [*argv[:bip], *argv[bip + 2:], "--bridge=none", "--iptables=false"]
+
+
+@contextmanager
+def beside(engine: Daemon) -> Iterator[tuple[Daemon, Daemon]]:
+    """``engine`` and a dockerd that lives as long as the block."""
+    dockerd = NetworklessDockerd()
+    try:
+        dockerd.start()
+        yield engine, dockerd
+    finally:
+        dockerd.remove()

@@ -88,6 +88,14 @@ class TreeTar:
         return self._buffer.getvalue()
 
 
+def tar_of(**files: str) -> bytes:
+    """An archive of text files."""
+    tree = TreeTar()
+    for name, content in files.items():
+        tree.file(name, content)
+    return tree.finish()
+
+
 @cache
 def busybox_tar(program: str = "") -> bytes:
     """A small root file system: busybox with its applets, users, the usual directories.

@@ -16,20 +16,12 @@ from pallet.registry.messages import RegistryResponse, Stream
 from pallet.registry.server import RegistryServer
 from pallet.spec import digest as digests
 from tests.support import registrystore as stores
-from tests.support.registryloop import BLOB, RECORD, Client, serving, settings
+from tests.support.registryloop import Client, serving, settings
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RegistryServer]:
-    with serving(settings(tmp_path)) as made:
-        stores.push_blob(made.store, "a", BLOB)
-        made.store.put_manifest("a", RECORD, ["v1"])
-        yield made
 
 
 # --- connections

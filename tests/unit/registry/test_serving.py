@@ -33,14 +33,6 @@ if TYPE_CHECKING:
     from pallet.registry.metadata.open import MetadataStore
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RegistryServer]:
-    with serving(settings(tmp_path)) as made:
-        stores.push_blob(made.store, "a", BLOB)
-        made.store.put_manifest("a", RECORD, ["v1"])
-        yield made
-
-
 # --- kept replies
 
 
