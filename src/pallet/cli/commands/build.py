@@ -85,7 +85,7 @@ def build(session: Session, flags: Flags) -> int:
 
     for name in ("security-opt", "isolation"):
         if flags[name]:
-            warn(f"WARNING: {name} flag is not supported with this builder.".replace("WARNING: ", "WARNING: "))
+            warn(f"WARNING: {name} flag is not supported with this builder.")
     made = prepare(session, flags)
     called = flags["check"] or flags["call"] not in ("", "build")
     view = view_of("quiet" if flags["quiet"] or called else flags["progress"])
