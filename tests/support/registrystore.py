@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,10 @@ def object_store(root: Path) -> Iterator[S3Config]:
         shutil.rmtree(root, ignore_errors=True)
 
 
+_servers: dict[str, PostgresServer] = {}
+"""Those that run, by URL."""
+
+
 class PostgresServer:
     """A PostgreSQL server below ``root``; ``url`` lacks a database's name."""
 
@@ -122,23 +127,34 @@ class PostgresServer:
     def start(self) -> None:
         """Start and wait until it answers."""
         with (self.root / "log").open("ab") as log:
+            # A session of its own, so that what ends this one's programs is not its end before the fixture's,
+            # and an end that does not depend on the fixture.
             self._process = subprocess.Popen(
-                [self._program, "-D", self.root / "data", "-p", str(self.port),
+                ["setpriv", "--pdeathsig", "INT", self._program, "-D", self.root / "data", "-p", str(self.port),
                  "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.root}",
                  "-c", "fsync=off", "-c", "autovacuum=off"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.root, **self._user)  # fmt: skip
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.root, start_new_session=True,
+                **self._user)
+        _servers[self.url] = self
         eventually(self._answers, what="PostgreSQL answers", timeout_s=30)
 
     def _answers(self) -> bool:
         import psycopg
 
         assert self._process is not None
-        assert self._process.poll() is None, (self.root / "log").read_text()[-2000:]
+        assert self._process.poll() is None, self.state()
         try:
             psycopg.connect(f"{self.url}/postgres").close()
         except psycopg.OperationalError:
             return False
         return True
+
+    def state(self) -> str:
+        """What has become of it, with the end of its log: for the error of who cannot reach it."""
+        code = self._process.poll() if self._process is not None else None
+        log = self.root / "log"
+        return (f"PostgreSQL in {self.root}: exit code {code}; its log ends:\n"
+                f"{log.read_text(errors='replace')[-2000:] if log.exists() else '(no log)'}")
 
     def stop(self) -> None:
         """End it, sessions or not, with everything committed kept; its children go too."""
@@ -146,6 +162,7 @@ class PostgresServer:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(20)
             self._process = None
+        _servers.pop(self.url, None)
 
     def remove(self) -> None:
         """Stop and delete."""
@@ -172,9 +189,12 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Config]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server for the session's tests; each makes a database of its own."""
-    with postgres(tmp_path_factory.mktemp("pg")) as url:
+def postgres_server() -> Iterator[str]:
+    """A server for the session's tests; each makes a database of its own.
+
+    Its directory is not pytest's, which other sessions tidy up.
+    """
+    with postgres(Path(tempfile.mkdtemp(prefix=f"t-postgres-{os.getpid()}-"))) as url:
         yield url
 
 
@@ -182,8 +202,12 @@ def new_database(server: str) -> str:
     """A fresh database's URL."""
     import psycopg
     name = f"t{uuid.uuid4().hex}"
-    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+    try:
+        with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+    except psycopg.OperationalError as error:
+        message = f"{error}\n{_servers[server].state() if server in _servers else ''}"
+        raise AssertionError(message) from error
     return f"{server}/{name}"
 
 
