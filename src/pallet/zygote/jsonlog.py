@@ -164,22 +164,26 @@ class JsonLog:
         if self._fd >= 0:
             os.close(self._fd)
         if self._sink.max_files > 1:
-            self._wait_compressor()
+            self.settle()
             self._shift()
             self._open(0)
         else:
             self._open(os.O_TRUNC)
 
     def _shift(self) -> None:
-        path = self._sink.path
-        suffix = ".gz" if self._sink.compress else ""
-        for number in range(self._sink.max_files - 1, 1, -1):
-            _rename(f"{path}.{number - 1}{suffix}", f"{path}.{number}{suffix}")
+        # Both kinds: who compressed one may have been killed, or the option is a new one.
+        path, last = self._sink.path, self._sink.max_files - 1
+        for suffix in ("", ".gz"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{path}.{last}{suffix}")
+            for number in range(last, 1, -1):
+                _rename(f"{path}.{number - 1}{suffix}", f"{path}.{number}{suffix}")
         _rename(path, f"{path}.1")
         if self._sink.compress:
             self._compressor = self._fork(lambda: _compress(f"{path}.1"))
 
-    def _wait_compressor(self) -> None:
+    def settle(self) -> None:
+        """Wait until the last generation is compressed: that is a child which dies with this process."""
         if self._compressor:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._compressor, 0)

@@ -312,6 +312,7 @@ class Shim:
             self._remove_cgroup(launched)
         for fd in launched.held_fds:
             os.close(fd)
+        self.hub.settle_log()
         if not self._connections:
             # Tells a later daemon, which only has the directory, that all of this is done. One
             # that listens may be removing the directory now.
@@ -370,6 +371,9 @@ class Shim:
             received = channel.receive(connection)
         except BlockingIOError:
             return
+        except channel.DescriptorsLostError as error:
+            error.close()
+            received = error.body, []
         except ConnectionError:
             received = None
         if received is None:
@@ -387,7 +391,11 @@ class Shim:
 
     def _carry_out(self, control: messages.Control, fds: list[int], connection: socket.socket,
                    ) -> None:
-        if isinstance(control, messages.AttachClient):
+        if isinstance(control, messages.AttachClient) and not fds:
+            # The client's connection went with its last descriptor.
+            self._send(connection, messages.Attached(stream_id=control.attach.stream_id))
+            self._send(connection, messages.AttachEnded(stream_id=control.attach.stream_id, how="eof"))
+        elif isinstance(control, messages.AttachClient):
             self._add_client(fds.pop(0), control.attach, connection)
             self._send(connection, messages.Attached(stream_id=control.attach.stream_id))
         elif isinstance(control, messages.Resize):

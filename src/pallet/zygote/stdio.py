@@ -222,6 +222,11 @@ class Hub:
         if self._log is not None:
             self._log.finish()
 
+    def settle_log(self) -> None:
+        """Wait for what goes on with the log after its end. Takes as long as compressing a generation."""
+        if self._log is not None:
+            self._log.settle()
+
     def finish(self) -> None:
         """End every client once it has got everything."""
         for client in list(self._clients):

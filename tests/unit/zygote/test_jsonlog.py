@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -121,3 +122,29 @@ def test_times_drop_trailing_zeros(
 ) -> None:
     monkeypatch.setattr("time.time_ns", lambda: nanos)
     assert Clock().now() == text
+
+
+def test_what_a_killed_compression_left_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "l"
+    pending: list[Any] = []
+
+    def later(body: Any) -> int:
+        pending.append(body)
+        return 0
+
+    log = JsonLog(LogSink(path=str(path), max_size_bytes=60, max_files=4, compress=True), later)
+    for number in range(3):  # nobody carries any compression out
+        log.feed("stdout", b"%d\n" % number)
+    log.finish()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["l", "l.1", "l.2"]
+    log = JsonLog(LogSink(path=str(path), max_size_bytes=60, max_files=4, compress=True), later)
+    log.feed("stdout", b"3\n")
+    pending.pop()()
+    log.feed("stdout", b"4\n")
+    pending.pop()()
+    log.finish()
+    names = ["l", "l.1.gz", "l.2.gz", "l.3"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+    lines = [gzip.open(tmp_path / name).read() if name.endswith(".gz") else (tmp_path / name).read_bytes()
+             for name in reversed(names)]
+    assert [json.loads(line)["log"] for line in lines] == ["1\n", "2\n", "3\n", "4\n"]
