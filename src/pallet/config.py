@@ -71,6 +71,32 @@ class RuntimeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheRule:
+    """One rule of the build cache's collection, as BuildKit has them."""
+
+    all: bool = False
+    """Also what images share, and internal things."""
+    filters: tuple[str, ...] = ()
+    """containerd's expressions, one of which has to match."""
+    keep_duration_ns: int = 0
+    reserved_bytes: int = 0
+    max_used_bytes: int = 0
+    min_free_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuilderConfig:
+    """How the build cache is collected."""
+
+    gc: bool = True
+    rules: tuple[CacheRule, ...] | None = None
+    """None: Docker's, made with what follows; 0 in all of these means parts of the disk."""
+    reserved_bytes: int = 0
+    max_used_bytes: int = 0
+    min_free_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All settings of one daemon."""
 
@@ -103,6 +129,7 @@ class Config:
     labels: tuple[str, ...] = ()
     disk_budget_bytes: int = 0
     """What images may take, blobs and layers; 0 is no limit."""
+    builder: BuilderConfig = field(default_factory=BuilderConfig)
     log_driver: str = "json-file"
     log_options: tuple[tuple[str, str], ...] = ()
     live_restore: bool = True

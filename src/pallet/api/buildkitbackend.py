@@ -95,3 +95,5 @@ class BuildKitDoor:
     """All that steps can run on now, by emulators as well; the host's first."""
     version: str
     """The engine's."""
+    gc_rules: Callable[[], Sequence[CachePrune]]
+    """How the cache is collected."""

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pallet.build.assembly import SolverParts
+    from pallet.build.collector import CacheCollector
     from pallet.build.context import ContextStore
     from pallet.build.export.model import Notes, Pushes
     from pallet.build.graph import LintWarning, Plan
@@ -65,7 +66,7 @@ class Builder:
     """Builds of one daemon."""
 
     def __init__(self, parts: SolverParts, *, images: ImageStore, contexts: ContextStore, workers: WorkerRunner,
-                 scratch: Path, pushes: Pushes, notes: Notes) -> None:
+                 scratch: Path, pushes: Pushes, notes: Notes, collector: CacheCollector) -> None:
         """``scratch`` is a directory that nobody else uses; what an earlier daemon left there goes in ``sweep``."""
         self.parts = parts
         self.contexts = contexts
@@ -75,6 +76,7 @@ class Builder:
         self._scratch = os.fspath(scratch)
         self._pushes = pushes
         self._notes = notes
+        self._collector = collector
         self._running: set[asyncio.Task[Any]] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -94,6 +96,7 @@ class Builder:
             task.cancel()
         while tasks := self._running | self._ending:
             await asyncio.wait(tasks)
+        await self._collector.close()
 
     def sweep(self) -> None:
         """Drop what an earlier daemon's builds left. At start-up only; blocking."""
@@ -125,6 +128,7 @@ class Builder:
             return await self._build(request, client, watch, on_plan)
         finally:
             self._running.discard(task)
+            self._collector.kick()
 
     async def _build(self, request: BuildRequest, client: BuildClient, watch: Watch,
                      on_plan: Callable[[bytes, Plan], None] | None) -> BuildResult:

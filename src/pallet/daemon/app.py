@@ -222,7 +222,7 @@ class Daemon:
             from pallet.daemon.builder import make_builder
 
             return make_builder(data=self.data, parts=self.solving, images=self.images, image_api=image_api,
-                                supervisor=self.supervisor, events=self.events)
+                                supervisor=self.supervisor, events=self.events, config=self.config.builder)
 
         def backend() -> BuildKitBuilder:
             from pallet.build.buildkit import BuildKitBuilder
@@ -234,7 +234,7 @@ class Daemon:
         self.build = deferred(doors)
         self._buildkit = make_door(deferred(backend), worker_id=daemon_id(self.data),
                                    host_gateway=self.network.gateway, version=COMPATIBLE_VERSION,
-                                   workers=self.supervisor)
+                                   workers=self.supervisor, builder=self.config.builder, root=str(self.data.root))
 
     def _build_cache(self) -> Sequence[BuildCacheRecord]:
         from pallet.build import cacheview

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from pallet.build.backend import BuildDoors
+from pallet.build.collector import CacheCollector
 from pallet.build.context import ContextStore
 from pallet.build.progress import LogEvent, StatusEvent
 from pallet.build.service import Builder
@@ -23,6 +24,7 @@ from pallet.spec.engine.options import PushOptions
 if TYPE_CHECKING:
     from pallet.build.assembly import SolverParts
     from pallet.build.progress import Watch
+    from pallet.config import BuilderConfig
     from pallet.engine.events import EventBus
     from pallet.engine.images import Images
     from pallet.image.store import ImageStore
@@ -36,10 +38,11 @@ _TOKEN_USER = "<token>"  # noqa: S105 - the name that says what comes with it
 
 
 def make_builder(*, data: DataPaths, parts: SolverParts, images: ImageStore, image_api: Images,
-                 supervisor: Supervisor, events: EventBus) -> BuildDoors:
+                 supervisor: Supervisor, events: EventBus, config: BuilderConfig) -> BuildDoors:
     """Make the builder's doors; what an earlier daemon's builds left goes first. Blocking."""
     builder = Builder(parts, images=images, contexts=ContextStore(data.build / "contexts", discard=discard),
-                      workers=supervisor, scratch=data.build / "scratch", pushes=BuildPushes(image_api), notes=events)
+                      workers=supervisor, scratch=data.build / "scratch", pushes=BuildPushes(image_api), notes=events,
+                      collector=CacheCollector(parts.keeper, config, str(data.root)))
     builder.sweep()
     parts.caches.sweep()
     parts.keeper.contexts = builder.contexts

@@ -12,14 +12,21 @@ from pallet.api.buildkitbackend import BuildKitDoor
 from pallet.supervisor.platforms import native, runnable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pallet.api.buildkitbackend import BuildKitBackend
+    from pallet.build.usage import CachePrune
+    from pallet.config import BuilderConfig
     from pallet.supervisor.platforms import Workers
 
 
 def make_door(backend: BuildKitBackend, *, worker_id: str, host_gateway: Callable[[], str],
-              version: str, workers: Workers) -> BuildKitDoor:
+              version: str, workers: Workers, builder: BuilderConfig, root: str) -> BuildKitDoor:
     """Put it together."""
+    def rules() -> Sequence[CachePrune]:
+        from pallet.build.collector import rules_of  # who asks for them is about to build
+
+        return rules_of(builder, root)
+
     return BuildKitDoor(backend=backend, worker_id=worker_id, host_gateway=host_gateway, native=native(),
-                        platforms=partial(runnable, workers), version=version)
+                        platforms=partial(runnable, workers), version=version, gc_rules=rules)

@@ -335,7 +335,7 @@ def _by_flag(document: Mapping[str, Any]) -> dict[str, Value]:
         msg = f"{refused[0]}: Pallet does not implement {REFUSED[refused[0]]} yet"
         raise InvalidParameterError(msg)
     unknown = [key for key in document
-               if key not in _BY_KEY and key not in REFUSED and key not in _FILE_ONLY]
+               if key not in _BY_KEY and key not in REFUSED and key not in FILE_ONLY]
     if unknown:
         msg = ("the following directives don't match any configuration option: "
                + ", ".join(unknown))
@@ -345,10 +345,13 @@ def _by_flag(document: Mapping[str, Any]) -> dict[str, Value]:
         setting = _BY_KEY.get(key)
         if setting is not None and value is not None:
             values[setting.flag] = _check_type(setting, value)
+        elif key in FILE_ONLY:
+            values[key] = value
     return values
 
 
-_FILE_ONLY: Final = frozenset({"builder"})
+FILE_ONLY: Final = frozenset({"builder"})
+"""Keys that are no flags."""
 _STRUCTURED: Final = frozenset({"default-ulimit", "add-runtime"})
 """Lists on the command line, objects in the file."""
 

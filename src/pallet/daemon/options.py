@@ -10,12 +10,14 @@ import ipaddress
 import os
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pallet import paths
 from pallet.config import BridgeConfig, Config, RegistryConfig, RuntimeConfig, TlsConfig
 from pallet.daemon import flags
+from pallet.daemon.gcoptions import builder_config
 from pallet.errors import InvalidParameterError
 from pallet.log import LEVELS
 
@@ -62,7 +64,7 @@ def load(argv: Sequence[str]) -> Options:
         msg = f"unable to configure the Pallet daemon with file {path}: {error}"
         raise InvalidParameterError(msg) from error
     values = {**stored, **given}
-    ignored = sorted(flag for flag in values if not flags.BY_FLAG[flag].effect)
+    ignored = sorted(flag for flag in values if flag not in flags.FILE_ONLY and not flags.BY_FLAG[flag].effect)
     proxies = {
         name.upper().replace("-", "_"): values[name]
         for name in ("http-proxy", "https-proxy", "no-proxy") if name in values
@@ -120,6 +122,7 @@ def _config(values: Mapping[str, Any]) -> Config:
     take("exec-opt", "cgroup_driver", _cgroup_driver)
     take("default-ulimit", "default_ulimits", _ulimits)
     take("disk-budget", "disk_budget_bytes", size_bytes)
+    take("builder", "builder", partial(builder_config, read_size=size_bytes))
     take("default-shm-size", "default_shm_size_bytes", size_bytes)
     take("seccomp-profile", "seccomp_profile", _seccomp)
     take("no-new-privileges", "no_new_privileges")

@@ -44,9 +44,14 @@ def worker(door: BuildKitDoor, platforms: Sequence[Platform], *,
     labels = {SNAPSHOTTER_LABEL: "overlayfs"}
     if gateway := door.host_gateway():
         labels["org.mobyproject.buildkit.worker.moby.host-gateway-ip"] = gateway
-    return worker_pb2.WorkerRecord(
+    record = worker_pb2.WorkerRecord(
         ID=door.worker_id, Labels=labels, platforms=[platform_message(platform) for platform in platforms],
         BuildkitVersion=version(door, moby_suffix=moby_suffix))
+    for rule in door.gc_rules():
+        record.GCPolicy.add(
+            all=rule.all, keepDuration=rule.keep_duration_ns, filters=rule.filters, reservedSpace=rule.reserved_bytes,
+            maxUsedSpace=rule.max_used_bytes, minFreeSpace=rule.min_free_bytes)
+    return record
 
 
 def version(door: BuildKitDoor, *, moby_suffix: bool) -> worker_pb2.BuildkitVersion:
