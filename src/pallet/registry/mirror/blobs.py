@@ -112,17 +112,19 @@ class MirroredBlobs:
         flight = self._flights.board(digest, self._route(target, digest))
         try:
             size = flight.wait_for_size()
-            if not size:  # over already, or nothing to stream
+            part = _part(request, digest, size) if size else None
+            if part is None:  # over already, or nothing to stream
                 flight.wait()
-                flight.leave()
-                return local()
-            first, last, headers = _part(request, digest, size)
         except FlightError as error:
             flight.leave()
             raise self._refusal(target, error) from error
         except BaseException:
             flight.leave()
             raise
+        if part is None:
+            flight.leave()
+            return local()
+        first, last, headers = part
         return RegistryResponse(
             status=206 if "Content-Range" in headers else 200, headers=headers,
             body=Stream(chunks=flight.read(first, last - first + 1), length=last - first + 1,
