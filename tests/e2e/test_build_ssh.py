@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -19,10 +18,7 @@ if TYPE_CHECKING:
     from tests.support.daemon import Daemon
     from tests.support.dockercli import DockerCli
 
-pytestmark = [
-    pytest.mark.needs("root", "overlay", "buildx", "docker_cli"),
-    pytest.mark.skipif(not os.path.exists("/usr/sbin/sshd"), reason="no openssh-server"),
-]
+pytestmark = pytest.mark.needs("root", "overlay", "buildx", "docker_cli", "sshd")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pallet.errors import PalletError
 from pallet.spec import runtime as oci
 from pallet.zygote import messages
 from tests.root.runtimelab import DEFAULT_CAPS, default_mounts, read_all, read_until
+from tests.support.probes import which
 
 if TYPE_CHECKING:
     from tests.root.runtimelab import Lab
@@ -22,12 +23,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.needs("root", "overlay")
 
 
-@pytest.fixture(params=["runc", "crun"])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.needs(name)) for name in ("runc", "crun")])
 def runtime(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Further fields of a start request."""
-    path = shutil.which(request.param, path="/usr/sbin:/usr/bin:/sbin:/bin")
-    if path is None:
-        pytest.skip(f"{request.param} is not installed")
+    path = which(request.param)
+    assert path is not None
     return {"runtime": messages.ForeignRuntime(path=path)}
 
 

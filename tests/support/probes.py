@@ -238,8 +238,10 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "strace": _command("strace"),
     "ip": _command("ip"),
     "openssl": _command("openssl"),
+    "sshd": _command("sshd"),
     "mmdebstrap": _apt_mirror,
     "docker_py": _module("docker"),
+    "textual": _module("textual"),
     "oras": _module("oras"),
     "testcontainers": _module("testcontainers"),
 }

@@ -67,8 +67,8 @@ def test_order_and_history() -> None:
         "layer 0: added (10 bytes)  ADD base", "layer 1: changed (7 bytes)  RUN make all"]
 
 
+@pytest.mark.needs("textual")
 async def test_full_screen_view() -> None:
-    pytest.importorskip("textual")
     from textual.widgets import Static, Tree
 
     from pallet.cli.tui.explorer import ExplorerApp
