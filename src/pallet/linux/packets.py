@@ -11,10 +11,13 @@ ends a message with its body, ``M`` ends it with a memfd (the last descriptor) a
 from __future__ import annotations
 
 import array
+import errno
 import os
 import select
 import socket
 from typing import TYPE_CHECKING
+
+from pallet.errors import SyscallError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +28,25 @@ _FDS_A_PACKET = 250
 """Below the kernel's SCM_MAX_FD of 253."""
 _FD_BYTES = array.array("i").itemsize
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_FDS_A_PACKET * _FD_BYTES)
+_CTRUNC = "descriptors that came with a message"
 SEND_BUFFER_BYTES = 4 * 1024 * 1024
+
+
+class DescriptorsLostError(SyscallError):
+    """Descriptors of a message did not come along: this process may have no more of them (RLIMIT_NOFILE).
+
+    ``body`` is the message's, without its kind; ``fds`` those that did come, in order. Who catches this closes them.
+    """
+
+    def __init__(self, body: bytes, fds: list[int]) -> None:
+        super().__init__("recvmsg", errno.EMFILE, _CTRUNC)
+        self.body = body
+        self.fds = fds
+
+    def close(self) -> None:
+        """Close what came."""
+        while self.fds:
+            os.close(self.fds.pop())
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -105,15 +126,27 @@ def receive_packet(sock: socket.socket) -> tuple[bytes, list[tuple[int, int, byt
 
     Raises:
         BlockingIOError: a non-blocking socket has no packet.
+        DescriptorsLostError: the packet came without descriptors that it had.
     """
     for _ in range(2):
         try:
-            packet, ancillary, _, _ = sock.recvmsg(
+            packet, ancillary, flags, _ = sock.recvmsg(
                 _RECEIVE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             continue
+        if flags & socket.MSG_CTRUNC:
+            raise DescriptorsLostError(packet[1:], descriptors(ancillary))
         return packet, ancillary
     return b"", []
+
+
+def descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    """Descriptors in a packet's control data."""
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % _FD_BYTES])
+    return list(found)
 
 
 def receive(sock: socket.socket) -> tuple[bytes, list[int]] | None:
@@ -124,6 +157,7 @@ def receive(sock: socket.socket) -> tuple[bytes, list[int]] | None:
 
     Raises:
         BlockingIOError: a non-blocking socket has no message.
+        DescriptorsLostError: not all of its descriptors came. The message is gone, the connection as good as before.
     """
     fds: list[int] = []
     while True:
@@ -136,11 +170,10 @@ def receive(sock: socket.socket) -> tuple[bytes, list[int]] | None:
             poller.register(sock.fileno(), select.POLLIN)
             poller.poll()
             continue
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                received = array.array("i")
-                received.frombytes(data[: len(data) - len(data) % _FD_BYTES])
-                fds.extend(received)
+        except DescriptorsLostError as error:
+            error.fds[:0] = fds
+            raise
+        fds.extend(descriptors(ancillary))
         if not packet:
             for fd in fds:
                 os.close(fd)

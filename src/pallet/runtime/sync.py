@@ -150,7 +150,11 @@ class ShimSide:
 
     def receive(self) -> tuple[bytes, int, FailureReport | None]:
         """Return one message: its letter (b"" at the end of file), a descriptor or -1, a report."""
-        data, ancillary = packets.receive_packet(self._sock)
+        try:
+            data, ancillary = packets.receive_packet(self._sock)
+        except packets.DescriptorsLostError as error:
+            error.close()
+            raise
         fd = -1
         for level, kind, rights in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from pallet.errors import SystemFailureError
 from pallet.supervisor import failures, launch
 from pallet.supervisor.reattach import Lost, find, has_state
 from pallet.supervisor.shims import Exit, Shim
@@ -414,6 +415,9 @@ async def _receive(sock: socket.socket) -> tuple[bytes, list[int]] | None:
             return channel.receive(sock)
         except BlockingIOError:
             continue
+        except channel.DescriptorsLostError as error:
+            error.close()
+            raise SystemFailureError(str(error)) from error
         except ConnectionError:
             return None
 

@@ -106,6 +106,10 @@ async def _connect(shim_dir: str, on_close: Callable[[Shim], None]) -> Shim | No
             os.close(directory_fd)
         async with asyncio.timeout(_HELLO_TIMEOUT_S):
             received = await _receive(sock)
+    except channel.DescriptorsLostError as error:
+        error.close()
+        sock.close()
+        return None
     except (OSError, TimeoutError):
         sock.close()
         return None

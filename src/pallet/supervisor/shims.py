@@ -182,6 +182,8 @@ class Shim:
                 received = channel.receive(self._control)
             except BlockingIOError:
                 return
+            except channel.DescriptorsLostError as error:
+                received = error.body, error.fds
             except ConnectionError:
                 received = None
             if received is None:

@@ -6,9 +6,9 @@ Runs   in the daemon, the zygote and its children.
 
 from __future__ import annotations
 
-from pallet.linux.packets import enlarge, pair, receive, send
+from pallet.linux.packets import DescriptorsLostError, enlarge, pair, receive, send
 
-__all__ = ["enlarge", "join", "pair", "receive", "send", "split"]
+__all__ = ["DescriptorsLostError", "enlarge", "join", "pair", "receive", "send", "split"]
 
 
 def join(document: bytes, payload: bytes = b"") -> bytes:

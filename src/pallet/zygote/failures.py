@@ -42,6 +42,12 @@ def of_worker(error: BaseException) -> Failure:
                    detail=str(getattr(error, "detail", "")))
 
 
+def of_loss(error: OSError) -> Failure:
+    """Return the answer to a request whose descriptors did not come."""
+    call, code, path = _kernel(error)
+    return Failure(kind="SystemFailureError", message=str(error), call=call, errno=code, path=path, exit_code=128)
+
+
 def _text(error: BaseException) -> str:
     if isinstance(error, PalletError) or type(error).__module__.startswith("pallet."):
         return str(error)

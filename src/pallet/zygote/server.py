@@ -56,6 +56,9 @@ class Zygote:
                     continue
                 try:
                     received = channel.receive(self._sock)
+                except channel.DescriptorsLostError as error:
+                    _refuse(error)
+                    continue
                 except ConnectionError:
                     received = None
                 if received is None:
@@ -212,6 +215,15 @@ def _answer(
             _print_traceback()
     with contextlib.suppress(BrokenPipeError, ConnectionError):
         channel.send(reply, channel.join(messages.encoder.encode(event), payload), out)
+
+
+def _refuse(error: channel.DescriptorsLostError) -> None:
+    """Answer a request that cannot be served; whoever's reply socket is lost as well finds it closed."""
+    sys.stderr.write(f"zygote: {error}\n")
+    if error.fds:
+        with socket.socket(fileno=error.fds.pop(0)) as reply, contextlib.suppress(OSError):
+            channel.send(reply, channel.join(messages.encoder.encode(failures.of_loss(error))))
+    error.close()
 
 
 def _print_traceback() -> None:

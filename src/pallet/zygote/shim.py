@@ -125,8 +125,12 @@ class Shim:
         os.chdir(request.shim_dir)
         netns_fd, listeners = -1, []
         if isinstance(request, messages.StartContainer):
-            netns_fd = fds.pop(0) if request.has_netns else -1
             listeners = request.listeners
+            wanted = request.has_netns + len(listeners) + len(request.stdio.attach)
+            if len(fds) != wanted:
+                message = f"the request to start came with {len(fds)} descriptors instead of {wanted}"
+                raise StartFailureError(message)
+            netns_fd = fds.pop(0) if request.has_netns else -1
             terminal = request.spec.process.terminal
         else:
             terminal = request.process.terminal

@@ -11,13 +11,14 @@ Spec   zygote/messages.py; docs/adr/0009-spare-shims.md.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from pallet.zygote import channel, launch, messages, rehearsal
+from pallet.zygote import channel, failures, launch, messages, rehearsal
 from pallet.zygote import shim as shims
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ def _next_request(sock: socket.socket) -> tuple[shims.Request, list[int]] | None
     while True:
         try:
             received = channel.receive(sock)
+        except channel.DescriptorsLostError as error:
+            error.close()
+            with contextlib.suppress(OSError):
+                channel.send(sock, messages.encoder.encode(failures.of_loss(error)))
+            return None
         except ConnectionError:
             return None
         if received is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,30 @@ def test_any_number_of_descriptors(
     assert os.read(read_fd, 1) == b"x"
     for fd in (read_fd, write_fd, *fds):
         os.close(fd)
+
+
+@pytest.mark.parametrize("count", [2, 252])
+def test_descriptors_that_do_not_come_are_an_error(pair: tuple[socket.socket, socket.socket], count: int) -> None:
+    """At the limit of open files the kernel drops them with a flag; what came before them is not lost track of."""
+    packets.send(pair[0], b"fds", [0] * count)
+    packets.send(pair[0], b"next")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    first = os.dup(0)
+    os.close(first)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first + count - 1, hard))
+    try:
+        with pytest.raises(packets.DescriptorsLostError, match=r"recvmsg descriptors .*: too many open files") as caught:
+            packets.receive(pair[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.body == b"fds"
+    assert 0 < len(caught.value.fds) < count
+    opened = list(caught.value.fds)
+    caught.value.close()
+    for fd in opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    assert packets.receive(pair[1]) == (b"next", [])
 
 
 def test_large_body_with_descriptors(pair: tuple[socket.socket, socket.socket]) -> None:
