@@ -101,7 +101,7 @@ def _target(build: dict[str, Any], about: dict[str, Any], secrets: dict[str, Any
         "labels": _pairs(build.get("labels"), {}), "args": _pairs(build.get("args"), known),
         "contexts": {name: _context(value) for name, value in _pairs(
             build.get("additional_contexts"), known).items()},
-        "tags": build.get("tags") or ([about["image"]] if about.get("image") else []),
+        "tags": build.get("tags"),
         "cache-from": build.get("cache_from"), "cache-to": build.get("cache_to"),
         "platforms": build.get("platforms") or ([about["platform"]] if about.get("platform") else None),
         "secret": [_secret(one, secrets) for one in build.get("secrets") or ()],
@@ -114,7 +114,10 @@ def _target(build: dict[str, Any], about: dict[str, Any], secrets: dict[str, Any
         made["entitlements"].append("network.host")
     found = {name: fields.fitting(name, fields.TARGET[name], value) for name, value in made.items()
              if value not in (None, [], {})}
-    return _extended(found, {**about.get("x-bake", {}), **build.get("x-bake", {})})
+    found = _extended(found, {**about.get("x-bake", {}), **build.get("x-bake", {})})
+    if about.get("image") and not found.get("tags"):
+        found["tags"] = [as_string(about["image"])]
+    return found
 
 
 def _extended(target: dict[str, Any], extension: dict[str, Any]) -> dict[str, Any]:
@@ -230,12 +233,17 @@ def _dotenv() -> dict[str, str]:
     return found
 
 
-def _interpolated(value: Any, known: Mapping[str, str]) -> Any:
+def _interpolated(value: Any, known: Mapping[str, str], path: str = "") -> Any:
     if isinstance(value, dict):
-        return {key: _interpolated(item, known) for key, item in value.items()}
+        return {key: _interpolated(item, known, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, list):
-        return [_interpolated(item, known) for item in value]
-    return interpolate(value, known) if isinstance(value, str) and "$" in value else value
+        return [_interpolated(item, known, f"{path}.[]") for item in value]
+    if not isinstance(value, str) or "$" not in value:
+        return value
+    try:
+        return interpolate(value, known)
+    except CommandError as error:
+        raise CommandError(f"error while interpolating {path[1:]}: {error}") from None
 
 
 def interpolate(text: str, known: Mapping[str, str]) -> str:

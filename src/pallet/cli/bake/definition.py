@@ -174,7 +174,7 @@ class Names:
         for name, block in sorted(self._variables.items()):
             attributes = block.body.attributes
             description = attributes["description"].node.value(self) if "description" in attributes else ""
-            kind = _written(attributes["type"]) if "type" in attributes else ""
+            kind = _spoken(_written(attributes["type"])) if "type" in attributes else ""
             found.append(Variable(name, self.variable(name, block.span), kind, description))
         return found
 
@@ -200,7 +200,7 @@ class Names:
             given = block.body.attributes.get("default")
             default = given.node.value(self) if given is not None else ""
             kind = _written(block.body.attributes["type"]) if "type" in block.body.attributes else ""
-            if given is None and kind not in ("", "string"):
+            if given is None and kind:
                 default = None
         try:
             if (text := self._environment.get(f"{name}_JSON")) is not None and kind:
@@ -209,9 +209,8 @@ class Names:
                 return _overridden(text, default, kind)
             return _typed(default, kind)
         except ValueError as error:
-            place = block.body.attributes["default"].node.span if block and "default" in block.body.attributes else span
             raise HclError("Invalid value", f"failed to parse {name} as {kind or fields.kind_of(default)}: {error}",
-                           place) from None
+                           span if block is None else block.brace) from None
 
     def member(self, name: str, steps: Sequence[str], span: Span) -> tuple[Any, int] | None:
         """``target.NAME.ATTRIBUTE``."""
@@ -233,7 +232,7 @@ class Names:
                            span)
         raise HclError("Unknown variable", f'There is no variable named "{name}".', span)
 
-    def call(self, name: str, arguments: list[Any], span: Span) -> Any:
+    def call(self, name: str, arguments: list[Any], span: Span, spans: Sequence[Span] = ()) -> Any:
         """A function of the files' or a known one."""
         block = self._functions.get(name)
         if block is not None:
@@ -245,7 +244,8 @@ class Names:
         if len(arguments) < least:
             raise HclError("Not enough function arguments", f'Function "{name}" expects {least} argument(s).', span)
         if 0 <= most < len(arguments):
-            raise HclError("Too many function arguments", f'Function "{name}" expects only {most} argument(s).', span)
+            raise HclError("Too many function arguments", f'Function "{name}" expects only {most} argument(s).',
+                           spans[most] if most < len(spans) else span)
         try:
             return function(*arguments)
         except (ValueError, TypeError, ArithmeticError, OverflowError) as error:
@@ -287,6 +287,14 @@ def _written(attribute: Any) -> str:
         "".join(rows[span.start[0] - 1:span.end[0]]))
 
 
+def _spoken(kind: str) -> str:
+    """``list of string`` of ``list(string)``."""
+    outer, _, inner = kind.replace(" ", "").partition("(")
+    if outer in ("list", "set", "map") and inner:
+        return f"{outer} of {_spoken(inner[:-1])}"
+    return {"any": "dynamic"}.get(outer, outer)
+
+
 def _decoded(text: str) -> Any:
     from pallet.client import wire
 
@@ -315,7 +323,10 @@ def _overridden(text: str, default: Any, kind: str) -> Any:
     if kind.startswith(("map", "object")):
         from pallet.cli.build.request import csv
 
-        pairs = dict(part.partition("=")[::2] for part in csv(text)) if text else {}
+        parts = [part.partition(":") for part in csv(text)] if text else []
+        if wrong := [name for name, colon, _ in parts if not colon]:
+            raise ValueError(f"expected one k/v pair but got 1 pieces from {wrong[0]}")
+        pairs = {name: value for name, _, value in parts}
         return _typed(pairs, kind)
     return text
 

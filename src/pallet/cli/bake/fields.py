@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from pallet.cli.bake.hcl.errors import HclError
 from pallet.cli.bake.hcl.values import as_bool, as_string, is_number
 from pallet.cli.errors import CommandError
 
@@ -78,7 +79,7 @@ def _fitting(name: str, kind: str, value: Any, node: Node) -> Any:
     try:
         return fitting(name, kind, value)
     except ValueError as error:
-        raise node.fail("Unsuitable value type", f"Unsuitable value: {error}") from None
+        raise HclError("Unsuitable value type", f"Unsuitable value: {error}", node.first_span()) from None
 
 
 def fitting(name: str, kind: str, value: Any) -> Any:

@@ -103,8 +103,8 @@ def _asked(definition: Definition, wanted: Sequence[str]) -> list[str]:
             matching = [pattern]
         found += [name for name in matching if name not in found]
     if found == ["default"] and "default" in definition.groups:
-        return list(dict.fromkeys(definition.groups["default"].targets))
-    return found
+        found = definition.groups["default"].targets
+    return sorted(set(found))
 
 
 def _open_group(definition: Definition, name: str, names: list[str], made: Plan) -> None:

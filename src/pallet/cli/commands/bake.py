@@ -137,7 +137,7 @@ def _list(definition: Definition, text: str) -> int:
 def _variables(definition: Definition) -> list[dict[str, Any]]:
     from pallet.cli.bake.definition import shown
 
-    return [{"name": one.name, "type": one.type, "description": one.description, "value": shown(one.value)}
+    return [{"name": one.name, "description": one.description, "type": one.type, "value": shown(one.value)}
             for one in definition.variables]
 
 
@@ -147,9 +147,9 @@ def _cell(value: str | None) -> str:
 
 def _targets(definition: Definition) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{"name": name, "description": target.get("description", "")}
-                                   for name, target in definition.targets.items()]
+                                   for name, target in definition.targets.items() if name[0] != "_"]
     found += [{"name": name, "description": group.description or ", ".join(group.targets), "group": True}
-              for name, group in definition.groups.items()]
+              for name, group in definition.groups.items() if name[0] != "_"]
     return sorted(found, key=lambda row: (row["name"], "group" not in row))
 
 

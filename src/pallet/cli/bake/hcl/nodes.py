@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from pallet.cli.bake.hcl.errors import HclError
+from pallet.cli.bake.hcl.errors import HclError, Span
 from pallet.cli.bake.hcl.values import as_bool, as_number, as_string, equal, number, unified
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any, Protocol
-
-    from pallet.cli.bake.hcl.errors import Span
 
     class Scope(Protocol):
         """What names mean."""
@@ -28,8 +26,8 @@ if TYPE_CHECKING:
                 HclError: there is none.
             """
 
-        def call(self, name: str, arguments: list[Any], span: Span) -> Any:
-            """Call a function; raises as ``variable``."""
+        def call(self, name: str, arguments: list[Any], span: Span, spans: Sequence[Span] = ()) -> Any:
+            """Call a function, whose arguments are at ``spans``; raises as ``variable``."""
 
         def member(self, name: str, steps: Sequence[str], span: Span) -> tuple[Any, int] | None:
             """What ``name.step.…`` means as a reference to a block, and the number of steps that took."""
@@ -51,6 +49,10 @@ class Node:
         """
         raise NotImplementedError
 
+    def first_span(self) -> Span:
+        """Where HCL says that it starts: a text without its quotes."""
+        return self.span
+
     def fail(self, summary: str, detail: str) -> HclError:
         """An error here."""
         return HclError(summary, detail, self.span)
@@ -69,6 +71,12 @@ class Literal(Node):
         del scope
         return self.literal
 
+    def first_span(self) -> Span:
+        (line, first), (last_line, last) = self.span.start, self.span.end
+        if not isinstance(self.literal, str) or line != last_line or last - first < 2:
+            return self.span
+        return Span(self.span.file, self.span.source, (line, first + 1), (line, last - 1))
+
 
 class Variable(Node):
     """A name."""
@@ -86,10 +94,11 @@ class Variable(Node):
 class Call(Node):
     """``name(argument, …)``; with ``spread`` the last argument is a list of arguments."""
 
-    __slots__ = ("arguments", "name", "spread")
+    __slots__ = ("arguments", "name", "name_span", "spread")
 
-    def __init__(self, span: Span, name: str, arguments: list[Node], *, spread: bool) -> None:
+    def __init__(self, span: Span, name_span: Span, name: str, arguments: list[Node], *, spread: bool) -> None:
         super().__init__(span)
+        self.name_span = name_span
         self.name = name
         self.arguments = arguments
         self.spread = spread
@@ -104,7 +113,8 @@ class Call(Node):
                 raise self.fail("Invalid expanding argument value",
                                 "The expanding argument (indicated by ...) must be of a tuple, list, or set type.")
             found += last
-        return scope.call(self.name, found, self.span)
+        spans = [argument.first_span() for argument in self.arguments]
+        return scope.call(self.name, found, self.name_span, spans)
 
     def _attempt(self, scope: Scope) -> Any:
         """``try`` and ``can``, which take what fails."""
@@ -313,7 +323,7 @@ class Index(Node):
         if isinstance(whole, dict):
             name = as_string(key)
             if name not in whole:
-                raise self.fail("Unsupported attribute", f'This object does not have an attribute named "{name}".')
+                raise self.key.fail("Unsupported attribute", f'This object does not have an attribute named "{name}".')
             return whole[name]
         if not isinstance(whole, list):
             raise self.fail("Unsupported attribute", "This value does not have any attributes.")
@@ -396,9 +406,9 @@ class Inner:
         """See ``Scope``."""
         return self._names[name] if name in self._names else self._outer.variable(name, span)
 
-    def call(self, name: str, arguments: list[Any], span: Span) -> Any:
+    def call(self, name: str, arguments: list[Any], span: Span, spans: Sequence[Span] = ()) -> Any:
         """See ``Scope``."""
-        return self._outer.call(name, arguments, span)
+        return self._outer.call(name, arguments, span, spans)
 
     def member(self, name: str, steps: Sequence[str], span: Span) -> tuple[Any, int] | None:
         """See ``Scope``."""

@@ -40,9 +40,9 @@ class Attribute:
 
 
 class Block:
-    """``type "label" { … }``; ``span`` is of its head, ``label_span`` of its first label."""
+    """``type "label" { … }``; ``span`` is of its head, ``label_span`` of its first label, ``brace`` before its body."""
 
-    __slots__ = ("body", "label_span", "labels", "span", "type")
+    __slots__ = ("body", "brace", "label_span", "labels", "span", "type")
 
     def __init__(self, kind: str, labels: list[str], body: Body, span: Span, label_span: Span | None = None) -> None:
         self.type = kind
@@ -50,6 +50,7 @@ class Block:
         self.body = body
         self.span = span
         self.label_span = label_span or span
+        self.brace = Span(span.file, span.source, span.end, span.end)
 
 
 class Body:
@@ -223,7 +224,8 @@ class _Parser:
         if self._took("?"):
             yes = self.expression()
             self._expect(":", "The conditional operator requires a false expression, delimited by a colon.")
-            found = nodes.Conditional(self._span(start), found, yes, self.expression())
+            no = self.expression()
+            found = nodes.Conditional(self._span(start), found, yes, no)
         self._depth -= 1
         return found
 
@@ -238,7 +240,8 @@ class _Parser:
             if not operator:
                 return left
             self._at += len(operator)
-            left = nodes.Binary(self._span(start), operator, left, self._binary(level + 1))
+            right = self._binary(level + 1)
+            left = nodes.Binary(self._span(start), operator, left, right)
 
     def _unary(self) -> Node:
         self._blank()
@@ -247,9 +250,9 @@ class _Parser:
             if self._looks(operator) and not self._looks("!="):
                 self._at += 1
                 self._nest()
-                found = nodes.Unary(self._span(start), operator, self._unary())
+                operand = self._unary()
                 self._depth -= 1
-                return found
+                return nodes.Unary(self._span(start), operator, operand)
         return self._postfix(self.primary(), start)
 
     def _postfix(self, node: Node, start: int) -> Node:
@@ -287,7 +290,7 @@ class _Parser:
                 return nodes.Index(self._span(start), node, nodes.Literal(self._span(before), int(digits.group())))
             if not (name := self._name()):
                 raise self._fail("Invalid attribute name", "An attribute name is required after a dot.")
-            return nodes.Index(self._span(start), node, nodes.Literal(self._span(before), name))
+            return nodes.Index(self._span(start), node, nodes.Literal(self._span(before - 1), name))
         return None
 
     def primary(self) -> Node:
@@ -330,7 +333,7 @@ class _Parser:
                     self._expect(")", "A comma or closing parenthesis is required after a function argument.")
                     break
             self._lines = outer
-            return nodes.Call(self._span(start), name, arguments, spread=spread)
+            return nodes.Call(self._span(start), self._span(start, start + len(name)), name, arguments, spread=spread)
         if name in _WORDS:
             return nodes.Literal(self._span(start), _WORDS[name])
         return nodes.Variable(self._span(start), name)
@@ -376,7 +379,9 @@ class _Parser:
         while not self._took("]"):
             items.append(self.expression())
             if not self._took(","):
-                self._expect("]", "Expected a comma to mark the beginning of the next item.")
+                if not self._took("]"):
+                    raise self._fail("Missing item separator", "Expected a comma to mark the beginning of the next "
+                                     "item.")
                 break
         return nodes.Tuple(self._span(start), items)
 
@@ -553,9 +558,9 @@ class _Nothing:
         """See ``nodes.Scope``."""
         raise HclError("Variables not allowed", f'Variables may not be used here: "{name}".', span)
 
-    def call(self, name: str, arguments: list[object], span: Span) -> object:
+    def call(self, name: str, arguments: list[object], span: Span, spans: object = ()) -> object:
         """See ``nodes.Scope``."""
-        del arguments
+        del arguments, spans
         raise HclError("Function calls not allowed", f'Functions may not be called here: "{name}".', span)
 
     def member(self, name: str, steps: object, span: Span) -> None:
