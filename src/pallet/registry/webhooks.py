@@ -126,6 +126,8 @@ def post(pool: urllib3.PoolManager, receiver: WebhookConfig, deliveries: Sequenc
     """Send an envelope; "" or what went wrong."""
     import urllib3
 
+    from pallet.transfer.transport import finish
+
     body = envelope(deliveries)
     headers = {"Content-Type": ENVELOPE_TYPE, "User-Agent": f"pallet/{__version__}", **receiver.headers}
     if receiver.secret:
@@ -133,8 +135,7 @@ def post(pool: urllib3.PoolManager, receiver: WebhookConfig, deliveries: Sequenc
     try:
         reply = pool.request("POST", receiver.url, body=body, headers=headers, redirect=False,
                              timeout=urllib3.Timeout(total=receiver.timeout_s), preload_content=False)
-        reply.release_conn()
-        reply.close()
+        finish(reply)  # unread, it would be taken for the beginning of the next answer
     except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
         return str(error) or type(error).__name__
     return "" if 200 <= reply.status < 300 else f"answered {reply.status}"

@@ -18,7 +18,7 @@ from urllib.parse import urljoin, urlsplit
 import urllib3
 import urllib3.exceptions as u3
 from urllib3.connection import HTTPSConnection
-from urllib3.response import HTTPResponse
+from urllib3.response import BaseHTTPResponse, HTTPResponse
 
 from pallet import __version__
 from pallet.errors import CancelledRequestError
@@ -263,7 +263,7 @@ def _authority(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
-def finish(response: HTTPResponse) -> None:
+def finish(response: BaseHTTPResponse) -> None:
     """Read what is left of a small body and give the connection back; end it after a long one."""
     left = _MAX_DRAIN_BYTES
     try:
