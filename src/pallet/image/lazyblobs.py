@@ -59,20 +59,25 @@ class LazyBlobs:
             DataLossError: the layer's tree is not what it was.
         """
         lease.add_blob(digest)
+        try:
+            async with self._making.setdefault(digest, asyncio.Lock()):
+                return await self._make(digest)
+        finally:
+            self._making.pop(digest, None)
+
+    async def _make(self, digest: Digest) -> bool:
         content = self._images.content
-        async with self._making.setdefault(digest, asyncio.Lock()):
-            if content.has(digest):
-                return True
-            made = self.made(DiffID(digest))
-            if made is None:
-                return False
-            ingest = await run_blocking(content.ingest, digest)
-            try:
-                await self._write(made, ingest.fileno())
-                await run_blocking(_take_in, ingest, made.tar_bytes)
-            finally:
-                await asyncio.shield(run_blocking(ingest.abort))
-        self._making.pop(digest, None)
+        if content.has(digest):
+            return True
+        made = self.made(DiffID(digest))
+        if made is None:
+            return False
+        ingest = await run_blocking(content.ingest, digest)
+        try:
+            await self._write(made, ingest.fileno())
+            await run_blocking(_take_in, ingest, made.tar_bytes)
+        finally:
+            await asyncio.shield(run_blocking(ingest.abort))
         return True
 
     def made(self, diff_id: DiffID) -> MadeLayer | None:
