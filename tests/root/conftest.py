@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.root.runtimelab import Lab
+from tests.support.faultyregistry import FaultyRegistry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -17,3 +19,10 @@ async def lab() -> AsyncIterator[Lab]:
     """Containers by hand, without an engine."""
     async with Lab() as started:
         yield started
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[FaultyRegistry]:
+    """Pallet's registry in this process, empty, with faults to be added."""
+    with FaultyRegistry(tmp_path / "registry") as server:
+        yield server

@@ -25,7 +25,7 @@ from tests.support.registry import MANIFEST, BuiltImage, basic, build_image, dig
 from tests.support.transfers import layer_tar, site, upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from pallet.registry.auth.guard import GuardedAccess
@@ -45,12 +45,6 @@ def flip(data: bytes) -> bytes:
 
 def short(value: str) -> str:
     return value.removeprefix("sha256:")[:12]
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[FaultyRegistry]:
-    with FaultyRegistry(tmp_path / "registry") as server:
-        yield server
 
 
 @pytest.fixture

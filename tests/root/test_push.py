@@ -29,7 +29,7 @@ from tests.support.transfers import Site, layer_tar, site, upload
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from pallet.spec.image import StoredManifest
@@ -98,12 +98,6 @@ async def pusher(root: Path) -> AsyncIterator[Pusher]:
         yield Pusher(here, ImageStore(here.content, here.snapshotter, here.metadata,
                                       users=lambda _image: ()))
         here.assert_nothing_half_made()
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[FaultyRegistry]:
-    with FaultyRegistry(tmp_path / "registry") as server:
-        yield server
 
 
 @pytest.fixture

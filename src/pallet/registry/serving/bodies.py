@@ -72,11 +72,6 @@ class SocketBody:
         return not self._left
 
     @property
-    def unasked(self) -> bool:
-        """Whether the client still waits to be asked, so that none of the body is on its way."""
-        return self._continue_due
-
-    @property
     def rest(self) -> bytes:
         """Once ``ended``: bytes behind it, of the next request."""
         return self._chunked.rest if self._chunked is not None else self._ahead
