@@ -150,3 +150,23 @@ services:
         assert "CACHED" in again.err + again.out
     finally:
         buildx.run(*files, "down", "--rmi", "local")
+
+
+def test_owners_by_name(buildx: DockerCli, context: Path, tmp_path: Path) -> None:
+    """With ``--link``, too, in WORKDIR, and where nobody has the name: as dockerd 28.5.2 has them."""
+    (context / "Dockerfile").write_text("""FROM scratch AS users
+COPY <<E /etc/passwd
+user:x:7:8::/:/bin/sh
+E
+FROM users
+COPY --link --chown=user a /linked
+COPY --chown=nobody:nobody a /nobody
+COPY --link --chown=root:root a /root
+USER user
+WORKDIR /home
+""")
+    buildx.ok("buildx", "build", "-o", f"type=tar,dest={tmp_path / 'tar'}", str(context))
+    with tarfile.open(tmp_path / "tar") as archive:
+        owners = {entry.name.strip("./"): (entry.uid, entry.gid) for entry in archive}
+    assert {name: owners[name] for name in ("linked", "nobody", "root", "home")} == {
+        "linked": (7, 8), "nobody": (0, 0), "root": (0, 0), "home": (7, 8)}

@@ -131,6 +131,9 @@ class RunOp:
     """What the request sets for all commands and any can see (hosts, limits): only for the cache key."""
 
 
+OR_ROOT = "?"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyAction:
     """Copy out of an input (``COPY``, ``ADD``)."""
@@ -141,7 +144,8 @@ class CopyAction:
     dest: str
     """Absolute and clean; it ends in ``/`` where the sources go into it."""
     owner: str = ""
-    """``user[:group]`` by name or number, looked up in input 0; "" is 0:0 (the source's own where ``keep_owner``)."""
+    """``user[:group]`` by name or number, looked up in input 0; "" is 0:0 (the source's own where ``keep_owner``).
+    A name with ``OR_ROOT`` behind it is root where nobody has it."""
     keep_owner: bool = False
     mode: str = ""
     """Octal or symbolic; "" keeps the source's."""

@@ -14,9 +14,10 @@ from pallet.build.dockerfile import texts
 from pallet.build.dockerfile.copy import copy
 from pallet.build.dockerfile.draft import Draft
 from pallet.build.dockerfile.lint import lint_command, lint_workdir, words_of
+from pallet.build.dockerfile.owners import owner_of
 from pallet.build.dockerfile.run import run
 from pallet.build.dockerfile.state import Entry
-from pallet.build.graph import FileOp, MakeDirectoryAction
+from pallet.build.graph import FileOp, MakeDirectoryAction, ScratchOp
 from pallet.spec.dockerfile import instructions as ins
 from pallet.spec.dockerfile import runconfig
 from pallet.spec.dockerfile.errors import DockerfileError
@@ -84,10 +85,12 @@ def _workdir(state: StageState, command: ins.Workdir, scope: Scope, words: Words
     draft = None
     scope.budget.spend(len(path))
     if clean.strip("/"):
-        action = MakeDirectoryAction(path=f"/{clean.lstrip('/')}", owner=state.config.user)
+        root = state.root()
+        owner = owner_of(state.config.user, classic=scope.options.ignore_syntax, scratch=isinstance(root.op, ScratchOp))
+        action = MakeDirectoryAction(path=f"/{clean.lstrip('/')}", owner=owner)
         shown = texts.shown_code(command, state.env, scope.escape, scope.budget)
         draft = state.draft = scope.drafts.add(Draft(
-            op=FileOp(actions=(action,)), inputs=(state.root(),), name=texts.numbered(state, shown),
+            op=FileOp(actions=(action,)), inputs=(root,), name=texts.numbered(state, shown),
             span=scope.span(command.lines), ignore_cache=state.ignore_cache, platform=state.platform))
     state.history.append(Entry(created_by=f"WORKDIR {path}", draft=draft, instruction=command))
 

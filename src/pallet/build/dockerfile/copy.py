@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pallet.build.dockerfile import sources as remote
 from pallet.build.dockerfile import texts
 from pallet.build.dockerfile.draft import Draft
+from pallet.build.dockerfile.owners import has_names, owner_of
 from pallet.build.dockerfile.state import Entry
 from pallet.build.graph import CopyAction, FileOp, GitSource, HttpSource, LocalSource, MergeOp, ScratchOp, WriteAction
 from pallet.errors import InvalidParameterError
@@ -61,8 +62,8 @@ def copy(state: StageState, command: ins.Copy, scope: Scope, words: Words) -> No
     for source in given.sources:
         making.take(source)
     making.take_contents(words)
-    # --chmod together with --link is an ordinary copy, as BuildKit does it.
-    link = command.link and not given.chmod
+    # --chmod together with --link is an ordinary copy, as BuildKit does it; names are looked up in what is below.
+    link = command.link and not given.chmod and not has_names(given.chown)
     state.draft = making.linked() if link else making.onto_root()
     history = texts.copy_history(command, given.sources, given.dest, given.chown, given.chmod)
     state.history.append(Entry(created_by=history, draft=state.draft, instruction=command))
@@ -179,7 +180,9 @@ class _Making:
 
     def _file_op(self, base: Draft | None, name: str) -> Draft:
         shift = 0 if base is None else 1
-        actions = tuple(replace(action, input=action.input + shift) for action in self._actions)
+        owner = owner_of(self._given.chown, classic=self._scope.options.ignore_syntax,
+                         scratch=base is not None and isinstance(base.op, ScratchOp))
+        actions = tuple(replace(action, input=action.input + shift, owner=owner) for action in self._actions)
         inputs = tuple(self._inputs) if base is None else (base, *self._inputs)
         return self._scope.drafts.add(Draft(
             op=FileOp(actions=actions, has_base=base is not None), inputs=inputs, name=name,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from pallet.build.graph import OR_ROOT
 from pallet.build.ops import modes, selection
 from pallet.build.ops.copying import Copier, Look
 from pallet.build.ops.selection import Selection, SourceMissingError
@@ -254,29 +255,36 @@ def _owner(root_fd: int, action: FileAction) -> tuple[int, int] | None:
 def lookup_owner(root_fd: int, text: str) -> tuple[int, int]:
     """``user[:group]`` by names or numbers, looked up in a tree's own files.
 
-    A number without a colon is the group's, too; with nothing after the colon the group is root's.
-    BuildKit takes root for a name that is not there, the classic builder and this one refuse it.
+    A number without a colon is the group's, too; with nothing after the colon the group is root's. An unknown
+    name with ``OR_ROOT`` behind it is root, as a group that of the user.
 
     Raises:
         InvalidParameterError: an unknown name; the classic builder's words.
     """
     user, colon, group = text.partition(":")
+    user, user_or_root = user.removesuffix(OR_ROOT), user.endswith(OR_ROOT)
+    group, group_or_user = group.removesuffix(OR_ROOT), group.endswith(OR_ROOT)
     passwd, groups = [_read(root_fd, path) for path in ("/etc/passwd", "/etc/group")]
     if _is_number(user):
-        uid, gid = int(user), 0 if colon else int(user)
+        uid = gid = int(user)
     else:
         try:
             found = users.resolve(user, [], passwd, "")
+            uid, gid = found.uid, found.gid
         except StartFailureError as error:
-            raise _unknown("uid", "user", user) from error
-        uid, gid = found.uid, 0 if colon else found.gid
+            if not user_or_root:
+                raise _unknown("uid", "user", user) from error
+            uid = gid = 0
+    if colon and not group:
+        gid = 0
     if _is_number(group):
         gid = int(group)
     elif group:
         try:
             gid = users.resolve(f"0:{group}", [], "", groups).gid
         except StartFailureError as error:
-            raise _unknown("gid", "group", group) from error
+            if not group_or_user:
+                raise _unknown("gid", "group", group) from error
     return uid, gid
 
 
