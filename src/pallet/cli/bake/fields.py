@@ -96,12 +96,18 @@ def fitting(name: str, kind: str, value: Any) -> Any:
     if kind == "map":
         if not isinstance(value, dict):
             raise ValueError("map of string required")
-        return {key: as_string(item) for key, item in value.items() if item is not None}
+        return {key: _text(f'"{key}"', item) for key, item in value.items() if item is not None}
     if not isinstance(value, list):
         raise ValueError("list of string required")  # noqa: TRY004  a conversion that fails, as of texts
     if kind == "entries":
         return unique(name, [entry(name, item) for item in value if item not in ("", None)])
-    return [text for text in (as_string(item) for item in value if item is not None) if text]
+    return [text for text in (_text(str(at), item) for at, item in enumerate(value) if item is not None) if text]
+
+
+def _text(place: str, value: Any) -> str:
+    if isinstance(value, (list, dict)):
+        raise ValueError(f"element {place}: string required")  # noqa: TRY004  as ``as_string``
+    return as_string(value)
 
 
 def entry(name: str, value: Any) -> dict[str, Any]:

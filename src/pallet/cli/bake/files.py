@@ -70,7 +70,7 @@ def _read(name: str) -> str:
         return sys.stdin.read()
     path = name.removeprefix("cwd://")
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", newline="") as file:
             return file.read()
     except OSError as error:
         raise CommandError(f"open {path}: {os.strerror(error.errno or 0).lower()}") from None

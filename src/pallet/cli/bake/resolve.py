@@ -166,7 +166,9 @@ def _apply(target: dict[str, Any], override: Override) -> None:
         if not name:
             raise CommandError(f"invalid key {key}, {_NAMED[key]}" if key in _NAMED else
                                "invalid format for extra-hosts, expecting extra-hosts.<hostname>=<ip>")
-        if values:
+        if values and not values[-1] and key == "contexts":
+            target[key] = {other: value for other, value in target.get(key, {}).items() if other != name}
+        elif values:
             target[key] = {**target.get(key, {}), name: values[-1]}
     elif key in _TRUTHS:
         truth = _truth(key, values[-1])

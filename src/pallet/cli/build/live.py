@@ -95,7 +95,7 @@ class LiveView:
         mark = "CACHED " if vertex.cached else "ERROR " if vertex.error else ""
         lines = [_row(f" => {mark}{vertex.name}", f"{spent:.1f}s", width,
                       _RED if vertex.error else _BLUE if vertex.completed else "")]
-        if vertex.name.startswith("[internal]") and vertex.completed and done:
+        if vertex.name.partition("]")[0].endswith("internal") and vertex.completed and done:
             return lines
         for fields in list(vertex.statuses.values())[-_LOG_LINES:]:
             colour = _BLUE if fields.get("completed") else ""

@@ -44,8 +44,15 @@ class HclError(CommandError):
         """The lines around the place, as buildx prints them."""
         lines = self.span.source.split("\n")
         first, last = self.span.start[0], min(self.span.end[0], len(lines))
+        start, end, padding = first, last, 0
+        while padding < (4 if first == last else 2):
+            if start > 1:
+                start, padding = start - 1, padding + 1
+            if end < len(lines):
+                end, padding = end + 1, padding + 1
+            padding += 1
         rows = [f"{self.span.file}:{first}", "-" * 20]
-        for number in range(max(1, first - 2), min(len(lines), last + 2) + 1):
+        for number in range(start, end + 1):
             mark = ">>>" if first <= number <= last else "   "
             rows.append(f" {number:3d} | {mark} {lines[number - 1]}")
         return "\n".join([*rows, "-" * 20])

@@ -329,6 +329,107 @@ def _sub(pattern: Any, replacement: Any, text: Any) -> str:
         raise ValueError(str(error)) from None
 
 
+def _cidr(text: Any) -> Any:
+    import ipaddress
+
+    return ipaddress.ip_network(as_string(text), strict=False)
+
+
+def _cidr_subnets(prefix: Any, *bits: Any) -> list[str]:
+    whole, found = _cidr(prefix), []
+    at = int(whole.network_address)
+    for more in bits:
+        length = whole.prefixlen + int(as_number(more))
+        size = 1 << (whole.max_prefixlen - length)
+        at = -(-at // size) * size
+        found.append(str(type(whole)((at, length))))
+        at += size
+    if at > int(whole.broadcast_address) + 1:
+        raise ValueError(f"not enough remaining address space for subnets of {prefix}")
+    return found
+
+
+def _cidr_subnet(prefix: Any, bits: Any, number_of: Any) -> str:
+    whole, more, at = _cidr(prefix), int(as_number(bits)), int(as_number(number_of))
+    if not 0 <= at < 1 << more:
+        raise ValueError(f"prefix extension of {more} does not accommodate a subnet numbered {at}")
+    length = whole.prefixlen + more
+    return str(type(whole)((int(whole.network_address) + (at << (whole.max_prefixlen - length)), length)))
+
+
+def _as_set(items: Iterable[Any]) -> list[Any]:
+    """A set in cty's order: by value."""
+    found = _distinct(list(items))
+    return sorted(found, key=lambda item: as_string(item) if not isinstance(item, (list, dict)) else _json(item))
+
+
+def _outside(items: list[Any], others: list[Any]) -> list[Any]:
+    return [item for item in _listed(items) if not any(equal(item, other) for other in _listed(others))]
+
+
+def _intersection(first: Any, *others: Any) -> list[Any]:
+    return _as_set(item for item in _listed(first)
+                   if all(any(equal(item, one) for one in _listed(other)) for other in others))
+
+
+def _symmetric(first: Any, *others: Any) -> list[Any]:
+    found = _listed(first)
+    for other in others:
+        found = [*_outside(found, other), *_outside(other, found)]
+    return _as_set(found)
+
+
+def _log(value: Any, base: Any) -> int | Decimal:
+    import math
+
+    return number(Decimal(repr(math.log(as_number(value), as_number(base)))))
+
+
+_VERSION = re.compile(r"v?(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([\w.-]+))?(?:\+[\w.-]+)?")
+_CONSTRAINT = re.compile(r"\s*(=|!=|>=|<=|>|<|~|\^|)\s*(\S+)\s*")
+
+
+def _version(text: str) -> tuple[list[int], str, int]:
+    """Numbers, pre-release and how many numbers were written."""
+    found = _VERSION.fullmatch(text)
+    if found is None:
+        raise ValueError(f"invalid semantic version {text}")
+    numbers = [int(part or 0) for part in found.groups()[:3]]
+    return numbers, found[4] or "", sum(part is not None for part in found.groups()[:3])
+
+
+def _satisfies(version: Any, constraints: Any) -> bool:
+    """``semvercmp``: comma for all of them, ``||`` for one of them."""
+    numbers, before, _ = _version(as_string(version))
+    mine = (numbers, not before, before)
+
+    def one(text: str) -> bool:
+        found = _CONSTRAINT.fullmatch(text)
+        if found is None:
+            raise ValueError(f"invalid constraint {text}")
+        wanted, pre, written = _version(found[2])
+        other = (wanted, not pre, pre)
+        if found[1] in ("~", "^"):
+            fixed = (1 if written == 1 else 2) if found[1] == "~" else next(
+                (at + 1 for at, part in enumerate(wanted) if part), written)
+            return mine >= other and numbers[:fixed] == wanted[:fixed]
+        return {"": mine == other, "=": mine == other, "!=": mine != other, ">": mine > other, "<": mine < other,
+                ">=": mine >= other, "<=": mine <= other}[found[1]]
+
+    return any(all(one(part) for part in re.split(r",|(?<=[\w*])\s+(?=[<>=!~^])", choice))
+               for choice in as_string(constraints).split("||"))
+
+
+def _unix_time(value: Any) -> dict[str, Any]:
+    from datetime import UTC, datetime
+
+    at = datetime.fromtimestamp(int(as_number(value)), UTC)
+    return {"year": at.year, "year_day": at.timetuple().tm_yday, "day": at.day, "month": at.month,
+            "month_name": _MONTHS[at.month - 1], "weekday": at.isoweekday() % 7, "weekday_name": _DAYS[at.weekday()],
+            "hour": at.hour, "minute": at.minute, "second": at.second, "rfc3339": _rfc3339(at),
+            "iso_year": at.isocalendar().year, "iso_week": at.isocalendar().week}
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "absolute": lambda value: abs(as_number(value)),
     "add": _reckoned(lambda left, right: left + right),
@@ -341,6 +442,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "ceil": _rounded(ROUND_CEILING),
     "chomp": lambda text: as_string(text).rstrip("\r\n"),
     "chunklist": _chunks,
+    "cidrhost": lambda prefix, host: str(_cidr(prefix)[int(as_number(host))]),
+    "cidrnetmask": lambda prefix: str(_cidr(prefix).netmask),
+    "cidrsubnet": _cidr_subnet,
+    "cidrsubnets": _cidr_subnets,
     "coalesce": _coalesce,
     "coalescelist": lambda *lists: next((one for one in lists if one), []),
     "compact": lambda items: [item for item in _listed(items) if item not in ("", None)],
@@ -377,6 +482,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "length": lambda items: len(items) if isinstance(items, dict) else len(_listed(items)),
     "lessthan": _compared(lambda left, right: left < right),
     "lessthanorequalto": _compared(lambda left, right: left <= right),
+    "log": _log,
     "lookup": _lookup,
     "lower": lambda text: as_string(text).lower(),
     "max": lambda *values: max(map(as_number, values)),
@@ -399,7 +505,13 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "reverse": lambda text: as_string(text)[::-1],
     "reverselist": lambda items: _listed(items)[::-1],
     "sanitize": _sanitize,
+    "semvercmp": _satisfies,
+    "sethaselement": lambda items, wanted: any(equal(item, wanted) for item in _listed(items)),
+    "setintersection": _intersection,
     "setproduct": _product,
+    "setsubtract": lambda items, others: _as_set(_outside(items, others)),
+    "setsymmetricdifference": _symmetric,
+    "setunion": lambda *lists: _as_set(item for one in lists for item in _listed(one)),
     "sha1": _hashed("sha1"),
     "sha256": _hashed("sha256"),
     "sha512": _hashed("sha512"),
@@ -418,6 +530,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "trimprefix": lambda text, cut: as_string(text).removeprefix(as_string(cut)),
     "trimspace": lambda text: as_string(text).strip(),
     "trimsuffix": lambda text, cut: as_string(text).removesuffix(as_string(cut)),
+    "unixtimestampparse": _unix_time,
     "upper": lambda text: as_string(text).upper(),
     "urlencode": lambda text: _quote(as_string(text)),
     "uuidv4": lambda: str(uuid.uuid4()),

@@ -138,6 +138,10 @@ class Tuple(Node):
         super().__init__(span)
         self.items = items
 
+    def first_span(self) -> Span:
+        line, column = self.span.start
+        return Span(self.span.file, self.span.source, self.span.start, (line, column + 1))
+
     def value(self, scope: Scope) -> Any:
         return [item.value(scope) for item in self.items]
 
@@ -150,6 +154,10 @@ class Object(Node):
     def __init__(self, span: Span, items: list[tuple[Node, Node]]) -> None:
         super().__init__(span)
         self.items = items
+
+    def first_span(self) -> Span:
+        line, column = self.span.start
+        return Span(self.span.file, self.span.source, self.span.start, (line, column + 1))
 
     def value(self, scope: Scope) -> Any:
         found: dict[str, Any] = {}

@@ -143,6 +143,7 @@ class _Parser:
 
     def body(self, *, top: bool) -> Body:
         """Attributes and blocks up to the end, or up to the closing brace."""
+        brace = self._at - 1
         made = Body()
         while True:
             self._lines = True
@@ -151,8 +152,7 @@ class _Parser:
             if self._at >= len(self._text):
                 if top:
                     return made
-                raise self._fail("Unclosed configuration block", "There is no closing brace for this block before "
-                                 "the end of the file.")
+                raise self._unclosed(brace)
             if not top and self._took("}"):
                 return made
             self._item(made)
@@ -164,9 +164,11 @@ class _Parser:
     def _item(self, made: Body) -> None:
         start = self._at
         name = self._name()
-        if not name:
-            raise self._fail("Argument or block definition required", "An argument or block definition is required "
-                             "here.")
+        self._blank()
+        if not name or self._text[self._at:self._at + 1] in ("", "\n"):
+            more = ' To set an argument, use the equals sign "=" to introduce the argument value.' if name else ""
+            raise HclError("Argument or block definition required", "An argument or block definition is required here."
+                           + more, self._span(start, start + max(len(name), 1)))
         if self._took("="):
             node = self.expression()
             if name in made.attributes:
@@ -195,11 +197,20 @@ class _Parser:
         made.blocks.append(Block(name, labels, body, span, label_span))
         self._depth -= 1
 
+    def _unclosed(self, brace: int) -> HclError:
+        return HclError("Unclosed configuration block", "There is no closing brace for this block before the end of "
+                        "the file. This may be caused by incorrect brace nesting elsewhere in this file.",
+                        self._span(brace, brace + 1))
+
     def _single(self) -> Body:
         """A block on one line: nothing, or one argument."""
         made = Body()
+        brace = self._at - 1
         if self._took("}"):
             return made
+        self._blank()
+        if self._at >= len(self._text):
+            raise self._unclosed(brace)
         self._item(made)
         if not self._took("}"):
             raise self._fail("Invalid single-argument block definition", "An argument definition on the same line as "
@@ -330,7 +341,9 @@ class _Parser:
                 arguments.append(self.expression())
                 spread = self._took("...")
                 if not self._took(","):
-                    self._expect(")", "A comma or closing parenthesis is required after a function argument.")
+                    if not self._took(")"):
+                        raise self._fail("Missing argument separator", "A comma is required to separate each function "
+                                         "argument from the next.")
                     break
             self._lines = outer
             return nodes.Call(self._span(start), self._span(start, start + len(name)), name, arguments, spread=spread)
@@ -425,9 +438,7 @@ class _Parser:
             raise self._fail("Unterminated template string", "No closing marker was found for the string.")
         text = self._text[found.end():end.start()]
         if found[1]:
-            rows = text.split("\n")
-            depth = min((len(row) - len(row.lstrip(" \t")) for row in rows if row.strip()), default=0)
-            text = "\n".join(row[depth:] for row in rows)
+            text = _flush(text)
         self._at = end.end() - (1 if end.group().endswith("\r") else 0)
         span = self._span(start)
         return _Parser(text, self._file, within=span).template("", raw=True)
@@ -473,12 +484,14 @@ class _Parser:
                 piece = self._piece(raw=raw)
                 self._trim = self._trim and piece.isspace()
                 text.append("" if self._trim else piece)
+                if raw and piece == "\n":
+                    self._trim = False  # a line of a here-document is a token of its own
                 continue
             self._trim = False
             self._at += 2
             if self._text.startswith("~", self._at):
                 self._at += 1
-                text[:] = ["".join(text).rstrip()]
+                text[:] = ["".join(text).rstrip(" \t" if raw else None)]
             flush()
             outer, self._lines = self._lines, True
             if head == "${":
@@ -510,7 +523,10 @@ class _Parser:
         if raw or char not in "\\\n":
             return char
         if char == "\n":
-            raise self._fail("Invalid multi-line string", "Quoted strings may not be split over multiple lines.")
+            self._at -= 1
+            raise self._fail("Invalid multi-line string", "Quoted strings may not be split over multiple lines. To "
+                             "produce a multi-line string, either use the \\n escape to represent a newline character "
+                             'or use the "heredoc" multi-line template syntax.')
         letter = self._text[self._at:self._at + 1]
         self._at += 1
         if letter in ("u", "U"):
@@ -549,6 +565,16 @@ class _Parser:
         body, _ = self._parts(closing, raw=raw, stops=("endfor",))
         span = self._span(start)
         return nodes.TemplateFor(span, names, many, nodes.Template(span, [*body, nodes.Literal(span, "")]))
+
+
+def _flush(text: str) -> str:
+    """Take the indentation of a ``<<-``. Lines that a ``~}`` has joined to the one before keep theirs."""
+    rows = text.split("\n")
+    starts = [at for at, row in enumerate(rows) if not at or not rows[at - 1].rstrip().endswith("~}")]
+    depth = min((len(rows[at]) - len(rows[at].lstrip(" \t")) for at in starts if rows[at].strip()), default=0)
+    for at in starts:
+        rows[at] = rows[at][depth:]
+    return "\n".join(rows)
 
 
 class _Nothing:
