@@ -30,12 +30,14 @@ class FileTarget:
 
     def close(self) -> None:
         """Give it its name."""
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        os.close(fd)
         os.replace(self._temporary, self._path)
 
     def drop(self) -> None:
         """Remove what is there of it."""
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
         os.unlink(self._temporary)
 
 
@@ -50,6 +52,9 @@ class StdoutTarget:
 
     def close(self) -> None:
         """Nothing: it stays open."""
+
+    def drop(self) -> None:
+        """Nothing: what was written was."""
 
 
 class TreeTarget:
@@ -93,10 +98,16 @@ class TreeTarget:
         Raises:
             CommandError: something could not be written.
         """
-        os.close(self._write_fd)
-        self._thread.join()
+        self.drop()
         if self._problem:
             raise CommandError(self._problem)
+
+    def drop(self) -> None:
+        """End the thread; what is unpacked stays, as with docker."""
+        fd, self._write_fd = self._write_fd, -1
+        if fd >= 0:
+            os.close(fd)
+        self._thread.join()
 
 
 def target_of(kind: str, dest: str) -> Callable[[dict[str, str]], FileTarget | StdoutTarget | TreeTarget]:

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
         def close(self) -> None:
             """End it well."""
 
+        def drop(self) -> None:
+            """End what broke off; also after a ``close`` that failed."""
+
 
 _READ_BYTES = 1 << 18
 _FRAME_BYTES = 1 << 20
@@ -94,6 +97,13 @@ class Conversation:
             BuildFailedError: it failed.
             CommandError: the daemon went away, or something here cannot be read or written.
         """
+        try:
+            return self._talk()
+        finally:
+            for target in self._outputs.values():
+                target.drop()
+
+    def _talk(self) -> dict[str, Any]:
         poll = select.poll()
         poll.register(self._transport.fileno(), select.POLLIN)
         while True:
@@ -338,6 +348,8 @@ class Conversation:
         except OSError as error:
             problem = f"{error.filename or 'output'}: {os.strerror(error.errno or 0).lower()}"
         del self._outputs[number]
+        if problem:
+            target.drop()
         self._send(buildwire.ANSWER, wire.encode({"id": number, "error": problem}))
 
 
