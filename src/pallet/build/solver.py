@@ -59,6 +59,7 @@ class Solver:
         self._ending: set[asyncio.Task[None]] = set()
         self._leases: list[Lease] = []
         """That are to be ended."""
+        self._stayed = False
         self._slots = asyncio.Semaphore(_STEPS_A_CPU * (os.cpu_count() or 1))
         self._closed = False
 
@@ -122,14 +123,26 @@ class Solver:
             if not task.cancelled() and task.exception() is None:
                 await job.client.release(task.result())
         self._leases.append(job.lease)
+        await self._let_go()
+
+    async def catch_up(self) -> bool:
+        """End leases that could not be ended with their jobs; whether a collection is due for what they kept."""
+        if self._leases:
+            await self._let_go()
+        due = self._stayed and not self._leases
+        self._stayed = self._stayed and not due
+        return due
+
+    async def _let_go(self) -> None:
         leases, self._leases = self._leases, []
         try:
             self.cache.flush()
             for lease in leases:
                 await asyncio.to_thread(lease.end)
-        except PalletError as error:  # a full disk: they end with the next build, or at the next start
+        except PalletError as error:  # a full disk: they end with the next build or prune, or at the next start
             logger.warning("the lease of a build stays for now: %s", error)
             self._leases += leases
+            self._stayed = True
 
     # -- what ``_Run`` needs -----------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ Spec   ``docs/disk.md``.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
@@ -20,7 +21,7 @@ from pallet.aio import run_blocking, shielded
 from pallet.errors import NotFoundError, PalletError
 from pallet.image.lazyblobs import LazyBlobs
 from pallet.image.repair import unpack_again
-from pallet.layer.model import MissingLinkTargetError
+from pallet.layer.model import MissingLinkTargetError, StorageFullError
 from pallet.layer.remove import remove_tree
 from pallet.layer.verify import VerifyReply, VerifyRequest
 from pallet.layer.worker import ApplyReply, ApplyRequest
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from pallet.types import Digest
 
 logger = logging.getLogger(__name__)
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Fetcher(Protocol):
@@ -259,6 +262,9 @@ class StoreCheck:
                 else:
                     problem = await self._layer_problem(image, index, blob)
             except (PalletError, OSError) as error:
+                if isinstance(error, StorageFullError) or getattr(error, "errno", 0) in _NO_ROOM:
+                    message = f"layer {diff_id} cannot be checked: there is no space left to unpack its blob beside it"
+                    raise StorageFullError(message) from error
                 problem = f"cannot be compared with its blob: {error}"
         if not problem:
             return

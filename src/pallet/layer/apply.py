@@ -78,7 +78,8 @@ def apply(source_fd: int, target: str | int, *, compression: str = "auto",
     try:
         source = Source(source_fd, progress_fd)
         # This imports what the compression needs: after the chroot there is nothing to import.
-        stream = ByteStream(chunks(source, compression), byte_limit(limits, root_fd), hashed=hashed)
+        stream = ByteStream(chunks(source, compression), byte_limit(limits, root_fd), hashed=hashed,
+                            room=limits.max_bytes is None)
         if confine:
             _chroot(root_fd)
         target_tree = DiskTarget(root_fd, overlay_xattrs)

@@ -51,7 +51,7 @@ def write_image(source_fd: int, image_fd: int, *, compression: str = "auto",
     limits = Limits(max_bytes=limits.max_bytes, max_entries=min(limits.max_entries, _MOST_ENTRIES))
     source = Source(source_fd, progress_fd)
     pieces = _kept(chunks(source, compression), image_fd)
-    stream = ByteStream(pieces, byte_limit(limits, image_fd))
+    stream = ByteStream(pieces, byte_limit(limits, image_fd), room=limits.max_bytes is None)
     target = ImageTarget(image_fd, overlay_xattrs)
     applied = unpack(stream, source, target, limits, lower_fds)
     target.finish(DATA_START + stream.length, applied.implied_dirs,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pallet.errors import ConflictError, DataLossError, InvalidParameterError
+from pallet.errors import ConflictError, DataLossError, InvalidParameterError, SystemFailureError
 from pallet.types import DiffID
 
 COMPRESSIONS = ("auto", "none", "gzip", "zstd")
@@ -51,6 +51,10 @@ class BreakoutError(InvalidParameterError):
 
 class LimitError(InvalidParameterError):
     """The archive unpacks to more than it may."""
+
+
+class StorageFullError(SystemFailureError):
+    """There is no room for what is written; nothing is wrong with what is read."""
 
 
 class MissingLinkTargetError(ConflictError):

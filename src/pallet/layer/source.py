@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from isal import igzip, isal_zlib
 
-from pallet.layer.model import ArchiveError, LimitError
+from pallet.layer.model import ArchiveError, LimitError, StorageFullError
 from pallet.layer.zstdframes import ZstdFrames
 from pallet.types import DiffID
 
@@ -259,13 +259,15 @@ class ByteStream:
     attribute instead of through a ``read`` method is what makes small files cheap.
     """
 
-    __slots__ = ("_chunks", "_hash", "_hashed", "_limit", "base", "data", "end", "pos", "view")
+    __slots__ = ("_chunks", "_hash", "_hashed", "_limit", "_room", "base", "data", "end", "pos", "view")
 
-    def __init__(self, pieces: Iterator[bytes], limit_bytes: int, *, hashed: bool = True) -> None:
+    def __init__(self, pieces: Iterator[bytes], limit_bytes: int, *, hashed: bool = True,
+                 room: bool = False) -> None:
         self._chunks = pieces
         self._hashed = hashed
         self._hash = hashlib.sha256(usedforsecurity=False)
         self._limit = limit_bytes
+        self._room = room
         self.data = b""
         self.view = memoryview(b"")
         self.pos = 0
@@ -278,6 +280,7 @@ class ByteStream:
 
         Raises:
             LimitError: the stream is longer than allowed.
+            StorageFullError: it is longer than there is room for.
             ArchiveError: it is damaged.
         """
         chunk = next(self._chunks, None)
@@ -292,6 +295,10 @@ class ByteStream:
         self.pos = 0
         self.end = len(self.data)
         if self.base + self.end > self._limit:
+            if self._room:
+                message = (f"no space left on device: the layer takes more than the {self._limit} bytes that are free "
+                           "beside what is kept in reserve")
+                raise StorageFullError(message)
             message = f"layer is larger than the {self._limit} bytes it may unpack to"
             raise LimitError(message)
         return True

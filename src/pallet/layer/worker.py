@@ -237,6 +237,7 @@ def failure_of(error: PalletError | OSError) -> WorkerFailure:
         return WorkerFailure(kind=type(error).__name__, message=str(error))
     where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     text = os.strerror(error.errno).lower() if error.errno else str(error)
-    return WorkerFailure(kind="SystemFailureError",
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return WorkerFailure(kind="StorageFullError" if full else "SystemFailureError",
                          message=f"{where.encode(errors='replace').decode()}: {text}" if where
                          else text)
