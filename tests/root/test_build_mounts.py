@@ -147,3 +147,11 @@ async def test_here_documents(lab: BuildLab) -> None:
         lab.image(), "/dev/pipes/EOF", heredocs=(("EOF", "#!/bin/sh\necho from a document\n"),)))
     assert lab.told.output() == b"from a document\n"
     assert lab.view(solved.layers[-1:]) == {}
+
+
+async def test_devices(lab: BuildLab) -> None:
+    """There are no CDI devices: what can do without one does, what requires one is told."""
+    await lab.solve(run(lab.image(), "true", devices=("vendor.com/gpu=all", "name=vendor.com/x=0,required=false")))
+    for text in ("vendor.com/gpu=all,required", "required=true,name=vendor.com/gpu=all"):
+        with pytest.raises(BuildError, match=r'^required device "vendor.com/gpu=all" is not registered$'):
+            await lab.solve(run(lab.image(), "true", devices=(text,)))

@@ -155,11 +155,11 @@ class History:
         """Pin a record, or delete it.
 
         Raises:
-            GrpcError: NOT_FOUND.
+            GrpcError: there is none.
         """
         entry = self._entries.get(reference)
         if entry is None:
-            raise GrpcError(Code.NOT_FOUND, f"failed to get build record {reference}: not found")
+            raise GrpcError(Code.UNKNOWN, f'lease "ref_{reference}": not found')  # BuildKit's
         if delete:
             del self._entries[reference]
             self._tell(control_pb2.DELETED, entry.record)

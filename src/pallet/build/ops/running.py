@@ -47,6 +47,7 @@ class StepMaker:
             InvalidParameterError: it needs an entitlement that was not given, or a secret that is unknown.
         """
         check_entitlements(op, job)
+        check_devices(op)
         async with AsyncExitStack() as stack:
             mounts: list[StepMount] = []
             env = [*op.env, *op.unkeyed_env]
@@ -142,6 +143,21 @@ def cache_mount_id(mount: graph.RunMount, begins: Solved | None) -> str:
     if (mount.uid, mount.gid, mode) != (0, 0, _CACHE_MODE):
         found += f"\0{mount.uid}:{mount.gid}:{mode:o}"  # BuildKit: another owner, another cache
     return found
+
+
+def check_devices(op: graph.RunOp) -> None:
+    """Refuse what needs a CDI device: there are none here, and those that are not ``required`` may be absent.
+
+    Raises:
+        NotFoundError: BuildKit's words.
+    """
+    for text in op.devices:
+        fields = [field.strip() for field in text.split(",")]
+        options = {"required", "required=true", "required=1"}
+        if options & {field.lower() for field in fields}:
+            name = next((field for field in fields if not field.lower().startswith("required")), "")
+            message = f'required device "{name.removeprefix("name=")}" is not registered'
+            raise NotFoundError(message)
 
 
 def check_entitlements(op: graph.RunOp, job: Job) -> None:
