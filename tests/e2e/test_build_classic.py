@@ -169,3 +169,13 @@ def test_no_cache_and_build_args_reach_the_steps(engine: Daemon, context: Path) 
     cached = build(engine, context, "--build-arg", "WHO=you")
     assert "hello you" not in cached.out
     assert "hello you" in build(engine, context, "--build-arg", "WHO=you", "--no-cache").out
+
+
+@pytest.mark.parametrize("source", [".", "d"])
+def test_what_changed_in_an_archive_is_copied_anew(engine: Daemon, context: Path, source: str) -> None:
+    """Nothing but the files themselves tells two archives apart."""
+    (context / "d").mkdir()
+    file = "/c/d/a" if source == "." else "/c/a"
+    for text in ("first", "second"):
+        write(context, {"Dockerfile": f"{BASE}COPY {source} /c\nRUN cat {file}\n", "d/a": f"{text} {source}\n"})
+        assert f"{text} {source}\n" in build(engine, context).out

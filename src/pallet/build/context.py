@@ -218,8 +218,10 @@ class ContextStore:
         """Hand a finished tree out."""
         tree.used_at = time.time()
         self._holders[tree.root] = self._holders.get(tree.root, 0) + 1
+        # Of a tree that came as an archive nothing is listed: it has to be read.
+        listed = partial(tree.summaries.digest, tree.blocks, tree.digests) if tree.blocks.get("") else None
         return ContextTree(root=tree.root, digest_of=tree.digests, linker=f"{tree.directory}/{_LINKER}",
-                           listed=partial(tree.summaries.digest, tree.blocks, tree.digests))
+                           listed=listed)
 
     async def release(self, held: ContextTree) -> None:
         """Let go of a tree; older generations and trees beyond the limit go with the last holder."""
