@@ -7,7 +7,8 @@ import os
 import socket
 import subprocess
 import tarfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,8 +16,7 @@ import pytest
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from tests.support.daemon import Daemon
     from tests.support.dockercli import DockerCli
@@ -185,3 +185,67 @@ def _begin(engine: Daemon, context: bytes) -> socket.socket:
     client.sendall(b"POST /build?version=1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-tar\r\n"
                    b"Content-Length: %d\r\n\r\n" % len(context) + context)
     return client
+
+
+BOMB = "bomb() { bomb | bomb & }; bomb; sleep 1; bomb; echo still-$((40+2))"
+
+
+@pytest.fixture
+def few_processes() -> Iterator[str]:
+    """A cgroup whose children may have 64 processes together."""
+    place = Path("/sys/fs/cgroup/pids") if Path("/sys/fs/cgroup/pids").is_dir() else Path("/sys/fs/cgroup")
+    group = place / f"t-few-{os.getpid()}"
+    group.mkdir()
+    (group / "pids.max").write_text("64")
+    yield f"/{group.name}"
+    for path in Path("/sys/fs/cgroup").glob(f"**/{group.name}"):
+        path.rmdir()
+
+
+@pytest.mark.needs("limits")
+@pytest.mark.parametrize("user", ["root", "1000"])
+def test_a_fork_bomb_ends_with_its_step(pallet_cli: DockerCli, tmp_path: Path, few_processes: str, user: str) -> None:
+    """Under a parent's limit, and another user's under ``--ulimit nproc``: it hits that, and nothing of it is left."""
+    (tmp_path / "Dockerfile").write_text(f"FROM busybox\nUSER {user}\nRUN {BOMB}\n")
+    words = ["--cgroup-parent", few_processes] if user == "root" else ["--ulimit", "nproc=64"]
+    done = pallet_cli.run("build", "--no-cache", "--progress", "plain", *words, str(tmp_path))
+    assert "t fork" in done.err, done.err
+    assert not bombs()
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN echo peace\n")
+    assert "peace" in pallet_cli.run("build", "--no-cache", "--progress", "plain", *words, str(tmp_path), check=True).err
+
+
+def bombs() -> list[str]:
+    """Processes of a bomb."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            if b"bomb()" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+@pytest.mark.needs("limits")
+def test_a_step_may_have_a_share_of_the_hosts_processes(pallet_cli: DockerCli, tmp_path: Path) -> None:
+    """A fork bomb without any limit of the client's meets this one."""
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN --mount=type=cache,target=/c echo at-$((40+2)); sleep 986\n")
+    process = pallet_cli.start("build", "--progress", "plain", str(tmp_path))
+    try:
+        assert process.stderr is not None
+        assert any("at-42" in line for line in process.stderr)
+        [pid] = [pid for pid in filter(str.isdigit, os.listdir("/proc")) if command(pid) == b"sleep\x00986\x00"]
+        paths = dict(line.split(":", 2)[1:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
+        top = "/sys/fs/cgroup/pids" if "pids" in paths else "/sys/fs/cgroup"
+        limit = int(Path(top + paths.get("pids", paths.get("", "")), "pids.max").read_text())
+        most = [int(Path("/proc/sys/kernel", name).read_text()) for name in ("pid_max", "threads-max")]
+        assert limit == min(most) // 4
+    finally:
+        pallet_cli.end_started()
+    eventually(lambda: not [pid for pid in os.listdir("/proc") if command(pid) == b"sleep\x00986\x00"])
+
+
+def command(pid: str) -> bytes:
+    """A process's command line."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""

@@ -14,12 +14,13 @@ import os
 import shutil
 import socket
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from pallet.aio import run_blocking
-from pallet.engine import oci, security
+from pallet.engine import hostinfo, oci, security
 from pallet.engine.container import Container
 from pallet.engine.stepmounts import StepFiles
 from pallet.errors import SystemFailureError
@@ -51,6 +52,8 @@ _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HOSTNAME = "buildkitsandbox"
 _PIECE_BYTES = 256 * 1024
 _KILL = 9
+_SHARE = 4
+"""A step gets one in so many of the processes that the kernel has."""
 
 
 class StepLimits(Protocol):
@@ -166,7 +169,7 @@ class StepRunner:
             cgroup_parent=limits.cgroup_parent, memory=given.get("memory", 0),
             memory_swap=given.get("memswap", 0), cpu_shares=given.get("cpushares", 0),
             cpu_period=given.get("cpuperiod", 0), cpu_quota=given.get("cpuquota", 0),
-            cpuset_cpus=limits.cpuset_cpus, cpuset_mems=limits.cpuset_mems,
+            pids_limit=_most_processes(), cpuset_cpus=limits.cpuset_cpus, cpuset_mems=limits.cpuset_mems,
             shm_size=limits.shm_size_bytes or self._config.default_shm_size_bytes,
             ulimits=[Ulimit(name=name, soft=soft, hard=hard) for name, soft, hard in limits.ulimits],
             extra_hosts=[f"{name}:{address}" for name, address in limits.extra_hosts],
@@ -314,6 +317,18 @@ async def _relay(sock: socket.socket, output: Callable[[int, bytes], None]) -> N
     while data := await loop.sock_recv(sock, _PIECE_BYTES):
         for stream, payload in deframer.feed(data):
             output(stream, payload)
+
+
+@cache
+def _most_processes() -> int | None:
+    """Processes that a step may have: enough for any, and a fork bomb leaves the host most of its own."""
+    if "pids" not in hostinfo.collect().controllers:
+        return None
+    most = []
+    for name in ("pid_max", "threads-max"):
+        with open(f"/proc/sys/kernel/{name}", encoding="ascii") as handle:
+            most.append(int(handle.read()))
+    return min(most) // _SHARE
 
 
 def _end(found: Exit) -> StepEnd:
