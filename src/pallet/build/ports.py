@@ -336,4 +336,3 @@ class SolvedTarget:
     base_manifest: Digest | None
     """Whose layer descriptors cover the first layers; None for scratch."""
     created_by: Sequence[str] = ()
-    layer_times_ns: Sequence[int] = ()
