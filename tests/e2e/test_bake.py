@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import leaks
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.daemon import Daemon
     from tests.support.dockercli import DockerCli
 
 pytestmark = pytest.mark.needs("root", "overlay", "docker_cli")
@@ -54,7 +59,7 @@ target "bad" {
 }
 target "long" {
   context = "lib"
-  dockerfile-inline = "FROM busybox\\nRUN sleep 600\\n"
+  dockerfile-inline = "FROM busybox\\nRUN echo begun-$((40+2)) && sleep 986\\n"
 }
 """
 
@@ -137,3 +142,28 @@ def test_check_and_privileges(pallet_cli: DockerCli, project: Path) -> None:
     warned = pallet_cli.run("bake", "-f", "bad.hcl", "--allow", "network.host", "--check")
     assert warned.code == 1
     assert "StageNameCasing" in warned.out
+
+
+def test_an_interrupt_ends_all_builds(pallet_cli: DockerCli, project: Path, engine: Daemon) -> None:
+    (project / "two.hcl").write_text("".join(
+        f'target "t{number}" {{\n  dockerfile-inline = "FROM busybox\\nRUN echo begun-$((40+{number})) && '
+        f'sleep 98{number}"\n}}\n' for number in (1, 2)))
+    process = pallet_cli.start("bake", "-f", "two.hcl", "t1", "t2")
+    assert process.stderr is not None
+    begun: set[str] = set()
+    for line in process.stderr:
+        begun |= set(re.findall(r"begun-4\d", line))
+        if len(begun) == 2:
+            break
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    leaks.assert_gone(lambda: {pid for pid in os.listdir("/proc") if pid.isdigit() and _sleeps(pid)}, "the steps")
+    leaks.assert_gone(lambda: set(os.listdir(engine.data_root / "snapshots/c")), "snapshots of steps")
+
+
+def _sleeps(pid: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read() in (b"sleep\x00981\x00", b"sleep\x00982\x00")
+    except OSError:
+        return False

@@ -74,7 +74,7 @@ def add_compose(files: Sequence[tuple[str, str]], environment: Mapping[str, str]
         found = _yaml(text, name)
         if not isinstance(found, dict):
             raise CommandError(f"failed to parse {name}: top-level object must be a mapping")
-        whole = _over(whole, _interpolated(from_plain(found), known))
+        whole = _over(whole, _interpolated(found, known, "", {}))
     secrets = whole.get("secrets") or {}
     names = []
     services = whole.get("services") or {}
@@ -233,17 +233,23 @@ def _dotenv() -> dict[str, str]:
     return found
 
 
-def _interpolated(value: Any, known: Mapping[str, str], path: str = "") -> Any:
+def _interpolated(value: Any, known: Mapping[str, str], path: str, seen: dict[int, Any]) -> Any:
+    """A value with its texts interpolated; what a file names several times stays one (``seen``, by identity)."""
+    if id(value) in seen:
+        return seen[id(value)]
     if isinstance(value, dict):
-        return {key: _interpolated(item, known, f"{path}.{key}") for key, item in value.items()}
-    if isinstance(value, list):
-        return [_interpolated(item, known, f"{path}.[]") for item in value]
-    if not isinstance(value, str) or "$" not in value:
-        return value
-    try:
-        return interpolate(value, known)
-    except CommandError as error:
-        raise CommandError(f"error while interpolating {path[1:]}: {error}") from None
+        found: Any = {key: _interpolated(item, known, f"{path}.{key}", seen) for key, item in value.items()}
+    elif isinstance(value, list):
+        found = [_interpolated(item, known, f"{path}.[]", seen) for item in value]
+    elif not isinstance(value, str) or "$" not in value:
+        return from_plain(value)
+    else:
+        try:
+            return interpolate(value, known)
+        except CommandError as error:
+            raise CommandError(f"error while interpolating {path[1:]}: {error}") from None
+    seen[id(value)] = found
+    return found
 
 
 def interpolate(text: str, known: Mapping[str, str]) -> str:

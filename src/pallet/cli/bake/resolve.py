@@ -83,6 +83,8 @@ def resolve(definition: Definition, wanted: Sequence[str], given: Mapping[str, M
     names: list[str] = []
     for name in asked:
         _open_group(definition, name, names, made)
+    if asked and not names:  # groups of one another
+        raise unknown_target(asked[0])
     for name in names:
         made.targets[name] = target_of(definition, name, given)
     _add_links(definition, made, given)

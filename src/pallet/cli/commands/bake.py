@@ -69,6 +69,8 @@ def bake(session: Session, flags: Flags) -> int:
         return _error(str(error))
     except CommandError as error:
         return _error(str(error))
+    except RecursionError:
+        return _error("the definition is nested too deeply")
     if flags["print"]:
         from pallet.client import wire
 

@@ -39,3 +39,25 @@ def test_same_as_buildx(case: dict[str, Any], tmp_path: Path, monkeypatch: pytes
     assert relevant(printed.err) == case["err"]
     assert printed.out == case["out"]
     assert code == case["code"]
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("a.hcl", "x = " + "(" * 3000 + "1" + ")" * 3000), ("a.hcl", "x = " + "1+" * 20000 + "1"),
+    ("a.json", '{"target":{"a":{"args":' + "[" * 5000 + "]" * 5000 + "}}}")])
+def test_nesting_has_a_limit(name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                             capsys: pytest.CaptureFixture[str]) -> None:
+    case = {"files": {name: text}, "args": ["-f", name], "env": {}, "stdin": ""}
+    assert answered(case, tmp_path, monkeypatch) == 1
+    assert capsys.readouterr().err in ("ERROR: the definition is nested too deeply\n",
+                                       "ERROR: failed to parse a.json: parsing json: invalid JSON after offset 0\n")
+
+
+def test_a_value_that_a_file_names_often_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ["a: &a [x,x,x,x,x,x,x,x,x]"]
+    rows += [f"{here}: &{here} [{','.join(['*' + below] * 9)}]" for below, here in zip("abcdefghi", "bcdefghij",
+                                                                                       strict=True)]
+    case = {"files": {"a.yaml": "\n".join([*rows, "services: {web: {build: .}}"])}, "args": ["-f", "a.yaml"],
+            "env": {}, "stdin": ""}
+    assert answered(case, tmp_path, monkeypatch) == 0
+    assert '"web"' in capsys.readouterr().out

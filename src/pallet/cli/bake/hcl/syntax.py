@@ -6,6 +6,7 @@ Spec   hcl/hclsyntax/spec.md.
 
 from __future__ import annotations
 
+import bisect
 import re
 from decimal import Decimal
 
@@ -88,6 +89,8 @@ class _Parser:
         self._file = file
         self._within = within
         """Where the text comes from, if it is not the file's own."""
+        self._starts = [0, *(found.end() for found in re.finditer("\n", text))]
+        """Where lines begin."""
         self._at = 0
         self._lines = False
         """Whether a line's end is nothing but a blank here."""
@@ -98,8 +101,8 @@ class _Parser:
     # --- places
 
     def _place(self, at: int) -> tuple[int, int]:
-        line = self._text.count("\n", 0, at) + 1
-        return line, at - (self._text.rfind("\n", 0, at) + 1) + 1
+        line = bisect.bisect_right(self._starts, at)
+        return line, at - self._starts[line - 1] + 1
 
     def _span(self, start: int, end: int | None = None) -> Span:
         if self._within is not None:
