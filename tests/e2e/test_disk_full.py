@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -129,3 +130,23 @@ def test_an_image_without_room(daemon: Daemon, pallet: DockerCli) -> None:
     assert FULL in done.err
     eventually(lambda: not left(daemon), what="nothing is left")
     assert not pallet.ok("images", "-q", "more")
+
+
+@pytest.mark.parametrize("words", [["rmi", "room:1"], ["builder", "prune", "-af"]], ids=["rmi", "prune"])
+def test_what_frees_space_needs_none(daemon: Daemon, pallet: DockerCli, tmp_path: Path, words: list[str]) -> None:
+    """Not one byte is free, whoever took them: images and cache can be removed all the same."""
+    (tmp_path / "big").write_bytes(os.urandom(4 << 20))
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nCOPY big /big\n")
+    pallet.ok("build", "-q", "-t", "room:1", str(tmp_path))
+    if words[0] == "builder":
+        pallet.ok("rmi", "room:1")
+    else:
+        pallet.ok("builder", "prune", "-af")
+    with suppress(OSError), (daemon.data_root / "last").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    status = os.statvfs(daemon.data_root)
+    assert status.f_bavail == 0
+    pallet.ok(*words)
+    eventually(lambda: os.statvfs(daemon.data_root).f_bavail * status.f_frsize > 4 << 20, what="there is room")
+    assert pallet.ok("run", "--rm", "busybox", "echo", "alive") == "alive"

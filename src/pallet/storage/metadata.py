@@ -11,10 +11,13 @@ Durability: ``synchronous=NORMAL`` in WAL mode never calls fsync at a commit. A 
 nothing; a power cut can lose the last commits but never corrupts or reorders them. SQLite's own
 checkpoints are off, since they would fsync inside some unlucky commit (10 ms here): after every
 ``_CHECKPOINT_COMMITS`` a thread does that on a connection of its own, and writers go on.
+
+On a full disk a reserve beside the file is let go of, so that what frees space can be recorded.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from contextlib import contextmanager
@@ -22,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from pallet.errors import SystemFailureError
 from pallet.storage import migrations
+from pallet.storage.reserve import Reserve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,12 +61,14 @@ class Metadata:
         self._commits = 0
         self._checkpointer: threading.Thread | None = None
         # Statements are few and fixed; the default cache of 128 holds them all, prepared.
+        self._reserve = Reserve(f"{os.fspath(self._path)}-reserve")
         self._db = self._connect()
         try:
             self._prepare()
         except BaseException:
             self._db.close()
             raise
+        self._reserve.make()
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False,
@@ -100,6 +106,7 @@ class Metadata:
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         finally:
             db.close()
+        self._reserve.make()
 
     def _committed(self) -> None:
         self._commits += 1
@@ -121,6 +128,7 @@ class Metadata:
         with self.lock:
             outermost = self._depth == 0
             if outermost:
+                self._reserve.ease()  # SQLite may take back all of it when its commit finds no room
                 self._control("BEGIN IMMEDIATE")
             self._depth += 1
             try:
@@ -139,9 +147,16 @@ class Metadata:
         try:
             self._db.execute(statement)
         except sqlite3.Error as error:
+            if self._room_given(error) and self._db.in_transaction == (statement == "COMMIT"):
+                self._control(statement)
+                return
             self._roll_back()
             message = f"cannot write {self._path}: {error}"
             raise SystemFailureError(message) from error
+
+    def _room_given(self, error: sqlite3.Error) -> bool:
+        """Whether it failed for want of room and there is some now."""
+        return error.sqlite_errorcode == sqlite3.SQLITE_FULL and self._reserve.give()
 
     def _roll_back(self) -> None:
         """SQLite has done it already after some failures, a full disk among them; after others it has not."""
@@ -153,6 +168,8 @@ class Metadata:
             try:
                 changed = self._db.execute(sql, values).rowcount
             except sqlite3.Error as error:
+                if self._room_given(error) and self._db.in_transaction == bool(self._depth):
+                    return self._run(sql, values)
                 message = f"cannot write {self._path}: {error}"
                 raise SystemFailureError(message) from error
             if self._depth == 0:
