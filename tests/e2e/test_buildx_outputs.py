@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import tarfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.root.test_build_sources import serving
 from tests.support.plugins import steps
 
 if TYPE_CHECKING:
@@ -170,3 +174,18 @@ WORKDIR /home
         owners = {entry.name.strip("./"): (entry.uid, entry.gid) for entry in archive}
     assert {name: owners[name] for name in ("linked", "nobody", "root", "home")} == {
         "linked": (7, 8), "nobody": (0, 0), "root": (0, 0), "home": (7, 8)}
+
+
+def test_bake_files_and_contexts_in_a_repository(buildx: DockerCli, tmp_path: Path) -> None:
+    """``bake URL``: the client reads its file out of a source that it solves, and gives that as the context."""
+    work, served, out = tmp_path / "work", tmp_path / "served", tmp_path / "out"
+    work.mkdir()
+    (work / "a").write_text("from the repository")
+    (work / "Dockerfile").write_text("FROM scratch\nCOPY a /a\n")
+    (work / "docker-bake.hcl").write_text(f'target "default" {{ output = ["{out}"] }}\n')
+    for words in (["init", "-q", "-b", "main", "."], ["add", "."], ["commit", "-q", "-m", "one"],
+                  ["clone", "-q", "--bare", ".", f"{served}/r.git"], ["-C", f"{served}/r.git", "update-server-info"]):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=work, check=True)
+    with serving(partial(SimpleHTTPRequestHandler, directory=str(served))) as url:
+        buildx.ok("buildx", "bake", f"--allow=fs={tmp_path}", f"{url}/r.git#main")
+    assert (out / "a").read_text() == "from the repository"

@@ -9,17 +9,21 @@ import threading
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pallet.build import graph
 from pallet.build.errors import BuildError
-from tests.root.buildlab import BuildLab, build_lab, copy
+from pallet.build.ports import FrontendOptions
+from pallet.build.request import BuildRequest
+from tests.root.buildlab import BuildLab, Client, build_lab, copy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
+
+    from pallet.build.remote import RemoteContext
 
 pytestmark = pytest.mark.needs("root", "overlay")
 
@@ -119,6 +123,33 @@ async def test_download_with_a_checksum(lab: BuildLab, web: Web) -> None:
     assert len(web.asked) == asked
     with pytest.raises(BuildError, match="invalid response status 404"):
         await lab.solve(download(lab, f"{web.url}/no"))
+
+
+class DockerfileClient(Client):
+    """A client with a Dockerfile and nothing else."""
+
+    async def read_file(self, source: str, path: str, limit_bytes: int) -> bytes | None:
+        text = b"FROM busybox\nRUN mkdir -p /d/e && echo hello > /d/f && chown 3:4 /d/f && chmod 640 /d/f && ln -s f /d/l\n"
+        return text if (source, path) == ("dockerfile", "Dockerfile") else None
+
+
+async def test_files_of_a_result(lab: BuildLab) -> None:
+    """What clients read of a reference: files, directories, links."""
+    request = BuildRequest(ref="r", options=FrontendOptions())
+    builder = lab.daemon.build.builder
+
+    async def look(see: Callable[[RemoteContext], Awaitable[Any]]) -> Any:
+        return await builder.files(request, DockerfileClient(), lambda _: None, see, source=False)  # type: ignore[arg-type]
+
+    assert await look(lambda tree: tree.read("/d/f", 100)) == b"hello\n"
+    assert await look(lambda tree: tree.read("d/no", 100)) is None
+    own, directory, file, link = await look(lambda tree: tree.entries("/d"))
+    assert (own.name, directory.name, file.name, link.name) == ("", "e", "f", "l")
+    assert (file.status.st_uid, file.status.st_gid, file.status.st_mode & 0o777, file.status.st_size) == (3, 4, 0o640, 6)
+    assert link.link == "f"
+    (alone,) = await look(lambda tree: tree.entries("d/f"))
+    assert alone.status.st_size == 6
+    assert await look(lambda tree: tree.entries("no")) is None
 
 
 @pytest.fixture

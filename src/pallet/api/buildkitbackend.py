@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from pallet.build.context import Transfer
+    from pallet.build.entries import Entry
     from pallet.build.ports import BuildClient, ContextTree, ResolvedImage
     from pallet.build.progress import Watch
     from pallet.build.request import BuildRequest, BuildResult
@@ -66,6 +67,16 @@ class BuildKitBackend(Protocol):
     async def resolve_image(self, reference: str, platform: Platform, *, pull: bool, client: BuildClient,
                             watch: Watch) -> ResolvedImage:
         """Find an image's config."""
+        ...
+
+    async def read_file(self, request: BuildRequest, path: str, limit_bytes: int, client: BuildClient, watch: Watch, *,
+                        source: bool) -> bytes | None:
+        """Read a file of a build's result, or (``source``) of its remote context alone; None if it is absent."""
+        ...
+
+    async def entries(self, request: BuildRequest, path: str, client: BuildClient, watch: Watch, *,
+                      source: bool) -> Sequence[Entry] | None:
+        """What is at a path there: itself by the name "", and what is in it; None if it is absent."""
         ...
 
     def image_config(self, image_id: ImageId) -> bytes | None:

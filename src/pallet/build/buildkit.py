@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from pallet.build.cachegc import CacheKeeper
     from pallet.build.context import ContextStore
+    from pallet.build.entries import Entry
     from pallet.build.ports import BuildClient, ResolvedImage
     from pallet.build.progress import Watch
     from pallet.build.request import BuildRequest, BuildResult
@@ -50,6 +51,17 @@ class BuildKitBuilder:
                             watch: Watch) -> ResolvedImage:
         """Find an image's config."""
         return await self._builder.resolve_image(reference, platform, pull=pull, client=client, watch=watch)
+
+    async def read_file(self, request: BuildRequest, path: str, limit_bytes: int, client: BuildClient, watch: Watch, *,
+                        source: bool) -> bytes | None:
+        """Read a file of a result, or of a remote source."""
+        return await self._builder.files(request, client, watch, lambda tree: tree.read(path, limit_bytes),
+                                         source=source)
+
+    async def entries(self, request: BuildRequest, path: str, client: BuildClient, watch: Watch, *,
+                      source: bool) -> Sequence[Entry] | None:
+        """List what is at a path of one."""
+        return await self._builder.files(request, client, watch, lambda tree: tree.entries(path), source=source)
 
     def image_config(self, image_id: ImageId) -> bytes | None:
         """The config of an image that is here."""

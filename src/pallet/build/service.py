@@ -13,7 +13,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pallet.aio import run_blocking
 from pallet.build.compose import solved_target
@@ -35,6 +35,7 @@ from pallet.image.lazyblobs import LazyBlobs
 from pallet.layer.remove import discard
 from pallet.spec.dockerfile.errors import DockerfileError
 from pallet.spec.ignore import read_patterns
+from pallet.types import DiffID
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -52,7 +53,8 @@ if TYPE_CHECKING:
     from pallet.image.store import ImageStore
     from pallet.spec.image import Descriptor
     from pallet.spec.platform import Platform
-    from pallet.types import DiffID
+
+T = TypeVar("T")
 
 _MAX_DOCKERFILE_BYTES = 16 << 20
 _TELLING_S = 1.0
@@ -296,6 +298,29 @@ class Builder:
             options = await self._with_inputs(request, job, progress)
             return await Asked(source, options, resolver=self.parts.images, client=client, watch=watch,
                                exclude=exclude).answer(subrequest)
+        finally:
+            await asyncio.shield(self.parts.solver.end(job))
+
+    async def files(self, request: BuildRequest, client: BuildClient, watch: Watch, look: Callable[
+            [RemoteContext], Awaitable[T]], *, source: bool) -> T:
+        """Look at files of a build's result, or (``source``) of its remote context alone.
+
+        Raises:
+            BuildError: a vertex failed.
+            PalletError: anything else.
+        """
+        progress = Progress(watch, request.ref)
+        job = Job(client=client, watch=watch, options=request.options, lease=await run_blocking(self._images.lease))
+        try:
+            tree = RemoteContext(request.options.remote_context, solver=self.parts.solver, workers=self._workers,
+                                 snapshotter=self._images.snapshotter, scratch=self._scratch)
+            if source:
+                await tree.load(job, _MAX_DOCKERFILE_BYTES)
+            else:
+                _, made = await self._plan(request, job, progress)
+                solved = await self._solve(request, made, job, {})
+                tree.show([DiffID(layer) for layer in solved[0].layers])
+            return await look(tree)
         finally:
             await asyncio.shield(self.parts.solver.end(job))
 

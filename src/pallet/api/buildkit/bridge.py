@@ -7,8 +7,10 @@ Spec   buildkit-wire "flow", LLBBridge. Containers (NewContainer, ExecProcess) a
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
+import posixpath
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -17,21 +19,29 @@ from pallet.api.buildkit import attrs as attributes
 from pallet.api.buildkit import capabilities
 from pallet.api.buildkit.builds import Wanted
 from pallet.api.buildkit.failures import failure
+from pallet.api.buildkit.filesync import go_mode
 from pallet.api.buildkit.grpc import decode, unary
+from pallet.api.buildkit.sources import remote_inputs, source_url
 from pallet.api.buildkit.status import Code, GrpcError
 from pallet.api.buildkit.wire import control_pb2, gateway_pb2, llb_pb2
+from pallet.api.buildkit.wire.fsutil_pb2 import Stat
 from pallet.spec.platform import Platform, host
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from google.protobuf.message import Message
 
     from pallet.api.buildkit.builds import ActiveBuild, Builds
     from pallet.api.buildkit.grpc import Handler, ServerCall
     from pallet.api.buildkitbackend import BuildKitDoor
+    from pallet.build.entries import Entry
 
 _SERVICE: Final = "/moby.buildkit.v1.frontend.LLBBridge"
 _OWN_SCHEME: Final = "pallet-build://"
 _IMAGE_SCHEME: Final = "docker-image://"
+_MAX_FILE_BYTES: Final = 15 << 20
+"""That ReadFile gives: a message is no longer than 16 MiB."""
 
 
 class Bridge:
@@ -49,6 +59,9 @@ class Bridge:
             f"{_SERVICE}/Return": unary(gateway_pb2.ReturnRequest, self.give_back),
             f"{_SERVICE}/Evaluate": unary(gateway_pb2.EvaluateRequest, self.evaluate),
             f"{_SERVICE}/Inputs": unary(gateway_pb2.InputsRequest, self.inputs),
+            f"{_SERVICE}/ReadFile": unary(gateway_pb2.ReadFileRequest, self.read_file),
+            f"{_SERVICE}/ReadDir": unary(gateway_pb2.ReadDirRequest, self.read_dir),
+            f"{_SERVICE}/StatFile": unary(gateway_pb2.StatFileRequest, self.stat_file),
             f"{_SERVICE}/Warn": unary(gateway_pb2.WarnRequest, self.warn),
             f"{_SERVICE}/ResolveImageConfig": unary(gateway_pb2.ResolveImageConfigRequest, self.resolve_config),
             f"{_SERVICE}/ResolveSourceMeta": unary(gateway_pb2.ResolveSourceMetaRequest, self.resolve_source),
@@ -75,14 +88,17 @@ class Bridge:
         build = await self._build(call)
         if not request.Frontend:
             if request.HasField("Definition") and getattr(request.Definition, "def"):
-                raise GrpcError(Code.UNIMPLEMENTED, "Pallet builds Dockerfiles: LLB definitions are not supported")
+                return self._source(build, request)
             return gateway_pb2.SolveResponse(result=gateway_pb2.Result(ref=gateway_pb2.Ref()))
         attrs = dict(request.FrontendOpt)
         attributes.check_frontend(request.Frontend, attrs)
+        sources = remote_inputs(request.FrontendInputs)
+        if url := sources.get("context", ""):
+            attrs["context"] = url
         build.use(attrs)
         try:
             inputs = {name: await self._builds.input(own)
-                      for name, own in _named_inputs(request.FrontendInputs).items()}
+                      for name, own in _named_inputs(request.FrontendInputs, sources).items()}
             wanted = Wanted(attrs=attrs, imports=tuple(request.CacheImports), inputs=inputs)
             if subrequest := attrs.get("requestid", ""):
                 return await self._describe(build, subrequest, wanted)
@@ -96,6 +112,63 @@ class Bridge:
         result = gateway_pb2.Result(ref=gateway_pb2.Ref(id=reference))
         getattr(result.ref, "def").CopyFrom(_own_definition(build.request.Ref, reference))
         return gateway_pb2.SolveResponse(result=result)
+
+    def _source(self, build: ActiveBuild, request: gateway_pb2.SolveRequest) -> gateway_pb2.SolveResponse:
+        """Hand out a definition of one remote source: all that clients make themselves (bake files at a URL)."""
+        url = source_url(request.Definition)
+        if not url:
+            raise GrpcError(Code.UNIMPLEMENTED, "Pallet builds Dockerfiles: LLB definitions are not supported")
+        reference = self._builds.hand_out(build, Wanted(attrs={"context": url}, source=True))
+        if not request.allowResultReturn:
+            return gateway_pb2.SolveResponse(ref=reference)
+        return gateway_pb2.SolveResponse(result=gateway_pb2.Result(ref=gateway_pb2.Ref(id=reference)))
+
+    def _wanted(self, build: ActiveBuild, reference: str) -> Wanted:
+        wanted = build.results.get(reference)
+        if wanted is None:
+            raise GrpcError(Code.NOT_FOUND, f"no such ref: {reference}")
+        return wanted
+
+    async def read_file(self, call: ServerCall, request: gateway_pb2.ReadFileRequest) -> gateway_pb2.ReadFileResponse:
+        """A file, or a part of one, of a reference."""
+        build = await self._build(call)
+        wanted = self._wanted(build, request.Ref)
+        try:
+            data = await self._door.backend.read_file(
+                attributes.without_outputs(build.build_request(wanted)), request.FilePath, _MAX_FILE_BYTES,
+                build.client, build.trace, source=wanted.source)
+        except Exception as problem:
+            raise failure(problem, build.client.source_text) from problem
+        if data is None:
+            raise _absent(request.FilePath)
+        if request.HasField("Range"):
+            data = data[request.Range.Offset:request.Range.Offset + request.Range.Length]
+        return gateway_pb2.ReadFileResponse(Data=data)
+
+    async def stat_file(self, call: ServerCall, request: gateway_pb2.StatFileRequest) -> gateway_pb2.StatFileResponse:
+        """What a file or directory of a reference is."""
+        entries = await self._entries(await self._build(call), request.Ref, request.Path)
+        own = posixpath.basename(posixpath.normpath(request.Path))
+        return gateway_pb2.StatFileResponse(stat=_stat(own, entries[0]))
+
+    async def read_dir(self, call: ServerCall, request: gateway_pb2.ReadDirRequest) -> gateway_pb2.ReadDirResponse:
+        """What is in a directory of a reference."""
+        entries = await self._entries(await self._build(call), request.Ref, request.DirPath)
+        pattern = request.IncludePattern
+        return gateway_pb2.ReadDirResponse(entries=[
+            _stat(entry.name, entry) for entry in entries[1:]
+            if not pattern or fnmatch.fnmatchcase(entry.name, pattern)])
+
+    async def _entries(self, build: ActiveBuild, reference: str, path: str) -> Sequence[Entry]:
+        wanted = self._wanted(build, reference)
+        try:
+            found = await self._door.backend.entries(attributes.without_outputs(build.build_request(wanted)), path,
+                                                     build.client, build.trace, source=wanted.source)
+        except Exception as problem:
+            raise failure(problem, build.client.source_text) from problem
+        if not found:
+            raise _absent(path)
+        return found
 
     async def _describe(self, build: ActiveBuild, subrequest: str, wanted: Wanted) -> gateway_pb2.SolveResponse:
         found = await self._door.backend.describe(subrequest, build.build_request(wanted), build.client, build.trace)
@@ -169,6 +242,16 @@ class Bridge:
         return found.digest, msgspec.json.encode(found.config)
 
 
+def _absent(path: str) -> GrpcError:
+    return GrpcError(Code.UNKNOWN, f"stat {path}: no such file or directory")
+
+
+def _stat(name: str, entry: Entry) -> Stat:
+    status = entry.status
+    return Stat(path=name, mode=go_mode(status.st_mode), uid=status.st_uid, gid=status.st_gid, size=status.st_size,
+                modTime=status.st_mtime_ns, linkname=entry.link)
+
+
 # --- results as inputs of other builds (bake) ----------------------------------------------------
 
 
@@ -185,14 +268,16 @@ def _own_definition(build_reference: str, reference: str) -> llb_pb2.Definition:
     return definition
 
 
-def _named_inputs(definitions: object) -> dict[str, str]:
+def _named_inputs(definitions: object, sources: Mapping[str, str]) -> dict[str, str]:
     """Find our own results among a front end's inputs.
 
     Raises:
-        GrpcError: an input that is anything else.
+        GrpcError: an input that is anything else, and no context of ``sources``.
     """
     found: dict[str, str] = {}
     for name, definition in definitions.items():  # type: ignore[attr-defined]
+        if name in ("context", "dockerfile") and sources.get(name) and sources[name] == sources.get("context"):
+            continue
         operations = [decode(llb_pb2.Op, data) for data in getattr(definition, "def")]
         own = [op.source.identifier for op in operations if op.source.identifier.startswith(_OWN_SCHEME)]
         if len(own) != 1:

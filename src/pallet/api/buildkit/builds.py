@@ -45,6 +45,8 @@ class Wanted:
     imports: Sequence[gateway_pb2.CacheOptionsEntry] = ()
     inputs: Mapping[str, Handed] = field(default_factory=dict)
     """Results of other builds that this one builds on, by name."""
+    source: bool = False
+    """The remote context alone: a definition of one source."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 _FRONTEND: Final = (
     "frontend.caps", "frontend.inputs", "gateway.evaluate", "gateway.solve.evaluate", "gateway.solve.metadata",
-    "gateway.warnings", "importcaches", "proto.refarray", "reference.output", "resolveimage",
+    "gateway.warnings", "importcaches", "proto.refarray", "readdir", "readfile", "reference.output", "resolveimage",
     "resolveimage.resolvemode", "return", "returnmap", "solve.base", "solve.inlinereturn", "source.metaresolver",
+    "statfile",
 )
 _LLB: Final = (
     "constraints", "exec.cgroup", "exec.meta.base", "exec.meta.cgroup.parent", "exec.meta.network",
@@ -29,7 +30,9 @@ _LLB: Final = (
     "exec.mount.tmpfs.size", "exec.secretenv", "exporter.image.annotations", "exporter.image.attestations",
     "exporter.multiple", "exporter.sourcedateepoch", "file.base", "file.copy.alwaysreplaceexistingdestpaths",
     "file.copy.includeexcludepatterns", "file.copy.modestring", "gc.freespacefilter", "mergeop", "meta.description",
-    "meta.ignorecache", "platform", "source.git", "source.git.checksum", "source.git.keepgitdir", "source.git.subdir",
+    "meta.ignorecache", "platform", "source.git", "source.git.checksum", "source.git.fullurl",
+    "source.git.httpauth", "source.git.keepgitdir", "source.git.knownsshhosts", "source.git.mountsshsock",
+    "source.git.subdir",
     "source.http", "source.http.checksum", "source.image", "source.image.checksum", "source.image.resolvemode",
     "source.local", "source.local.excludepatterns", "source.local.followpaths", "source.local.includepatterns",
     "source.local.sessionid", "source.local.sharedkeyhint", "source.local.unique", "source.ocilayout",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import stat
 import time
@@ -19,6 +20,7 @@ from pallet.api.buildkit.wire.fsutil_pb2 import Packet, Stat
 from pallet.api.buildkit.wire.status_pb2 import HealthCheckRequest, HealthCheckResponse
 from pallet.api.buildkitbackend import BuildKitDoor
 from pallet.build.context import ContextStore
+from pallet.build.entries import Entry
 from pallet.build.progress import LogEvent, VertexEvent
 from pallet.build.request import BuildResult
 from pallet.build.usage import CacheUsage
@@ -65,6 +67,16 @@ class FakeBuilder:
 
     async def resolve_image(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError
+
+    async def read_file(self, request: BuildRequest, path: str, limit_bytes: int, *_: Any, source: bool) -> bytes | None:
+        self.requests.append(request)
+        return None if path == "absent" else f"{path} of {request.options.remote_context} {source}".encode()
+
+    async def entries(self, request: BuildRequest, path: str, *_: Any, source: bool) -> list[Entry] | None:
+        self.requests.append(request)
+        status = os.stat_result((0o100640, 0, 0, 1, 3, 4, 5, 0, 6, 0))
+        directory = os.stat_result((0o40755, 0, 0, 1, 0, 0, 0, 0, 0, 0))
+        return None if path == "absent" else [Entry("", directory), Entry("a.hcl", status), Entry("b", status, "a.hcl")]
 
     def image_config(self, image_id: str) -> bytes | None:
         return b"{}" if image_id == IMAGE else None
