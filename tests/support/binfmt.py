@@ -58,12 +58,12 @@ def arm64() -> Iterator[None]:
     magic = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00" + bytes([_ARM64, 0])
     mask = b"\xff" * 7 + b"\x00" + b"\xff" * 8 + b"\xfe\xff\xff\xff"
     words = [name, "M", "", _escaped(magic), _escaped(mask), str(program), "PF"]
+    # Mounted all the while: registrations go with the last mount.
     with _files() as files:
         (files / "register").write_text(":" + ":".join(words))
-    try:
-        yield
-    finally:
-        with _files() as files:
+        try:
+            yield
+        finally:
             (files / name).write_text("-1")
 
 
