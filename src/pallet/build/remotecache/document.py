@@ -33,7 +33,8 @@ class CacheLayer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A layer, by its blob, on another one."""
 
     blob: str = ""
-    parent: int = -1
+    parent: int = 0
+    """Its index; -1 for none. 0 is left out, as BuildKit does."""
     diff_id: str = msgspec.field(name="pallet.diffID", default="")
 
 
@@ -102,7 +103,7 @@ def encode(entries: Iterable[Entry], blobs: Mapping[str, Digest], mounts: Mappin
         mounts: contents of cache mounts, by the mounts' names.
     """
     places = {layer: place for place, layer in enumerate(blobs)}
-    layers = [CacheLayer(blob=blob, diff_id=layer) for layer, blob in blobs.items()]
+    layers = [CacheLayer(blob=blob, diff_id=layer, parent=-1) for layer, blob in blobs.items()]
     records: list[CacheKey] = []
     for entry in entries:
         for below, above in zip(entry.layers, entry.layers[1:], strict=False):
