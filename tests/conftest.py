@@ -27,6 +27,8 @@ def _features(item: pytest.Item) -> list[str]:
 def pytest_configure() -> None:
     """Let a terminated session (``timeout``, CI) end its daemons: fixtures run as after control-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs have that, and so would clients
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -44,6 +44,7 @@ CASES: dict[str, tuple[dict[str, str], list[str]]] = {
     "continued lines": ({"Dockerfile": BASE + "RUN echo a && \\\n  # inner\n  echo b\n"}, []),
     "ignored": ({"Dockerfile": BASE + "COPY . /ctx\nRUN ls /ctx\n", "a": "1", "b": "2", ".dockerignore": "b\n"}, []),
 }
+UNUSED = re.compile(r"(?<=build-args )\[(.*)\]")
 RUN_ID, IMAGE_ID = re.compile(r"\b[0-9a-f]{12}\b"), re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -67,6 +68,8 @@ def shown(done: Result) -> tuple[str, str, int]:
     errors = [line for line in done.err.splitlines()
               if not any(word in line for word in ("DEPRECATED", "BuildKit", "environment-variable"))]
     def plain(text: str) -> str:
+        # dockerd tells arguments in any order.
+        text = UNUSED.sub(lambda found: f"[{' '.join(sorted(found[1].split()))}]", text)
         return IMAGE_ID.sub("SHA", RUN_ID.sub("ID", text)).strip()
     return plain(done.out), plain("\n".join(errors)), done.code
 

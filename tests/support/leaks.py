@@ -44,6 +44,15 @@ def links() -> set[str]:
     return {name for _, name in socket.if_nameindex()}
 
 
+def _ports_of(bridges: set[str], names: set[str]) -> set[str]:
+    """Those of ``names`` that are ports of ``bridges``."""
+    if not names or not which("ip"):
+        return set()
+    done = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=False)
+    masters = dict(re.findall(r"^\d+: ([^:@]+)[:@].* master (\S+)", done.stdout, re.MULTILINE))
+    return {name for name in names if masters.get(name) in bridges}
+
+
 def nft_tables() -> set[str]:
     """``family name`` of every nftables table; empty when ``nft`` is not installed."""
     if not which("nft"):
@@ -77,6 +86,18 @@ def processes() -> dict[int, str]:
         if same and state not in "ZX":
             found[int(entry)] = command.strip() or "?"
     return found
+
+
+def _made_by(daemons: dict[int, str], pid: int) -> bool:
+    """Whether a process descends from one of Pallet's among ``daemons``."""
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return False
+        if "pallet" in daemons.get(pid, ""):
+            return True
+    return False
 
 
 def cgroups(*needles: str) -> set[str]:
@@ -136,15 +157,20 @@ class Snapshot:
     host: set[str] = field(default_factory=lambda: {os.uname().nodename})
 
     def since(self, earlier: Snapshot) -> list[str]:
-        """One line for each thing that is here now and was not at ``earlier``."""
+        """One line for each thing that is here now and was not at ``earlier``.
+
+        What a daemon that was there before made meanwhile (its spare shims and sandboxes) is not counted.
+        """
         lines = []
         for name in ("mounts", "links", "nft", "cgroups", "descriptors", "temporary", "host"):
             new: set[str] = getattr(self, name) - getattr(earlier, name)
+            if name == "links":
+                new -= _ports_of(earlier.links, new)
             lines += [f"{name}: {item}" for item in sorted(new)]
         lines += [
             f"process: {pid} {command}"
             for pid, command in self.processes.items()
-            if pid not in earlier.processes
+            if pid not in earlier.processes and not _made_by(earlier.processes, pid)
         ]
         return lines
 

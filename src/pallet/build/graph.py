@@ -132,6 +132,7 @@ class RunOp:
 
 
 OR_ROOT = "?"
+"""Behind a name of an owner: root where nobody has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pallet.build.graph import (
+    OR_ROOT,
     CopyAction,
     FileOp,
     GitSource,
@@ -162,7 +163,7 @@ def add_form() -> None:
 
 
 def chown_add() -> None:
-    assert copied("ENV U=app\nADD --chown=$U:grp a /\n").owner == "app:grp"
+    assert copied("ENV U=app\nADD --chown=$U:grp a /\n").owner == f"app{OR_ROOT}:grp{OR_ROOT}"
     assert copied("ADD a /\n").owner == ""
 
 
@@ -270,7 +271,7 @@ def user() -> None:
 def workdir() -> None:
     text = B + "USER app\nWORKDIR a\nWORKDIR ../b/c\nWORKDIR /\n"
     assert [action for operation in df.ops(text, FileOp) for action in operation.actions] == [
-        MakeDirectoryAction(path="/a", owner="app"), MakeDirectoryAction(path="/b/c", owner="app")]
+        MakeDirectoryAction(path=path, owner=f"app{OR_ROOT}") for path in ("/a", "/b/c")]
     assert df.config(text).working_dir == "/"
     assert [step.vertex is None for step in df.target(text).steps] == [True, False, False, True]
     assert df.run_op(B + "WORKDIR x\nRUN a\n").cwd == "/x"
