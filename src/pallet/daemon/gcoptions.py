@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from pallet.config import BuilderConfig, CacheRule
 from pallet.errors import InvalidParameterError
-from pallet.spec.dockerfile.durations import parse_duration_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -68,6 +67,8 @@ def _filters(texts: list[str]) -> tuple[tuple[str, ...], int]:
         key, sign, value = text.partition("=")
         key, value = key.strip().lower(), value.strip()
         if key in _AGES:
+            from pallet.spec.dockerfile.durations import parse_duration_ns
+
             age = parse_duration_ns(value)
             if age is None:
                 message = f"invalid {key} filter: {json.dumps(value)} is no duration"

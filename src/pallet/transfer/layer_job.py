@@ -25,7 +25,6 @@ from pallet.layer.worker import ApplyReply, ApplyRequest, ProgressWriter
 from pallet.spec import digest as digests
 from pallet.storage.content import DigestMismatchError
 from pallet.transfer import progress
-from pallet.transfer.fetch import fetch
 from pallet.transfer.retry import Retries, RetryPolicy
 from pallet.transfer.transport import Cancellation
 
@@ -215,6 +214,8 @@ class LayerJob:
         def announce(left_s: int) -> None:
             plural = "" if left_s == 1 else "s"
             self._from_thread(progress.update(f"Retrying in {left_s} second{plural}", layer_id))
+
+        from pallet.transfer.fetch import fetch  # urllib3: a daemon's start does without
 
         fetch(self._source.open_at, size, ingest, cancel=cancel, on_bytes=on_bytes,
               retries=Retries(self._tools.retry, cancel, announce))
