@@ -11,7 +11,7 @@ from tests.support.engines import not_on_dockerd
 from tests.support.plugins import with_plugins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.support.daemon import Daemon
@@ -37,26 +37,10 @@ NOTHING = ("<   0>", "< 700:7:8 >")
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> Path:
-    """An empty directory."""
-    place = tmp_path / "context"
-    place.mkdir()
-    return place
-
-
-@pytest.fixture
 def other(engine: Daemon, fresh_palletd: Callable[..., Daemon]) -> Daemon:
     """A daemon that has nothing."""
     not_on_dockerd(engine, "BuildKit's caches hold no mounts")
     return fresh_palletd()
-
-
-@pytest.fixture
-def buildx(engine: Daemon) -> Iterator[DockerCli]:
-    """The first daemon with buildx; its cache is gone afterwards."""
-    cli = with_plugins(engine)
-    yield cli
-    cli.run("buildx", "prune", "-af")
 
 
 def build(cli: DockerCli, context: Path, dockerfile: str, *flags: str) -> str:

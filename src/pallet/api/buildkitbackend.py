@@ -100,7 +100,7 @@ class BuildKitDoor:
     worker_id: str
     host_gateway: Callable[[], str]
     """Address that ``host-gateway`` stands for; "" for none."""
-    native: Sequence[Platform]
+    native: Callable[[], Sequence[Platform]]
     """What the host's processor is."""
     platforms: Callable[[], Awaitable[Sequence[Platform]]]
     """All that steps can run on now, by emulators as well; the host's first."""

@@ -5,11 +5,9 @@ Runs   at the daemon's start.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pallet.api.buildkitbackend import BuildKitDoor
-from pallet.supervisor.platforms import native, runnable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
     from pallet.api.buildkitbackend import BuildKitBackend
     from pallet.build.usage import CachePrune
     from pallet.config import BuilderConfig
+    from pallet.spec.platform import Platform
     from pallet.supervisor.platforms import Workers
 
 
@@ -28,5 +27,15 @@ def make_door(backend: BuildKitBackend, *, worker_id: str, host_gateway: Callabl
 
         return rules_of(builder, root)
 
-    return BuildKitDoor(backend=backend, worker_id=worker_id, host_gateway=host_gateway, native=native(),
-                        platforms=partial(runnable, workers), version=version, gc_rules=rules)
+    def native() -> Sequence[Platform]:
+        from pallet.supervisor import platforms
+
+        return platforms.native()
+
+    async def runnable() -> Sequence[Platform]:
+        from pallet.supervisor import platforms
+
+        return await platforms.runnable(workers)
+
+    return BuildKitDoor(backend=backend, worker_id=worker_id, host_gateway=host_gateway, native=native,
+                        platforms=runnable, version=version, gc_rules=rules)

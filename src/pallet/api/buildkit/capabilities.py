@@ -74,4 +74,4 @@ def pong(door: BuildKitDoor) -> gateway_pb2.PongResponse:
     return gateway_pb2.PongResponse(
         FrontendAPICaps=[apicaps_pb2.APICap(ID=name, Enabled=True) for name in _FRONTEND],
         LLBCaps=[apicaps_pb2.APICap(ID=name, Enabled=True) for name in _LLB],
-        Workers=[worker(door, door.native)])
+        Workers=[worker(door, door.native())])

@@ -233,7 +233,7 @@ class World:
         self.builder = builder
         self.service = BuildKitService(BuildKitDoor(
             backend=builder, worker_id="worker", host_gateway=lambda: "172.17.0.1",
-            native=PLATFORMS, platforms=_platforms, version="1.2", gc_rules=tuple))
+            native=lambda: PLATFORMS, platforms=_platforms, version="1.2", gc_rules=tuple))
         self._servers: list[Server] = []
         self._clients: list[Client] = []
 
