@@ -56,7 +56,8 @@ def test_only_what_changed_travels_and_runs(pallet_cli: DockerCli, context: Path
 
 
 def test_files_are_shared_between_versions_but_not_within_one(pallet_cli: DockerCli, context: Path) -> None:
-    where = write(context, BASE + "COPY . /one\nCOPY . /two\n", a="a", b="b")
+    where = write(context, BASE + "COPY a /zero\nCOPY --chown=1 . /own\nCOPY . /one\nCOPY . /two\n",
+                  a="a", b="b")
     look = "stat -c %h /one/a /two/a; stat -c %d:%i /one/a /two/a | uniq | wc -l; cat /one/b /two/b"
     pallet_cli.run("build", "-q", "-t", "own:1", where, check=True)
     (context / "b").write_text("B")

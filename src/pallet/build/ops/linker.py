@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 
 from pallet.build import graph
 from pallet.build.cachekey import op_digest
+from pallet.errors import SyscallError
+from pallet.linux import safepath
 
 if TYPE_CHECKING:
     from pallet.build.graph import Vertex
+    from pallet.build.ports import ContextTree
 
 
-def may_link(path: str, vertex: Vertex) -> bool:
-    """Whether the layer of ``vertex`` may hold links of the tree's files; the first one that asks may, from then on.
-
-    Args:
-        path: ``ContextTree.linker``.
-    """
-    if not path or not _each_once(vertex.op):
+def may_link(tree: ContextTree, vertex: Vertex) -> bool:
+    """Whether the layer of ``vertex`` may hold links of the tree's files; the first that could may, from then on."""
+    path = tree.linker
+    if not path or not _takes_directory(tree.root, vertex.op):
         return False
     key = op_digest(vertex).encode()
     try:
@@ -43,7 +43,19 @@ def may_link(path: str, vertex: Vertex) -> bool:
         os.close(fd)
 
 
-def _each_once(op: graph.Op) -> bool:
-    """Whether it puts each file in one place: one plain path of one COPY."""
+def _takes_directory(root: str, op: graph.Op) -> bool:
+    """Whether it is one COPY of one directory as it is: each file in one place, and enough of them to be worth it."""
     copies = [action for action in getattr(op, "actions", ()) if isinstance(action, graph.CopyAction)]
-    return len(copies) == 1 and len(copies[0].paths) == 1 and not copies[0].parents
+    if len(copies) != 1 or len(copies[0].paths) != 1:
+        return False
+    copy = copies[0]
+    if copy.parents or copy.mode or copy.owner:
+        return False
+    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(safepath.open_in_root(root_fd, copy.paths[0], os.O_PATH | os.O_DIRECTORY))
+    except SyscallError:
+        return False
+    finally:
+        os.close(root_fd)
+    return True

@@ -84,7 +84,7 @@ class Performer:
 
     async def _input(self, vertex: Vertex, solved: Solved) -> Input:
         if solved.tree is not None:
-            share = self._layers.seals and await run_blocking(linker.may_link, solved.tree.linker, vertex)
+            share = self._layers.seals and await run_blocking(linker.may_link, solved.tree, vertex)
             return Input(path=solved.tree.root, share=share, files=len(solved.tree.digest_of))
         return await self._layers.input(solved.layers)
 
