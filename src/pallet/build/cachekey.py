@@ -55,20 +55,31 @@ def op_digest(vertex: graph.Vertex) -> str:
     return hashlib.sha256(_encoder.encode(document)).hexdigest()
 
 
-def vertex_digest(vertex: graph.Vertex, known: dict[graph.Vertex, Digest]) -> Digest:
-    """Name of a vertex in the progress: the operation and all it depends on.
+class Names:
+    """Digests of a graph's vertices, each made once."""
 
-    Args:
-        known: digests found so far, added to.
-    """
-    found = known.get(vertex)
-    if found is not None:
+    def __init__(self) -> None:
+        self._ops: dict[graph.Vertex, str] = {}
+        self._digests: dict[graph.Vertex, Digest] = {}
+
+    def op(self, vertex: graph.Vertex) -> str:
+        """``op_digest``."""
+        found = self._ops.get(vertex)
+        if found is None:
+            found = self._ops[vertex] = op_digest(vertex)
         return found
-    for one in in_order([vertex]):
-        if one not in known:
-            parts = [op_digest(one), *(known[below] for below in one.inputs), "nocache" if one.ignore_cache else ""]
-            known[one] = Digest("sha256:" + combine("vertex", parts))
-    return known[vertex]
+
+    def digest(self, vertex: graph.Vertex) -> Digest:
+        """Name of a vertex in the progress: the operation and all it depends on."""
+        known = self._digests
+        found = known.get(vertex)
+        if found is not None:
+            return found
+        for one in in_order([vertex]):
+            if one not in known:
+                parts = [self.op(one), *(known[below] for below in one.inputs), "nocache" if one.ignore_cache else ""]
+                known[one] = Digest("sha256:" + combine("vertex", parts))
+        return known[vertex]
 
 
 def combine(kind: str, parts: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pallet.build.cachekey import vertex_digest
+from pallet.build.cachekey import Names
 from pallet.build.progress import LogEvent, StatusEvent, VertexEvent
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Job:
     lease: Lease
     debug: bool = False
     """Keep the state of a step that fails."""
-    digests: dict[Vertex, Digest] = field(default_factory=dict)
+    names: Names = field(default_factory=Names)
     results: dict[Vertex, Solved] = field(default_factory=dict)
     """Every vertex that is known, also those that a cached one made needless."""
     caches: list[RemoteCache] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Job:
 
     def digest(self, vertex: Vertex) -> Digest:
         """The vertex's name in the progress."""
-        return vertex_digest(vertex, self.digests)
+        return self.names.digest(vertex)
 
     def tell(self, vertex: Vertex, *, started_ns: int = 0, completed_ns: int = 0, cached: bool = False,
              error: str = "") -> None:

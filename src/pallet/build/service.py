@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pallet.aio import run_blocking
 from pallet.build.compose import solved_target
-from pallet.build.dockerfile.plan import plan
 from pallet.build.errors import BuildError
 from pallet.build.export import attest
 from pallet.build.export.documents import read_annotations
@@ -26,6 +25,7 @@ from pallet.build.export.model import ExportJob, Progress
 from pallet.build.export.values import flag, names_of
 from pallet.build.inputs import foreign
 from pallet.build.job import Job
+from pallet.build.plans import Plans
 from pallet.build.progress import WarningEvent
 from pallet.build.remote import RemoteContext
 from pallet.build.remotecache.links import check_caches, open_caches, with_inline_cache, write_caches
@@ -79,6 +79,7 @@ class Builder:
         self._pushes = pushes
         self._notes = notes
         self._collector = collector
+        self._plans = Plans(parts.images)
         self._running: set[asyncio.Task[Any]] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -136,7 +137,7 @@ class Builder:
                      on_plan: Callable[[bytes, Plan], None] | None) -> BuildResult:
         started_ns = time.time_ns()
         progress = Progress(watch, request.ref)
-        lease = await run_blocking(self._images.lease)
+        lease = self._images.lease()
         job = Job(client=client, watch=watch, options=request.options, lease=lease, debug=request.debug,
                   log_limit_bytes=_CLASSIC_LOG_BYTES if request.classic else _LOG_BYTES)
         try:
@@ -173,8 +174,8 @@ class Builder:
         source, exclude = await self._read(request, job, progress)
         warnings: Sequence[LintWarning] = ()
         try:
-            made = await plan(source, await self._with_inputs(request, job, progress), resolver=self.parts.images,
-                              client=job.client, watch=progress.watch, exclude=exclude)
+            made, job.names = await self._plans.plan(source, await self._with_inputs(request, job, progress),
+                                                     client=job.client, watch=progress.watch, exclude=exclude)
             warnings = made.warnings
         except DockerfileError as error:
             warnings = error.warnings
@@ -292,7 +293,7 @@ class Builder:
         from pallet.build.dockerfile.subrequests import Asked  # few builds ask
 
         progress = Progress(watch, request.ref)
-        job = Job(client=client, watch=watch, options=request.options, lease=await run_blocking(self._images.lease))
+        job = Job(client=client, watch=watch, options=request.options, lease=self._images.lease())
         try:
             source, exclude = await self._read(request, job, progress)
             options = await self._with_inputs(request, job, progress)
@@ -310,7 +311,7 @@ class Builder:
             PalletError: anything else.
         """
         progress = Progress(watch, request.ref)
-        job = Job(client=client, watch=watch, options=request.options, lease=await run_blocking(self._images.lease))
+        job = Job(client=client, watch=watch, options=request.options, lease=self._images.lease())
         try:
             tree = RemoteContext(request.options.remote_context, solver=self.parts.solver, workers=self._workers,
                                  snapshotter=self._images.snapshotter, scratch=self._scratch)

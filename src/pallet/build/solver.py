@@ -14,8 +14,9 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from pallet.aio import run_blocking
 from pallet.build import graph
-from pallet.build.cachekey import chain_key, combine, in_order, op_digest, uses
+from pallet.build.cachekey import chain_key, combine, in_order, uses
 from pallet.build.cachestore import CacheRecord
 from pallet.build.errors import BuildError
 from pallet.build.job import Solved
@@ -43,6 +44,8 @@ _CLOSED = "the daemon is shutting down"
 _STEPS_A_CPU = 2
 """Steps mostly wait for disks and networks."""
 _LAYER_OPS = (graph.RunOp, graph.FileOp)
+_KEYED = (*_LAYER_OPS, graph.MergeOp)
+"""What has a definition: sources are what they hold."""
 
 
 class Solver:
@@ -138,7 +141,7 @@ class Solver:
         try:
             self.cache.flush()
             for lease in leases:
-                await asyncio.to_thread(lease.end)
+                await run_blocking(lease.end)
         except PalletError as error:  # a full disk: they end with the next build or prune, or at the next start
             logger.warning("the lease of a build stays for now: %s", error)
             self._leases += leases
@@ -226,29 +229,33 @@ class _Run:
         self._solver = solver
         self._job = job
         self._tasks: dict[str, asyncio.Task[Solved]] = {}
-        self._keys: dict[Vertex, asyncio.Task[str]] = {}
+        self._definitions: dict[Vertex, str] = {}
         self._told: set[Vertex] = set()
 
     async def stop(self) -> None:
         """End what is under way."""
-        tasks = [task for task in (*self._tasks.values(), *self._keys.values()) if not task.done()]
+        tasks = [task for task in self._tasks.values() if not task.done()]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        for task in (*self._tasks.values(), *self._keys.values()):
+        for task in self._tasks.values():
             if not task.cancelled():
                 task.exception()
 
     async def result(self, vertex: Vertex) -> Solved:
         """Result of a vertex; equal vertices are one."""
+        solved = await asyncio.shield(self._task(vertex))
+        self._job.results[vertex] = solved
+        return solved
+
+    def _task(self, vertex: Vertex) -> asyncio.Task[Solved]:
+        """What solves a vertex, begun if need be."""
         digest = self._job.digest(vertex)
         task = self._tasks.get(digest)
         if task is None:
             task = self._tasks[digest] = asyncio.get_running_loop().create_task(self._solve(vertex))
-        solved = await asyncio.shield(task)
-        self._job.results[vertex] = solved
-        return solved
+        return task
 
     async def _solve(self, vertex: Vertex) -> Solved:
         try:
@@ -351,24 +358,32 @@ class _Run:
     # Keys
 
     async def _definition(self, vertex: Vertex) -> str:
-        task = self._keys.get(vertex)
-        if task is None:
-            task = self._keys[vertex] = asyncio.get_running_loop().create_task(self._make_definition(vertex))
-        return await asyncio.shield(task)
+        """Key of what a vertex is defined as. Sources are brought here for it, all at the same time."""
+        found = self._definitions.get(vertex)
+        if found is not None:
+            return found
+        order = in_order([vertex])
+        for one in order:
+            if not isinstance(one.op, _KEYED):
+                self._task(one)
+        for one in order:
+            if one not in self._definitions and isinstance(one.op, _KEYED):
+                self._definitions[one] = await self._make_definition(one)
+        return self._definitions[vertex]
 
     async def _make_definition(self, vertex: Vertex) -> str:
-        parts = [op_digest(vertex)]
+        """The same with those of its inputs known."""
+        parts = [self._job.names.op(vertex)]
         for use in uses(vertex.op, len(vertex.inputs)):
             below = vertex.inputs[use.input]
-            if isinstance(below.op, (*_LAYER_OPS, graph.MergeOp)):
-                parts.append(f"{use.input}:{await self._definition(below)}")
-                continue
-            solved = await self.result(below)
-            parts.append(f"{use.input}:{await self._part(solved, use)}")
+            key = self._definitions.get(below)
+            if key is None:
+                key = await self._part(await self.result(below), use)
+            parts.append(f"{use.input}:{key}")
         return combine("definition", parts)
 
     async def _content_key(self, vertex: Vertex, inputs: Sequence[Solved]) -> str:
-        parts = [op_digest(vertex)]
+        parts = [self._job.names.op(vertex)]
         parts += [f"{use.input}:{await self._part(inputs[use.input], use)}"
                   for use in uses(vertex.op, len(vertex.inputs))]
         return combine("content", parts)

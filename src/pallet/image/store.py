@@ -96,9 +96,10 @@ class ImageStore:
                 self._load(image_id, record)
             return image_id in self._images
 
-    def _build(self, image_id: ImageId, record: ImageRecord) -> Image:
-        raw = self.content.read(Digest(image_id))
-        config = images.decode_config(raw)
+    def _build(self, image_id: ImageId, record: ImageRecord, before: Image | None = None) -> Image:
+        """Make the image of a record; ``before`` spares reading its config."""
+        raw = before.raw_config if before is not None else self.content.read(Digest(image_id))
+        config = before.config if before is not None else images.decode_config(raw)
         created = config.created or _NEVER
         found = self._names.of(image_id)
         return Image(
@@ -234,6 +235,8 @@ class ImageStore:
             DataLossError: a blob or layer is missing, or config and manifest disagree.
         """
         image_id = ImageId(config_digest)
+        if reference is None and parent is None and (same := self._recorded(image_id, manifest_digest)) is not None:
+            return same
         try:
             manifest = images.decode_manifest(self.content.read(manifest_digest))
             config = images.decode_config(self.content.read(config_digest))
@@ -268,6 +271,13 @@ class ImageStore:
             self._refresh(changed)
             return self._images[image_id]
 
+    def _recorded(self, image_id: ImageId, manifest_digest: Digest) -> Image | None:
+        """The image if a record would say what there is already."""
+        image = self._images.get(image_id)
+        if image is None or image.manifests[:1] != (manifest_digest,):
+            return None
+        return image if all(self.snapshotter.has_layer(layer) for layer in image.diff_ids) else None
+
     def _add(self, reference: Reference, image_id: ImageId, target: Digest) -> set[ImageId]:
         """Point a name at an image, or add a platform to the index that it stands for.
 
@@ -289,7 +299,7 @@ class ImageStore:
         for image_id in changed:
             image = self._images.get(image_id)
             if image is not None:
-                self._images[image_id] = self._build(image_id, _record_of(image))
+                self._images[image_id] = self._build(image_id, _record_of(image), image)
         self._cover()
 
     def _cover(self) -> None:
@@ -329,8 +339,8 @@ class ImageStore:
             record = msgspec.structs.replace(_record_of(image), last_tagged_at=now())
             self._metadata.put_image(image_id, _encoder.encode(record))
             changed = self._point(reference.with_default_tag(), image_id, target)
-            self._images[image_id] = self._build(image_id, record)
-            self._refresh(changed)
+            self._images[image_id] = self._build(image_id, record, image)
+            self._refresh(changed - {image_id})
 
     def add_digest(self, image_id: ImageId, reference: Reference) -> None:
         """Record ``name@digest`` for an image, as a push does.
@@ -401,7 +411,7 @@ class ImageStore:
     def _rewrite(self, image_id: ImageId, **facts: float | bool) -> None:
         record = msgspec.structs.replace(_record_of(self.get(image_id)), **facts)
         self._metadata.put_image(image_id, _encoder.encode(record))
-        self._images[image_id] = self._build(image_id, record)
+        self._images[image_id] = self._build(image_id, record, self._images[image_id])
 
     def evict(self, image_id: ImageId) -> Sequence[Removal]:
         """Delete an image with all its names for the disk budget, unless it is needed by now.

@@ -24,25 +24,31 @@ class Lease:
     def __init__(self, metadata: Metadata) -> None:
         self.id = secrets.token_hex(8)
         self._metadata = metadata
-        metadata.create_lease(self.id)
+        self._held: set[tuple[str, str]] = set()
+        """What is protected already; nothing is recorded before there is something."""
 
     def add_blob(self, digest: Digest) -> None:
         """Protect a blob, which need not be here yet: call it before the ingest commits."""
-        self._metadata.add_lease_resource(self.id, "blob", digest)
+        self._add({("blob", digest)})
 
     def add_layer(self, diff_id: DiffID) -> None:
         """Protect a layer: call it before ``commit_layer``, or before relying on ``has_layer``."""
-        self._metadata.add_lease_resource(self.id, "layer", diff_id)
+        self._add({("layer", diff_id)})
 
     def add_layers(self, diff_ids: Iterable[DiffID]) -> None:
         """Protect several at once; see ``add_layer``."""
-        with self._metadata.transaction():
-            for diff_id in diff_ids:
-                self.add_layer(diff_id)
+        self._add({("layer", diff_id) for diff_id in diff_ids})
+
+    def _add(self, wanted: set[tuple[str, str]]) -> None:
+        new = wanted - self._held
+        if new:
+            self._metadata.extend_lease(self.id, new)
+            self._held |= new
 
     def end(self) -> None:
         """Give the protection up. Idempotent."""
-        self._metadata.delete_lease(self.id)
+        if self._held:
+            self._metadata.delete_lease(self.id)
 
     def __enter__(self) -> Self:
         return self

@@ -28,7 +28,7 @@ from pallet.storage import migrations
 from pallet.storage.reserve import Reserve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from pallet.types import DiffID, Digest, ImageId
@@ -334,13 +334,12 @@ class Metadata:
 
     # Leases
 
-    def create_lease(self, lease_id: str) -> None:
-        """Open a lease. Idempotent."""
-        self._run("INSERT OR IGNORE INTO leases VALUES (?)", (lease_id,))
-
-    def add_lease_resource(self, lease_id: str, kind: str, key: str) -> None:
-        """Protect ``key`` (``kind`` is ``blob`` or ``layer``) until the lease is deleted."""
-        self._run("INSERT OR IGNORE INTO lease_resources VALUES (?, ?, ?)", (lease_id, kind, key))
+    def extend_lease(self, lease_id: str, resources: Iterable[tuple[str, str]]) -> None:
+        """Protect resources, ``(kind, key)`` with kind ``blob`` or ``layer``, until the lease is deleted."""
+        with self.transaction():
+            self._run("INSERT OR IGNORE INTO leases VALUES (?)", (lease_id,))
+            for kind, key in resources:
+                self._run("INSERT OR IGNORE INTO lease_resources VALUES (?, ?, ?)", (lease_id, kind, key))
 
     def delete_lease(self, lease_id: str) -> None:
         """End a lease with all it protects. Idempotent."""

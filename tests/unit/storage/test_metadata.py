@@ -240,12 +240,12 @@ class TestMigrations:
 def test_a_full_disk_undoes_a_transaction_and_no_more(tmp_path: Path) -> None:
     """SQLite rolls some failures back by itself; what comes after them works, and they say what they were."""
     store = Metadata(tmp_path / "meta.db")
-    store.create_lease("before")
+    store.extend_lease("before", [])
     pages = store._db.execute("PRAGMA page_count").fetchone()[0]
     store._db.execute(f"PRAGMA max_page_count={pages}")
     for _ in range(2):
         with pytest.raises(SystemFailureError, match="full"), store.transaction():
-            store.create_lease("within")
+            store.extend_lease("within", [("blob", "sha256:b")])
             store.put_volume("large", bytes(1 << 20))
     store._db.execute(f"PRAGMA max_page_count={1 << 20}")
     assert store.leases() == {"before": []}

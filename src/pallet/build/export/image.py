@@ -8,8 +8,8 @@ Spec   BuildKit's exporters ``moby`` and ``image``.
 from __future__ import annotations
 
 import base64
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pallet.aio import run_blocking
@@ -69,10 +69,11 @@ async def write_documents(job: ExportJob, export: Export) -> Stored:
         compression = "gzip"  # a push compresses the layers of a single manifest alone
     found: list[Written] = []
     for target in await _reshaped(job, attributes):
-        layers = await run_blocking(documents.layers, target)
+        layers: Sequence[spec.Descriptor] | None = None
         if compression:
             from pallet.build.export.packing import packed  # few builds ask for it
 
+            layers = await run_blocking(documents.layers, target)
             layers = await packed(job, layers, {**attributes, "compression": compression})
         found.append(await run_blocking(documents.write, target, annotations, layers))
     written = tuple(found)
@@ -109,21 +110,26 @@ async def export_image(job: ExportJob, export: Export) -> dict[str, str]:
     with job.progress.vertex("exporting to image") as vertex:
         with vertex.status("exporting layers"):
             stored = await write_documents(job, export)
-        images: list[Image] = []
-        for one in stored.written:
-            with vertex.status(f"writing image {one.config.digest}"):
-                images.append(await run_blocking(partial(
-                    job.images.put, one.config.digest, manifest_digest=one.manifest.digest)))
-        job.image_ids = [image.id for image in images]
-        main = job.main_image(images)
-        target = Digest(stored.top.digest) if stored.is_index else None
+        with ExitStack() as told:
+            for one in stored.written:
+                told.enter_context(vertex.status(f"writing image {one.config.digest}"))
+            main = await run_blocking(_record, job, stored, names)
         for name in names:
             with vertex.status(f"naming to {name}"):
-                await run_blocking(partial(job.images.tag, main.id, name, target=target))
-            job.note("tag", main.id, name.familiar())
+                job.note("tag", main.id, name.familiar())
     if flag(export.attributes, "push"):
         for name in names:
             await job.push(name)
     job.image_id = ImageId(main.id)
     job.digest = Digest(stored.top.digest)
     return stored.response(names)
+
+
+def _record(job: ExportJob, stored: Stored, names: Sequence[Reference]) -> Image:
+    """Record the images and their names; return the one that runs here. Blocking."""
+    images = [job.images.put(one.config.digest, manifest_digest=one.manifest.digest) for one in stored.written]
+    job.image_ids = [image.id for image in images]
+    main = job.main_image(images)
+    for name in names:
+        job.images.tag(main.id, name, target=Digest(stored.top.digest) if stored.is_index else None)
+    return main

@@ -113,8 +113,7 @@ class Sources:
         return self._of_image(self._images.find(op.digest), job)
 
     def _of_image(self, image: Image, job: Job, *, cached: bool = True) -> Solved:
-        for layer in image.diff_ids:
-            job.lease.add_layer(layer)
+        job.lease.add_layers(image.diff_ids)
         created = int(unix_seconds(image.created) * _NANO)
         return Solved(layers=image.diff_ids, created_ns=created, cached=cached)
 
@@ -242,8 +241,7 @@ class Sources:
         if record is not None:
             self._cache.hold(record.id)
             job.held.append(record.id)
-            for layer in record.layers:
-                job.lease.add_layer(DiffID(layer))
+            job.lease.add_layers(DiffID(layer) for layer in record.layers)
             self._cache.touch(record)
         return record
 
