@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pallet.build.ports import BuildClient
+    from pallet.build.progress import Event
     from pallet.build.service import Builder
 
 _LIMIT_BYTES = 1 << 20
@@ -89,10 +90,11 @@ class OwnDoor:
             raise InvalidParameterError(message) from error
         client = OwnClient(wire, self._builder.contexts, call)
         wanted = replace(request_of(call), inputs=self._inputs(call, client))
+        watch = _nobody if call.quiet else wire.watch
         if call.call:
-            texts = await self._builder.describe(_SUBREQUESTS[call.call], wanted, client, wire.watch)
+            texts = await self._builder.describe(_SUBREQUESTS[call.call], wanted, client, watch)
             return CallResult(texts={name: text.decode("utf-8", "replace") for name, text in texts.items()})
-        result = await self._builder.build(wanted, client, wire.watch)
+        result = await self._builder.build(wanted, client, watch)
         return CallResult(image_id=result.image_id or "", digest=result.digest or "",
                           response=dict(result.response))
 
@@ -107,6 +109,11 @@ class OwnDoor:
             inner = client.below(name, below)
             found[name] = replace(request_of(below), inputs=self._inputs(below, inner, depth + 1)), inner
         return found
+
+
+def _nobody(event: Event) -> None:
+    """Watch a build that is not looked at."""
+    del event
 
 
 def failure_of(error: Exception) -> CallError:

@@ -69,6 +69,20 @@ class Sources:
         self.upload_head = b""
 
 
+class QuietView:
+    """Shows nothing."""
+
+    def events(self, found: Sequence[dict[str, Any]]) -> None:
+        """Drop them."""
+
+    def tick(self) -> float | None:
+        """Nothing to redraw."""
+        return None
+
+    def finish(self) -> None:
+        """Nothing to end."""
+
+
 class BuildFailedError(CommandError):
     """The daemon says that the build failed; ``details`` is its ``CallError``."""
 

@@ -1,6 +1,6 @@
 """How a build looks: plain lines as BuildKit's, its JSON, or nothing.
 
-Owns   ``PlainView``, ``RawView``, ``QuietView``; the picture on a terminal is ``live.py``.
+Owns   ``PlainView``, ``RawView``; the picture on a terminal is ``live.py``.
 Spec   docker buildx build ``--progress``.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import binascii
 import time
 
+from pallet.cli.build.talk import QuietView
 from pallet.cli.format.units import human_size
 
 TYPE_CHECKING = False
@@ -23,20 +24,6 @@ _RAW_NAMES = (("vertex", "vertexes"), ("status", "statuses"), ("log", "logs"), (
 def seconds(duration_ns: int) -> str:
     """``0.1s`` of nanoseconds."""
     return f"{duration_ns / _NS:.1f}s"
-
-
-class QuietView:
-    """Shows nothing."""
-
-    def events(self, found: Sequence[dict[str, Any]]) -> None:
-        """Drop them."""
-
-    def tick(self) -> float | None:
-        """Nothing to redraw."""
-        return None
-
-    def finish(self) -> None:
-        """Nothing to end."""
 
 
 class RawView(QuietView):

@@ -81,15 +81,18 @@ _BODY = "/pallet/build"
 def build(session: Session, flags: Flags) -> int:
     """``pallet build``: prints the progress on stderr, with ``--quiet`` the image's id on stdout."""
     from pallet.cli.build.request import prepare
-    from pallet.cli.build.talk import BuildFailedError, Conversation
+    from pallet.cli.build.talk import BuildFailedError, Conversation, QuietView
 
     for name in ("security-opt", "isolation"):
         if flags[name]:
             warn(f"WARNING: {name} flag is not supported with this builder.")
     made = prepare(session, flags)
     called = flags["check"] or flags["call"] not in ("", "build")
-    view = view_of("quiet" if flags["quiet"] or called else flags["progress"])
+    view = QuietView() if flags["quiet"] or called else view_of(flags["progress"])
+    made.call["quiet"] = type(view) is QuietView
     connection = session.engine.hijack(_BODY, body=made.call).stream()
+    from pallet.cli.build import walk  # noqa: F401 - the daemon will ask for a tree: it works meanwhile
+
     try:
         result = Conversation(connection, made.sources, view).run()
     except BuildFailedError as error:
@@ -124,12 +127,14 @@ def view_of(kind: str) -> View:
         from pallet.cli.build.live import LiveView
 
         return LiveView(sys.stderr)
-    from pallet.cli.build.views import PlainView, QuietView, RawView
+    if kind in ("quiet", "none"):
+        from pallet.cli.build.talk import QuietView
+
+        return QuietView()
+    from pallet.cli.build.views import PlainView, RawView
 
     if kind == "rawjson":
         return RawView(sys.stderr)
-    if kind in ("quiet", "none"):
-        return QuietView()
     if kind != "plain":
         raise CommandError(f"invalid progress mode {kind}")
     return PlainView(sys.stderr)

@@ -64,6 +64,8 @@ class BuildCall(Struct, frozen=True, kw_only=True):
     call: str = ""
     """``check``, ``outline``, ``targets``: say, do not build."""
     debug: bool = False
+    quiet: bool = False
+    """Nobody looks at events: none are sent."""
 
 
 class Question(Struct, frozen=True, kw_only=True, omit_defaults=True):
