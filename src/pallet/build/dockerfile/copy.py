@@ -41,6 +41,7 @@ class _Words:
     chown: str
     chmod: str
     exclude: tuple[str, ...]
+    """As they are: BuildKit expands all but these."""
     checksum: str
 
 
@@ -53,7 +54,7 @@ def copy(state: StageState, command: ins.Copy, scope: Scope, words: Words) -> No
     given = _Words(
         sources=words.all(command.sources), dest=words.word(command.dest),
         chown=words.word(command.chown), chmod=words.word(command.chmod),
-        exclude=words.all(command.exclude),
+        exclude=command.exclude,
         checksum=words.word(command.checksum) if isinstance(command, ins.Add) else "")
     _check(command, given)
     shown = texts.shown_code(command, state.env, scope.escape, scope.budget)
