@@ -172,7 +172,7 @@ def _one(text: str, at: int, pattern: str) -> tuple[str, int]:
         return _bracket(text, at)
     if char == "\\":
         if at + 1 == len(text):
-            raise _bad(pattern)
+            raise _bad()
         return re.escape(text[at + 1]), at + 2
     return re.escape(char), at + 1
 
@@ -180,7 +180,7 @@ def _one(text: str, at: int, pattern: str) -> tuple[str, int]:
 def _translate_odd(pattern: str) -> str:
     """Patterns with ``**`` next to other characters, which Docker takes for ``**/`` (or, first, any text)."""
     if pattern.count("*") > _MAX_ODD_WILDCARDS:
-        raise _bad(pattern)
+        raise _bad()
     parts: list[str] = []
     at, end = 0, len(pattern)
     while at < end:
@@ -209,14 +209,14 @@ def _bracket(pattern: str, start: int) -> tuple[str, int]:
     items: list[str] = []
     while True:
         if at >= len(pattern):
-            raise _bad(pattern)
+            raise _bad()
         if pattern[at] == "]" and items:
             break
         low, at = _bracket_char(pattern, at)
         if pattern[at:at + 1] == "-":
             high, at = _bracket_char(pattern, at + 1)
             if high < low:
-                raise _bad(pattern)
+                raise _bad()
             items.append(f"{re.escape(low)}-{re.escape(high)}")
         else:
             items.append(re.escape(low))
@@ -227,14 +227,14 @@ def _bracket(pattern: str, start: int) -> tuple[str, int]:
 def _bracket_char(pattern: str, at: int) -> tuple[str, int]:
     char = pattern[at:at + 1]
     if char in ("", "-", "]"):
-        raise _bad(pattern)
+        raise _bad()
     if char == "\\":
         at += 1
         char = pattern[at:at + 1]
         if not char:
-            raise _bad(pattern)
+            raise _bad()
     return char, at + 1
 
 
-def _bad(pattern: str) -> InvalidParameterError:
-    return InvalidParameterError(f'syntax error in pattern "{pattern}"')
+def _bad() -> InvalidParameterError:
+    return InvalidParameterError("syntax error in pattern")

@@ -110,8 +110,9 @@ def automatic(name: str, value: str) -> Callable[[], None]:
 
 def target_stage() -> None:
     text = "FROM busybox AS one\nARG TARGETSTAGE\nRUN a\n"
-    assert "TARGETSTAGE=default" in df.run_op(text).env
-    assert "TARGETSTAGE=one" in df.run_op(text, target="one").env
+    assert "TARGETSTAGE=one" in df.run_op(text).env
+    assert "TARGETSTAGE=one" in df.run_op(f"{text}FROM busybox AS two\n", target="one").env
+    assert "TARGETSTAGE=default" in df.run_op(text.replace(" AS one", "")).env
 
 
 def builtin(name: str) -> Callable[[], None]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pallet.spec.dockerfile import expand
 from pallet.spec.dockerfile.errors import DockerfileError
+from pallet.spec.dockerfile.gotext import quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,7 +80,8 @@ def global_scope(build_args: Mapping[str, str], declared: Sequence[Arg], automat
                 try:
                     result = expand.expand(argument.default, values, style, budget)
                 except DockerfileError as error:
-                    raise error.at(instruction.lines) from None
+                    message = f"failed to process {quote(argument.default)}: {error}"
+                    raise DockerfileError(message, instruction.lines) from error
                 value, used = result.text, frozenset(result.used)
             if value is not None:
                 values[argument.name] = value

@@ -318,12 +318,14 @@ def _add_triggers(state: StageState, stages: Stages, scope: Scope) -> None:
     commands: list[ins.Instruction] = []
     for text in _triggers(state):
         node = parse_line(text, scope.escape)
-        instruction = interpret(node)
+        instruction = interpret(node, where=False)
         if isinstance(instruction, ins.OnBuild | ins.From | ins.Maintainer):
             message = f"{instruction.name} isn't allowed as an ONBUILD trigger"
             raise DockerfileError(message)
         lines = state.lines or (1, 1)
-        commands.append(replace(instruction, lines=lines, code=f"ONBUILD {instruction.code}"))
+        keyword = instruction.keyword
+        code = f"ONBUILD {keyword.upper()}{instruction.code[len(keyword):]}"
+        commands.append(replace(instruction, lines=lines, code=code))
     if not commands:
         return
     stages.link(state, commands)

@@ -20,7 +20,7 @@ from pallet.build.dockerfile.state import Entry
 from pallet.build.graph import FileOp, MakeDirectoryAction, ScratchOp
 from pallet.spec.dockerfile import instructions as ins
 from pallet.spec.dockerfile import runconfig
-from pallet.spec.dockerfile.errors import DockerfileError
+from pallet.spec.dockerfile.errors import DockerfileError, ExpansionError
 
 if TYPE_CHECKING:
     from pallet.build.dockerfile.scope import Scope
@@ -39,11 +39,13 @@ async def carry_out(state: StageState, scope: Scope) -> None:
     for number, command in enumerate(state.commands, 1):
         if number % _TURN == 0:
             await asyncio.sleep(0)
-        lint_command(state, command, scope)
         try:
             dispatch(state, command, scope)
         except DockerfileError as error:
+            if not isinstance(error, ExpansionError):
+                lint_command(state, command, scope)
             raise error.at(command.lines) from None
+        lint_command(state, command, scope)
 
 
 def dispatch(state: StageState, command: ins.Instruction, scope: Scope) -> None:

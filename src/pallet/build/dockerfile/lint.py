@@ -41,18 +41,28 @@ _TARGET_PLATFORM = frozenset({"$TARGETPLATFORM", "${TARGETPLATFORM}"})
 # --- on the text ---------------------------------------------------------------------------------
 
 
-def lint_text(document: Document, text: FileText, linter: Linter) -> None:
-    """Run the rules that need nothing but the instructions."""
+def lint_lines(document: Document, linter: Linter) -> None:
+    """Run the rules that need nothing but the text."""
     for line, _ in document.empty_continuations:
         linter.report("NoEmptyContinuation", (line, line), "Empty continuation line")
-    _casing(text, linter)
+
+
+def lint_instructions(text: FileText, linter: Linter) -> None:
+    """Run the rules that look at one instruction alone; more may follow that cannot be understood."""
     for argument in text.arguments:
         _describe_arg(argument, linter)
-    seen: set[str] = set()
     for stage in text.stages:
-        _stage_start(stage.start, seen, linter)
+        _stage_start(stage.start, linter)
         for command in stage.commands:
             _command(command, linter)
+
+
+def lint_file(text: FileText, linter: Linter) -> None:
+    """Run the rules that compare instructions."""
+    _casing(text, linter)
+    seen: set[str] = set()
+    for stage in text.stages:
+        _stage_name(stage.start, seen, linter)
 
 
 def _casing(text: FileText, linter: Linter) -> None:
@@ -68,7 +78,7 @@ def _casing(text: FileText, linter: Linter) -> None:
                           f"Command '{word}' should match the case of the command majority ({majority})")
 
 
-def _stage_start(start: ins.From, seen: set[str], linter: Linter) -> None:
+def _stage_start(start: ins.From, linter: Linter) -> None:
     name, lines = start.alias_as_written, start.lines
     if name and name != name.lower():
         linter.report("StageNameCasing", lines, f"Stage name '{name}' should be lowercase")
@@ -77,18 +87,19 @@ def _stage_start(start: ins.From, seen: set[str], linter: Linter) -> None:
         linter.report("FromAsCasing", lines,
                       f"'{start.as_keyword}' and '{start.keyword}' keywords' casing do not match")
     if start.alias:
-        if start.alias in seen:
-            linter.report("DuplicateStageName", lines,
-                          f"Duplicate stage name {quote(start.alias)}, stage names should be unique")
-        seen.add(start.alias)
-        if start.alias in _RESERVED:
-            linter.report("ReservedStageName", lines,
-                          f"Stage name should not use the same name as reserved stage {quote(start.alias)}")
         _describe(start, "FROM", [start.alias], linter)
-    if start.platform in _TARGET_PLATFORM:
-        linter.report("RedundantTargetPlatform", lines,
-                      f"Setting platform to predefined {start.platform} in FROM is redundant as this is "
-                      "the default behavior")
+
+
+def _stage_name(start: ins.From, seen: set[str], linter: Linter) -> None:
+    if not start.alias:
+        return
+    if start.alias in seen:
+        linter.report("DuplicateStageName", start.lines,
+                      f"Duplicate stage name {quote(start.alias)}, stage names should be unique")
+    seen.add(start.alias)
+    if start.alias in _RESERVED:
+        linter.report("ReservedStageName", start.lines,
+                      f"Stage name should not use the same name as reserved stage {quote(start.alias)}")
 
 
 def _command(command: ins.Instruction, linter: Linter) -> None:
@@ -115,44 +126,48 @@ def _describe(command: ins.Instruction, keyword: str, names: Sequence[str], lint
 # --- on FROM -------------------------------------------------------------------------------------
 
 
-def lint_from(start: ins.From, scope: Scope, defaults: dict[str, str], stages: set[str]) -> None:
-    """Run the rules on what a FROM is built from.
+def lint_bases(stages: Iterable[ins.From], scope: Scope, defaults: dict[str, str]) -> None:
+    """Run the rule on what stages are built from when the client says nothing.
 
     Args:
         defaults: global arguments as they are without any of the client's.
-        stages: names of the stages above it.
     """
-    linter = scope.linter
+    above: set[str] = set()
+    for start in stages:
+        if start.base not in above and not _may_be_reference(start.base, defaults, scope.escape):
+            scope.linter.report("InvalidDefaultArgInFrom", start.lines,
+                                f"Default value for ARG {start.base} results in empty or invalid base image name")
+        above.add(start.alias)
+
+
+def _may_be_reference(base: str, defaults: dict[str, str], escape: str) -> bool:
+    try:
+        name = expand.expand(base, defaults, expand.Style(escape=escape)).text
+        references.parse_normalized(name)
+    except DockerfileError:
+        return True  # the error will be told
+    except references.ReferenceFormatError:
+        return False
+    return True
+
+
+def lint_platform(start: ins.From, linter: Linter) -> None:
+    """Run the rules on a platform that is one."""
     platform = start.platform
+    if platform in _TARGET_PLATFORM:
+        linter.report("RedundantTargetPlatform", start.lines,
+                      f"Setting platform to predefined {platform} in FROM is redundant as this is "
+                      "the default behavior")
     if platform and "$" not in platform:
         parts = [part.lower() for part in platform.split("/")]
         if not start.alias or not any(part and part in start.alias for part in parts):
             linter.report("FromPlatformFlagConstDisallowed", start.lines,
                           f"FROM --platform flag should not use constant value {quote(platform)}")
-    if start.base not in stages and not _is_reference(start.base, defaults, scope.escape):
-        linter.report("InvalidDefaultArgInFrom", start.lines,
-                      f"Default value for ARG {start.base} results in empty or invalid base image name")
-    for text in (start.base, platform):
-        _undeclared(text, start, scope)
 
 
-def _is_reference(base: str, defaults: dict[str, str], escape: str) -> bool:
-    try:
-        name = expand.expand(base, defaults, expand.Style(escape=escape)).text
-        references.parse_normalized(name)
-    except (DockerfileError, references.ReferenceFormatError):
-        return False
-    return True
-
-
-def _undeclared(text: str, start: ins.From, scope: Scope) -> None:
-    if "$" not in text:
-        return
-    try:
-        result = expand.expand(text, scope.globals.values, expand.Style(escape=scope.escape))
-    except DockerfileError:
-        return
-    for name in result.unset:
+def lint_undeclared(unset: Iterable[str], start: ins.From, scope: Scope) -> None:
+    """Report global arguments without a value that nobody declared."""
+    for name in unset:
         if name not in scope.globals.declared:
             known = [*scope.globals.declared, *scope.globals.automatic]
             scope.linter.report("UndefinedArgInFrom", start.lines,
@@ -171,7 +186,7 @@ def _meant(name: str, known: Iterable[str], linter: Linter, prefix: str = "") ->
 
 
 def lint_command(state: StageState, command: ins.Instruction, scope: Scope) -> None:
-    """Run the rules on an instruction that is about to be carried out."""
+    """Run the rules on an instruction whose words could be expanded."""
     linter, lines = scope.linter, command.lines
     word = command.keyword
     if isinstance(command, ins.Env | ins.Label) and command.legacy:

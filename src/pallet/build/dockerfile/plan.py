@@ -17,7 +17,7 @@ from pallet.build.dockerfile import sources as remote
 from pallet.build.dockerfile.arguments import automatic_arguments, global_scope
 from pallet.build.dockerfile.commands import carry_out
 from pallet.build.dockerfile.draft import Draft, Drafts
-from pallet.build.dockerfile.lint import lint_base, lint_from, lint_text
+from pallet.build.dockerfile.lint import lint_base, lint_bases, lint_file, lint_instructions, lint_lines
 from pallet.build.dockerfile.rules import CheckOptions, Linter, read_check
 from pallet.build.dockerfile.scope import Scope
 from pallet.build.dockerfile.stages import FileText, Stages, check_order, in_order, read_stages
@@ -32,6 +32,7 @@ from pallet.build.graph import (
     Target,
     Vertex,
 )
+from pallet.errors import InvalidParameterError
 from pallet.spec import platform as platforms
 from pallet.spec.dockerfile import expand
 from pallet.spec.dockerfile.errors import DockerfileError
@@ -94,7 +95,6 @@ class Planner:
         self._paths: set[str] = set()
         self._context: Draft | None = None
         self._inside: Draft | None = None
-        self._ignored = PathMatcher(exclude)
 
     def _span(self, lines: tuple[int, int] | None) -> Span | None:
         if lines is None:
@@ -126,8 +126,13 @@ class Planner:
         if check is None:
             check = document.directives.get("check", ("", 0))[0]
         self.linter = Linter(read_check(check), self._span)
-        self.text = read_stages(document)
-        lint_text(document, self.text, self.linter)
+        lint_lines(document, self.linter)
+        self.text = FileText()
+        try:
+            read_stages(document, self.text)
+        finally:
+            lint_instructions(self.text, self.linter)
+        lint_file(self.text, self.linter)
         return document
 
     def _check_syntax(self) -> None:
@@ -140,26 +145,29 @@ class Planner:
     def _scope(self, document: Document, platform: Platform) -> Scope:
         options = self._options
         build = platforms.host()
-        automatic = automatic_arguments(build, platform, options.target)
+        automatic = automatic_arguments(build, platform, options.target or self.text.stages[-1].start.alias)
         arguments = self.text.arguments
         return Scope(
             options=options, build=build, target=platform, several_platforms=len(options.platforms) > 1,
             globals=global_scope(options.build_args, arguments, automatic, self._budget, document.escape),
             escape=document.escape, budget=self._budget, drafts=self._drafts, linter=self.linter,
-            ignored=self._ignored, context=self._context_draft, paths=self._paths)
+            context=self._context_draft, paths=self._paths)
 
-    def _lint_from(self, scope: Scope) -> None:
+    def _lint_bases(self, scope: Scope) -> None:
         automatic = {name: scope.globals.values[name] for name in scope.globals.automatic}
         defaults = global_scope({}, self.text.arguments, automatic, self._budget, scope.escape).values
-        stages: set[str] = set()
-        for stage in self.text.stages:
-            lint_from(stage.start, scope, defaults, stages)
-            stages.add(stage.start.alias)
+        lint_bases([stage.start for stage in self.text.stages], scope, defaults)
+
+    def _ignored(self) -> PathMatcher:
+        try:
+            return PathMatcher(self._exclude)
+        except InvalidParameterError as error:
+            raise DockerfileError(str(error)) from error
 
     async def _target(self, document: Document, platform: Platform, finder: bases.Resolver) -> StageState:
         scope = self._scope(document, platform)
         self.scopes.append(scope)
-        self._lint_from(scope)
+        self._lint_bases(scope)
         stages = Stages(self.text, scope)
         target = stages.target(self._options.target)
         in_order(stages.all)
@@ -168,6 +176,7 @@ class Planner:
         while await bases.resolve(order, stages, finder):
             order = self._order(stages, target)
         self.orders.append(order)
+        scope.ignored = self._ignored()
         for state in order:
             bases.begin(state, scope)
             lint_base(state, scope)

@@ -6,11 +6,11 @@ Runs   on the loop.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pallet.build.dockerfile.stages import expand_word
 from pallet.build.graph import Span
+from pallet.spec.ignore import PathMatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pallet.build.dockerfile.rules import Linter
     from pallet.build.ports import FrontendOptions
     from pallet.spec.dockerfile import expand
-    from pallet.spec.ignore import PathMatcher
     from pallet.spec.platform import Platform
 
 
@@ -38,12 +37,12 @@ class Scope:
     budget: expand.Budget
     drafts: Drafts
     linter: Linter
-    ignored: PathMatcher
-    """What ``.dockerignore`` leaves out."""
     context: Callable[[], Draft]
     """The build context's vertex."""
     paths: set[str]
     """Paths of the context that anything asks for; ``/`` is all."""
+    ignored: PathMatcher = field(default_factory=lambda: PathMatcher(()))
+    """What ``.dockerignore`` leaves out; known once the bases are."""
 
     def span(self, lines: tuple[int, int] | None) -> Span | None:
         """Lines of this Dockerfile."""
@@ -55,13 +54,3 @@ class Scope:
         """Whether a stage of this name is built anew."""
         wanted = {name.lower() for name in self.options.no_cache_stages}
         return self.options.no_cache or (bool(stage) and stage.lower() in wanted)
-
-    def global_word(self, text: str, used: set[str]) -> str:
-        """Expand a word of a FROM; names that it used go into ``used``.
-
-        Raises:
-            DockerfileError: it cannot be.
-        """
-        result = expand_word(text, self.globals.values, self)
-        used |= result.used
-        return result.text

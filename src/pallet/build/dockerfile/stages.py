@@ -7,16 +7,18 @@ Spec   Dockerfile reference "FROM", multi-stage builds.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pallet.build.dockerfile.lint import lint_platform, lint_undeclared
 from pallet.build.dockerfile.state import StageState
 from pallet.errors import InvalidParameterError
 from pallet.spec import platform as platforms
 from pallet.spec import reference as references
 from pallet.spec.dockerfile import expand
 from pallet.spec.dockerfile import instructions as ins
-from pallet.spec.dockerfile.errors import DockerfileError
+from pallet.spec.dockerfile.errors import DockerfileError, ExpansionError
 from pallet.spec.dockerfile.flags import did_you_mean
 from pallet.spec.dockerfile.gotext import quote
 from pallet.spec.dockerfile.interpret import interpret
@@ -49,13 +51,12 @@ class FileText:
     stages: list[StageText] = field(default_factory=list)
 
 
-def read_stages(document: Document) -> FileText:
-    """Understand all instructions.
+def read_stages(document: Document, text: FileText) -> None:
+    """Understand all instructions, and put them into ``text`` one by one.
 
     Raises:
         DockerfileError: one that is malformed, or stands before any FROM.
     """
-    text = FileText()
     for node in document.nodes:
         instruction = interpret(node)
         if isinstance(instruction, ins.From):
@@ -70,7 +71,6 @@ def read_stages(document: Document) -> FileText:
     if not text.stages:
         message = "dockerfile contains no stages to build"
         raise DockerfileError(message)
-    return text
 
 
 class _UnplacedError(DockerfileError):
@@ -130,7 +130,7 @@ class Stages:
         return state
 
     def _base_name(self, start: ins.From, used: set[str]) -> str:
-        base = self.scope.global_word(start.base, used)
+        base = self._word(start.base, start, used)
         if not base:
             message = f"base name ({start.base}) should not be blank"
             raise DockerfileError(message)
@@ -139,16 +139,33 @@ class Stages:
     def _platform(self, start: ins.From, used: set[str]) -> platforms.Platform | None:
         if not start.platform:
             return None
-        text = self.scope.global_word(start.platform, used)
+        try:
+            text = self._word(start.platform, start, used)
+        except DockerfileError as error:
+            message = f"failed to process arguments for platform : {error}"
+            raise DockerfileError(message) from error
         if not text:
             message = f"empty platform value from expression {start.platform}"
             wrong = start.platform.strip("${}")
             raise DockerfileError(message + did_you_mean(wrong, self.scope.globals.values))
         try:
-            return platforms.parse(text)
+            platform = platforms.parse(text)
         except InvalidParameterError as error:
-            message = f"failed to parse platform {text}: {error}"
+            message = f"failed to parse platform {start.platform}: {error}"
             raise DockerfileError(message) from error
+        lint_platform(start, self.scope.linter)
+        return platform
+
+    def _word(self, text: str, start: ins.From, used: set[str]) -> str:
+        """Expand a word of a FROM; names that it used go into ``used``."""
+        try:
+            result = expand_word(text, self.scope.globals.values, self.scope)
+        except DockerfileError as error:
+            lint_undeclared(error.unset, start, self.scope)
+            raise
+        lint_undeclared(result.unset, start, self.scope)
+        used |= result.used
+        return result.text
 
     def link(self, state: StageState, commands: Iterable[ins.Instruction]) -> None:
         """Find what the instructions of a stage take files from.
@@ -251,26 +268,22 @@ def in_order(targets: Sequence[StageState]) -> list[StageState]:
     """
     order: list[StageState] = []
     done: set[int] = set()
-    open_: set[int] = set()
+    path: dict[int, StageState] = {}
     stack: list[tuple[StageState, bool]] = [(target, False) for target in reversed(targets)]
     while stack:
         state, left = stack.pop()
         if left:
-            open_.discard(id(state))
+            del path[id(state)]
             done.add(id(state))
             order.append(state)
             continue
-        if id(state) in done:
+        if id(state) in done or id(state) in path:
             continue
-        if id(state) in open_:
-            continue
-        open_.add(id(state))
+        path[id(state)] = state
         stack.append((state, True))
         for needed in reversed(state.needs):
-            if id(needed) in open_:
-                name = needed.shown_name or needed.name or f"stage-{needed.index}"
-                message = f"circular dependency detected on stage: {name}"
-                raise DockerfileError(message, _place(state, needed))
+            if id(needed) in path:
+                raise _circle([*path.values(), needed])
             if id(needed) not in done:
                 stack.append((needed, False))
     return sorted(order, key=lambda state: state.index)
@@ -290,9 +303,19 @@ def check_order(order: Sequence[StageState]) -> None:
                 raise DockerfileError(message, _place(state, needed))
 
 
-def _place(state: StageState, needed: StageState) -> tuple[int, int] | None:
-    """Lines of the instruction by which one stage needs another."""
-    for command in state.commands:
+def _circle(path: Sequence[StageState]) -> DockerfileError:
+    """Stages that need one another; the last one stands in the path before."""
+    name = path[-1].shown_name or path[-1].name or f"stage-{path[-1].index}"
+    error = DockerfileError(f"circular dependency detected on stage: {name}")
+    places = [_place(state, needed, last=True) for state, needed in itertools.pairwise(path)]
+    shown = [lines for lines in reversed(places) if lines is not None]
+    error.lines, error.further = (shown[0] if shown else None), shown[1:]
+    return error
+
+
+def _place(state: StageState, needed: StageState, *, last: bool = False) -> tuple[int, int] | None:
+    """Lines of the first (or last) instruction by which one stage needs another."""
+    for command in reversed(state.commands) if last else state.commands:
         if any(state.sources.get(name) is needed for name in sources_of(command)):
             return command.lines
     return state.lines
@@ -308,4 +331,6 @@ def expand_word(text: str, values: dict[str, str], scope: Scope) -> expand.Expan
         return expand.expand(text, values, expand.Style(escape=scope.escape), scope.budget)
     except DockerfileError as error:
         message = f"failed to process {quote(text)}: {error}"
-        raise DockerfileError(message) from error
+        failed = ExpansionError(message)
+        failed.unset = error.unset
+        raise failed from error

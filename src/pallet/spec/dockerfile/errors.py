@@ -27,6 +27,10 @@ class DockerfileError(InvalidParameterError):
     def __init__(self, message: str, lines: tuple[int, int] | None = None) -> None:
         super().__init__(message)
         self.lines = lines
+        self.further: Sequence[tuple[int, int]] = ()
+        """Other places that have to do with it."""
+        self.unset: Sequence[str] = ()
+        """Variables without a value that an expansion met before it failed."""
         self.filename = ""
         """Set by who knows it."""
         self.source = b""
@@ -43,7 +47,12 @@ class DockerfileError(InvalidParameterError):
         """The lines that it is about with their neighbours; "" without a place."""
         if self.lines is None or not self.source:
             return ""
-        return render_snippet(self.filename or "Dockerfile", self.source, *self.lines)
+        return "\n".join(render_snippet(self.filename or "Dockerfile", self.source, *lines)
+                         for lines in (self.lines, *self.further))
+
+
+class ExpansionError(DockerfileError):
+    """A word of an instruction cannot be expanded: ``failed to process "…": …``."""
 
 
 class ParseError(DockerfileError):

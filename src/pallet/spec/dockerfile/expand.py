@@ -93,7 +93,11 @@ def expand(text: str, env: Mapping[str, str], style: Style = Style(),
     if "$" not in text and style.escape not in text and "'" not in text and '"' not in text:
         return Expansion(text=text, words=text.split())
     scanner = _Scanner(text, env, style, budget or Budget())
-    result, words = scanner.until("", raw_escapes=style.raw_escapes)
+    try:
+        result, words = scanner.until("", raw_escapes=style.raw_escapes)
+    except DockerfileError as error:
+        error.unset = tuple(scanner.unset)
+        raise
     return Expansion(text=result, words=words, used=scanner.used, unset=scanner.unset)
 
 

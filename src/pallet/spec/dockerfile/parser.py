@@ -139,8 +139,8 @@ def parse(source: bytes) -> Document:
     comments: list[str] = []
     while (line := reader.next()) is not None:
         stripped = line.rstrip("\r\n").lstrip(_SPACE)
-        if reader.in_directives:
-            _directive(reader, stripped)
+        if reader.in_directives and _directive(reader, stripped):
+            continue
         if stripped.startswith("#"):
             comments.append(stripped[1:].strip())
             continue
@@ -161,22 +161,24 @@ def parse(source: bytes) -> Document:
                     empty_continuations=tuple(empty))
 
 
-def _directive(reader: _Reader, line: str) -> None:
+def _directive(reader: _Reader, line: str) -> bool:
+    """Take a line that is a directive; whether it is one."""
     match = _DIRECTIVE.fullmatch(line)
     key = match[1].lower() if match is not None else ""
     if match is None or key not in _DIRECTIVES:
         reader.in_directives = False
-        return
-    place = (reader.at, reader.at)
+        return False
     if key in reader.directives:
         message = f"only one {key} parser directive can be used"
-        raise DockerfileError(message, place)
+        line_before = reader.directives[key][1]
+        raise DockerfileError(message, (line_before, line_before))
     reader.directives[key] = (match[2], reader.at)
     if key == "escape":
         if match[2] not in ("\\", "`"):
             message = f"invalid escape token '{match[2]}' does not match ` or \\"
-            raise DockerfileError(message, place)
+            raise DockerfileError(message)
         reader.set_escape(match[2])
+    return True
 
 
 def _continued(reader: _Reader, line: str) -> tuple[str, bool]:

@@ -18,7 +18,8 @@ import msgspec
 from pallet.errors import InvalidParameterError
 from pallet.spec.dockerfile import expand
 from pallet.spec.dockerfile import instructions as ins
-from pallet.spec.dockerfile.errors import DockerfileError
+from pallet.spec.dockerfile.errors import DockerfileError, ExpansionError
+from pallet.spec.dockerfile.gotext import quote
 from pallet.spec.image import Healthcheck, RunConfig
 from pallet.spec.signals import signal_number
 
@@ -30,6 +31,8 @@ DEFAULT_SHELL = ("/bin/sh", "-c")
 _PORT = re.compile(r"(?P<first>\d{1,5})(?:-(?P<last>\d{1,5}))?")
 _PROTOCOLS = frozenset({"tcp", "udp", "sctp"})
 _MAX_PORT = 65535
+_SHOWN = 256
+"""Characters of a word in an error."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,16 +146,14 @@ class Words:
         except DockerfileError as error:
             if error.lines is not None:
                 raise
-            message = f'failed to process {_quoted(text)}: {error}'
-            raise DockerfileError(message) from error
+            if self._report is not None and error.unset:
+                self._report(expand.Expansion(unset=dict.fromkeys(error.unset)))
+            shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+            message = f"failed to process {quote(shown)}: {error}"
+            raise ExpansionError(message) from error
         if self._report is not None and (result.used or result.unset):
             self._report(result)
         return result
-
-
-def _quoted(text: str) -> str:
-    shown = text if len(text) <= 256 else f"{text[:256]}…"
-    return '"' + shown.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
 def apply(state: ConfigState, instruction: ins.Instruction, words: Words) -> bool:
