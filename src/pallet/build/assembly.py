@@ -78,7 +78,6 @@ def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pull
     solver = Solver(cache=cache, sources=sources, contents=contents, importer=importer,
                     performer=ForeignPerformer(performer, workers))
     keeper = CacheKeeper(cache=cache, mounts=caches, images=images, root=str(root.parent))
-    keeper.catch_up = solver.catch_up
     return SolverParts(solver=solver, images=found, cache=cache, caches=caches, keeper=keeper, failed=failed,
                        importer=importer,
                        exporter=CacheExporter(images=images, cache=cache, blobs=LazyBlobs(images, workers),

@@ -20,7 +20,7 @@ from pallet.build.ops.cachemounts import KIND as CACHE_MOUNT
 from pallet.build.usage import CachePrune, CacheUsage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from pallet.build.cachefilter import Accepts
     from pallet.build.cachestore import CacheRecord, CacheStore
@@ -65,8 +65,6 @@ class CacheKeeper:
         self._pruning = asyncio.Lock()
         self.contexts: KeptTrees | None = None
         """Set by who has them."""
-        self.catch_up: Callable[[], Awaitable[bool]] | None = None
-        """Ends what ended builds still hold, and tells whether that was the last of it; set by who has that."""
 
     def usage(self, filters: Sequence[str] = ()) -> list[CacheUsage]:
         """What is kept of what ``filters`` accept, the largest first.
@@ -94,14 +92,13 @@ class CacheKeeper:
         accepted = accepts(wanted.filters)
         async with self._pruning:
             gone: list[CacheUsage] = []
-            due = self.catch_up is not None and await self.catch_up()
             # Each round takes what nothing stands on; what that stood on may go in the next one.
             while batch := await self._choose(wanted, accepted):
                 went = await self._remove(batch)
                 gone += went
                 if not went:
                     break
-            if gone or due:
+            if gone:
                 await run_blocking(self._images.collect)
             return gone
 

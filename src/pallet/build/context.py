@@ -115,6 +115,7 @@ class ContextStore:
         self._trees: dict[str, _Tree] = {}
         self._holders: dict[str, int] = {}
         """Builds that hold a generation, by its path."""
+        self._noting: set[asyncio.Future[None]] = set()
         self._numbers = itertools.count()
         self._boot = _boot_id()
 
@@ -238,7 +239,9 @@ class ContextStore:
             self._trees.pop(tree.id, None)
             await run_blocking(self.discard, tree.directory)
         else:
-            await run_blocking(_touch, f"{tree.directory}/{_INDEX}")
+            noting = asyncio.ensure_future(run_blocking(_touch, f"{tree.directory}/{_INDEX}"))
+            self._noting.add(noting)  # nobody waits for it
+            noting.add_done_callback(self._noting.discard)
         await self._shrink(self._limit_bytes)
 
     # What is kept

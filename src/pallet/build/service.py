@@ -166,7 +166,7 @@ class Builder:
         wrote = request.cache_imports or request.cache_exports or any(
             export.kind in {"oci", "docker"} or {"push", "rewrite-timestamp", "compression"} & export.attributes.keys()
             for export in request.exports)
-        if await self.parts.solver.catch_up() or wrote:
+        if wrote:
             await run_blocking(self._images.collect)
 
     async def _plan(self, request: BuildRequest, job: Job, progress: Progress) -> tuple[bytes, Plan]:

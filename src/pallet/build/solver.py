@@ -14,7 +14,6 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from pallet.aio import run_blocking
 from pallet.build import graph
 from pallet.build.cachekey import chain_key, combine, in_order, uses
 from pallet.build.cachestore import CacheRecord
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from pallet.build.ops.perform import Made
     from pallet.build.ops.sources import Sources
     from pallet.build.remotecache.importer import CacheImporter
-    from pallet.storage.leases import Lease
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +58,6 @@ class Solver:
         self._importer = importer
         self._executions: Executions[CacheRecord] = Executions()
         self._ending: set[asyncio.Task[None]] = set()
-        self._leases: list[Lease] = []
-        """That are to be ended."""
-        self._stayed = False
         self._slots = asyncio.Semaphore(_STEPS_A_CPU * (os.cpu_count() or 1))
         self._closed = False
 
@@ -125,27 +120,11 @@ class Solver:
         for task in trees:
             if not task.cancelled() and task.exception() is None:
                 await job.client.release(task.result())
-        self._leases.append(job.lease)
-        await self._let_go()
-
-    async def catch_up(self) -> bool:
-        """End leases that could not be ended with their jobs; whether a collection is due for what they kept."""
-        if self._leases:
-            await self._let_go()
-        due = self._stayed and not self._leases
-        self._stayed = self._stayed and not due
-        return due
-
-    async def _let_go(self) -> None:
-        leases, self._leases = self._leases, []
+        job.lease.end()
         try:
             self.cache.flush()
-            for lease in leases:
-                await run_blocking(lease.end)
-        except PalletError as error:  # a full disk: they end with the next build or prune, or at the next start
-            logger.warning("the lease of a build stays for now: %s", error)
-            self._leases += leases
-            self._stayed = True
+        except PalletError as error:  # a full disk: all that is lost is when records were used
+            logger.warning("uses of the build cache were not noted: %s", error)
 
     # -- what ``_Run`` needs -----------------------------------------------------------------------
 

@@ -64,7 +64,7 @@ from pallet.network.controller import NetworkController
 from pallet.paths import LAYOUT_VERSION, DataPaths, ExecPaths
 from pallet.runtime.cgroup import remove_parent
 from pallet.runtime.seccomp_profile import SeccompCache
-from pallet.storage import erofs, leases, stubs
+from pallet.storage import erofs, stubs
 from pallet.storage.content import ContentStore
 from pallet.storage.metadata import Metadata
 from pallet.storage.native import NativeSnapshotter
@@ -286,7 +286,6 @@ class Daemon:
             PalletError: the daemon cannot work with these settings on this host.
         """
         await self.supervisor.start()
-        leases.drop_all(self.metadata)
         self.content.sweep()
         self.snapshotter.sweep()
         await run_blocking(self.images.collect)

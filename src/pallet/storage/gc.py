@@ -38,14 +38,15 @@ def collect(content: ContentStore, snapshotter: Snapshotter, metadata: Metadata,
     garbage, stale = unreachable(content, snapshotter, metadata, blobs, layers)
     freed = 0
     for digest, size in garbage.items():
+        # Look again under the lock: a pull may have begun to rely on it since the lists were made.
         with metadata.lock:
-            gone = None if _leased(metadata, "blob", digest) else content.detach(digest)
+            gone = None if metadata.leased("blob", digest) else content.detach(digest)
         if gone is not None:
             gone.unlink()
             freed += size
     for diff_id in stale:
         with metadata.lock, suppress(ConflictError):  # a container's; a later run takes it
-            if not _leased(metadata, "layer", diff_id):
+            if not metadata.leased("layer", diff_id):
                 snapshotter.remove_layer(diff_id)
     return freed
 
@@ -66,14 +67,9 @@ def unreachable(content: ContentStore, snapshotter: Snapshotter, metadata: Metad
 def release(content: ContentStore, metadata: Metadata, digest: Digest) -> None:
     """Remove one blob although something still points to it, unless it is leased."""
     with metadata.lock:
-        gone = None if _leased(metadata, "blob", digest) else content.detach(digest)
+        gone = None if metadata.leased("blob", digest) else content.detach(digest)
     if gone is not None:
         gone.unlink()
-
-
-def _leased(metadata: Metadata, kind: str, key: str) -> bool:
-    """Look again under the lock: a pull may have begun to rely on it since the lists were made."""
-    return any((kind, key) in held for held in metadata.leases().values())
 
 
 def _reach(content: ContentStore, roots: Iterable[Digest],

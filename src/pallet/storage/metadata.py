@@ -59,6 +59,7 @@ class Metadata:
         (a layer's directory, a blob). Take it after any other lock, and never for long."""
         self._depth = 0
         self._commits = 0
+        self._leases: dict[str, set[tuple[str, str]]] = {}
         self._checkpointer: threading.Thread | None = None
         # Statements are few and fixed; the default cache of 128 holds them all, prepared.
         self._reserve = Reserve(f"{os.fspath(self._path)}-reserve")
@@ -332,26 +333,24 @@ class Metadata:
         """``(key, digest)`` of every content digest."""
         return self._rows("SELECT key, digest FROM build_contents")
 
-    # Leases
+    # Leases: in memory, as one that outlives its daemon is nobody's
 
     def extend_lease(self, lease_id: str, resources: Iterable[tuple[str, str]]) -> None:
         """Protect resources, ``(kind, key)`` with kind ``blob`` or ``layer``, until the lease is deleted."""
-        with self.transaction():
-            self._run("INSERT OR IGNORE INTO leases VALUES (?)", (lease_id,))
-            for kind, key in resources:
-                self._run("INSERT OR IGNORE INTO lease_resources VALUES (?, ?, ?)", (lease_id, kind, key))
+        with self.lock:
+            self._leases.setdefault(lease_id, set()).update(resources)
 
     def delete_lease(self, lease_id: str) -> None:
         """End a lease with all it protects. Idempotent."""
-        with self.transaction():
-            self._run("DELETE FROM leases WHERE id = ?", (lease_id,))
-            self._run("DELETE FROM lease_resources WHERE lease_id = ?", (lease_id,))
+        with self.lock:
+            self._leases.pop(lease_id, None)
 
-    def leases(self) -> dict[str, list[tuple[str, str]]]:
+    def leases(self) -> dict[str, set[tuple[str, str]]]:
         """Lease id to the ``(kind, key)`` pairs it protects."""
         with self.lock:
-            found: dict[str, list[tuple[str, str]]] = {
-                row[0]: [] for row in self._db.execute("SELECT id FROM leases")}
-            for lease_id, kind, key in self._db.execute("SELECT * FROM lease_resources"):
-                found.setdefault(lease_id, []).append((kind, key))
-            return found
+            return {lease_id: set(held) for lease_id, held in self._leases.items()}
+
+    def leased(self, kind: str, key: str) -> bool:
+        """Whether any lease protects it."""
+        with self.lock:
+            return any((kind, key) in held for held in self._leases.values())

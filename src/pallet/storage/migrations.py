@@ -48,7 +48,10 @@ CREATE INDEX build_keys_record ON build_keys (record_id);
 CREATE TABLE build_contents (key TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_V1, _V2, _V3)
+# Leases are in memory.
+_V4 = "DROP TABLE leases; DROP TABLE lease_resources;"
+
+MIGRATIONS: tuple[str, ...] = (_V1, _V2, _V3, _V4)
 """``MIGRATIONS[n]`` takes a store from version n to n + 1."""
 
 CURRENT = len(MIGRATIONS)

@@ -13,7 +13,7 @@ import pytest
 
 from pallet.errors import SystemFailureError
 from pallet.storage import migrations
-from pallet.storage.leases import Lease, drop_all
+from pallet.storage.leases import Lease
 from pallet.storage.metadata import Metadata, MetadataVersionError
 from pallet.types import DiffID, Digest, ImageId
 
@@ -90,11 +90,11 @@ def test_leases(metadata: Metadata) -> None:
         lease.add_blob(Digest("sha256:b"))
         lease.add_layer(DiffID("sha256:l"))
         lease.add_layer(DiffID("sha256:l"))
-        assert metadata.leases() == {lease.id: [("blob", "sha256:b"), ("layer", "sha256:l")]}
+        assert metadata.leases() == {lease.id: {("blob", "sha256:b"), ("layer", "sha256:l")}}
+        assert metadata.leased("blob", "sha256:b")
+        assert not metadata.leased("layer", "sha256:b")
     assert metadata.leases() == {}
-    Lease(metadata).add_blob(Digest("sha256:b"))
-    drop_all(metadata)
-    assert metadata.leases() == {}
+    assert not metadata.leased("blob", "sha256:b")
 
 
 def test_transactions_are_all_or_nothing(metadata: Metadata) -> None:
@@ -200,7 +200,7 @@ class TestMigrations:
         migrations.migrate(db)
         names = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
         assert names == {"containers", "images", "tags", "layers", "networks", "addresses",
-                         "volumes", "leases", "lease_resources", "counters",
+                         "volumes", "counters",
                          "build_records", "build_keys", "build_contents"}
         assert db.execute("PRAGMA user_version").fetchone() == (migrations.CURRENT,)
         db.close()
@@ -215,6 +215,17 @@ class TestMigrations:
         assert db.execute("SELECT id, name, record FROM containers").fetchall() == [
             ("i", "n", b"\x01")]
         assert db.execute("PRAGMA index_list(containers)").fetchall()
+        db.close()
+
+    def test_4_drops_leases_of_dead_daemons(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        with monkeypatch.context() as patch:
+            patch.setattr(migrations, "CURRENT", 3)
+            migrations.migrate(db)
+        db.execute("INSERT INTO leases VALUES ('l')")
+        db.execute("INSERT INTO lease_resources VALUES ('l', 'blob', 'sha256:b')")
+        migrations.migrate(db)
+        assert not db.execute("SELECT 1 FROM sqlite_master WHERE name LIKE 'lease%'").fetchall()
         db.close()
 
     def test_running_again_changes_nothing(self) -> None:
@@ -242,16 +253,16 @@ class TestMigrations:
 def test_a_full_disk_undoes_a_transaction_and_no_more(tmp_path: Path) -> None:
     """SQLite rolls some failures back by itself; what comes after them works, and they say what they were."""
     store = Metadata(tmp_path / "meta.db")
-    store.extend_lease("before", [])
+    store.put_volume("before", b"")
     pages = store._db.execute("PRAGMA page_count").fetchone()[0]
     store._db.execute(f"PRAGMA max_page_count={pages}")
     for _ in range(2):
         with pytest.raises(SystemFailureError, match="full"), store.transaction():
-            store.extend_lease("within", [("blob", "sha256:b")])
+            store.put_volume("within", b"")
             store.put_volume("large", bytes(1 << 20))
     store._db.execute(f"PRAGMA max_page_count={1 << 20}")
-    assert store.leases() == {"before": []}
+    assert [name for name, _ in store.volumes()] == ["before"]
     store.put_volume("large", bytes(1 << 20))
-    store.delete_lease("before")
-    assert store.leases() == {}
+    store.delete_volume("before")
+    assert [name for name, _ in store.volumes()] == ["large"]
     store.close()
