@@ -123,6 +123,8 @@ class Config:
     seccomp_profile: str | None = None
     no_new_privileges: bool = False
     selinux: bool = False
+    cdi_directories: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
+    """Where CDI devices are described, the later over the earlier; none where CDI is off."""
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()

@@ -150,7 +150,7 @@ async def test_here_documents(lab: BuildLab) -> None:
 
 
 async def test_devices(lab: BuildLab) -> None:
-    """There are no CDI devices: what can do without one does, what requires one is told."""
+    """A host without CDI devices: what can do without one does, what requires one is told."""
     await lab.solve(run(lab.image(), "true", devices=("vendor.com/gpu=all", "name=vendor.com/x=0,required=false")))
     for text in ("vendor.com/gpu=all,required", "required=true,name=vendor.com/gpu=all"):
         with pytest.raises(BuildError, match=r'^required device "vendor.com/gpu=all" is not registered$'):

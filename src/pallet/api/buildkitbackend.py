@@ -93,6 +93,22 @@ class BuildKitBackend(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFacts:
+    """A device that steps can ask for."""
+
+    name: str
+    """``vendor.com/class=name``."""
+    allowed: bool
+    """Without the entitlement."""
+    annotations: Mapping[str, str]
+
+
+async def no_devices() -> Sequence[DeviceFacts]:
+    """Where there are none."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildKitDoor:
     """The builder and what its clients hear of the worker."""
 
@@ -108,3 +124,5 @@ class BuildKitDoor:
     """The engine's."""
     gc_rules: Callable[[], Sequence[CachePrune]]
     """How the cache is collected."""
+    devices: Callable[[], Awaitable[Sequence[DeviceFacts]]] = no_devices
+    """What there is now."""

@@ -136,6 +136,7 @@ def info(version: Version, document: SystemInfo) -> Any:
     plain = _plain(document)
     plain["BridgeNfIptables"] = False
     plain["BridgeNfIp6tables"] = False
+    plain.pop("DiscoveredDevices", None)
     if version < (1, 49):
         plain.pop("FirewallBackend", None)
         for commit in ("ContainerdCommit", "RuncCommit", "InitCommit"):

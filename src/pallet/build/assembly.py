@@ -32,6 +32,7 @@ from pallet.image.lazyblobs import LazyBlobs
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pallet.build.devices import Devices
     from pallet.build.images import Pulls
     from pallet.build.ports import StepRunner
     from pallet.build.remotecache.importer import Registries
@@ -52,10 +53,11 @@ class SolverParts:
     failed: FailedSteps
     importer: CacheImporter
     exporter: CacheExporter
+    devices: Devices
 
 
 def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pulls, registries: Registries,
-             workers: WorkerRunner, runner: StepRunner) -> SolverParts:
+             workers: WorkerRunner, runner: StepRunner, devices: Devices) -> SolverParts:
     """Make the solver of a daemon.
 
     Args:
@@ -71,7 +73,8 @@ def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pull
     found = BuildImages(images, puller)
     failed = FailedSteps(images=images, runner=runner)
     performer = Performer(layers=layers, workers=workers, runner=runner, failed=failed,
-                          steps=StepMaker(caches, trees, MountImporter(content=images.content, workers=workers)))
+                          steps=StepMaker(
+                              caches, trees, MountImporter(content=images.content, workers=workers), devices))
     sources = Sources(images=found, cache=cache, layers=layers, workers=workers, fetcher=Downloads(),
                       layouts=Layouts(images=images, workers=workers), scratch=str(root / "scratch"))
     importer = CacheImporter(images=images, workers=workers, registries=registries)
@@ -79,7 +82,7 @@ def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pull
                     performer=ForeignPerformer(performer, workers))
     keeper = CacheKeeper(cache=cache, mounts=caches, images=images, root=str(root.parent))
     return SolverParts(solver=solver, images=found, cache=cache, caches=caches, keeper=keeper, failed=failed,
-                       importer=importer,
+                       importer=importer, devices=devices,
                        exporter=CacheExporter(images=images, cache=cache, blobs=LazyBlobs(images, workers),
                                               registries=registries, mounts=MountExporter(
                                   caches, content=images.content, workers=workers)))

@@ -50,7 +50,7 @@ class FrontendOptions:
     multi_platform: bool = False
     """An index even for one platform."""
     entitlements: frozenset[str] = frozenset()
-    """Of ``security.insecure``, ``network.host``."""
+    """Of ``security.insecure``, ``network.host``, ``device``, ``device=NAME``, ``device=NAME,alias=OTHER``."""
     cgroup_parent: str = ""
     resources: Mapping[str, int] = field(default_factory=dict)
     """``memory``, ``memswap``, ``cpushares``, ``cpuperiod``, ``cpuquota``."""
@@ -273,6 +273,7 @@ class Step:
     hostname: str
     mounts: tuple[StepMount, ...]
     devices: tuple[str, ...] = ()
+    """CDI devices by their whole names."""
     options: FrontendOptions
     """For limits, hosts, shm and cgroup parent."""
 

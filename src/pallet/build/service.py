@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pallet.aio import run_blocking
 from pallet.build.compose import solved_target
+from pallet.build.devices import check_devices
 from pallet.build.errors import BuildError
 from pallet.build.export import attest
 from pallet.build.export.documents import read_annotations
@@ -198,6 +199,7 @@ class Builder:
 
     async def _solve(self, request: BuildRequest, made: Plan, job: Job,
                      added: dict[DiffID, Descriptor]) -> list[SolvedTarget]:
+        await check_devices([target.vertex for target in made.targets], job, self.parts.devices)
         try:
             await self.parts.solver.solve([target.vertex for target in made.targets], job)
         except BuildError as error:

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from pallet.build.assembly import SolverParts
     from pallet.build.backend import BuildDoors
     from pallet.build.buildkit import BuildKitBuilder
+    from pallet.cdi.registry import DeviceRegistry
     from pallet.config import Config
     from pallet.engine.container import Container
     from pallet.spec.engine.build import BuildCacheRecord
@@ -161,11 +162,13 @@ class Daemon:
         self.volumes = Volumes(self.data, self.metadata, self.index, self.events)
         mounts = MountPlanner(volumes=self.volumes, index=self.index, snapshotter=self.snapshotter,
                               supervisor=self.supervisor)
+        self.devices = deferred(self._device_registry)
         facts = HostFacts(recursive_read_only=hostinfo.kernel_at_least(self.host.kernel, (5, 12)),
                           has_mqueue=os.path.isdir("/dev/mqueue"))
         starter = Starter(
             config=config, exec_paths=self.run, facts=facts, store=store, snapshotter=self.snapshotter,
-            network=self.network, supervisor=self.supervisor, files=files, joins=joins, filters=filters)
+            network=self.network, supervisor=self.supervisor, files=files, joins=joins, filters=filters,
+            cdi=self.devices)
         execs = ExecInstances(config=config, exec_paths=self.run, store=store, supervisor=self.supervisor,
                               filters=filters, tasks=self.tasks)
         self.stopper = Stopper(store, starter)
@@ -188,7 +191,7 @@ class Daemon:
         self._image_api = image_api
         self._wire_builder(image_api, StepRunner(
             config=config, exec_paths=self.run, facts=facts, snapshotter=self.snapshotter, network=self.network,
-            supervisor=self.supervisor, files=files, joins=joins, filters=filters))
+            supervisor=self.supervisor, files=files, joins=joins, filters=filters, cdi=self.devices))
         self.restorer = Restorer(
             exec_paths=self.run, store=store, metadata=self.metadata, supervisor=self.supervisor,
             network=self.network, snapshotter=self.snapshotter, files=files, watcher=watcher, starter=starter,
@@ -196,7 +199,7 @@ class Daemon:
         system = System(
             config=config, daemon_id=daemon_id(self.data), host=self.host, index=self.index, events=self.events,
             images=self.images, snapshotter=self.snapshotter, containers=containers, image_api=image_api,
-            volumes=self.volumes, warnings=self._warnings)
+            volumes=self.volumes, cdi=self.devices, warnings=self._warnings)
         self._starter = starter
         system.build_cache = self._build_cache
         self.backends = Backends(
@@ -210,13 +213,19 @@ class Daemon:
                                    events=self.events),
             imports=ImageImports(images=self.images, supervisor=self.supervisor, events=self.events))
 
+    def _device_registry(self) -> DeviceRegistry:
+        from pallet.cdi.registry import DeviceRegistry  # with the first that asks for a device
+
+        return DeviceRegistry(self.config.cdi_directories)
+
     def _wire_builder(self, image_api: Images, runner: StepRunner) -> None:
         """The builder and its doors: made, with their imports, by the first build."""
         def parts() -> SolverParts:
             from pallet.build.assembly import assemble
 
             return assemble(self.data.build, metadata=self.metadata, images=self.images, puller=image_api.puller,
-                            registries=image_api.artifacts, workers=self.supervisor, runner=runner)
+                            registries=image_api.artifacts, workers=self.supervisor, runner=runner,
+                            devices=self.devices)
 
         def doors() -> BuildDoors:
             from pallet.daemon.builder import make_builder
@@ -234,7 +243,8 @@ class Daemon:
         self.build = deferred(doors)
         self._buildkit = make_door(deferred(backend), worker_id=daemon_id(self.data),
                                    host_gateway=self.network.gateway, version=COMPATIBLE_VERSION,
-                                   workers=self.supervisor, builder=self.config.builder, root=str(self.data.root))
+                                   workers=self.supervisor, builder=self.config.builder, root=str(self.data.root),
+                                   registry=self.devices)
 
     def _build_cache(self) -> Sequence[BuildCacheRecord]:
         from pallet.build import cacheview

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pallet.api.buildkitbackend import BuildKitDoor
+from pallet.aio import run_blocking
+from pallet.api.buildkitbackend import BuildKitDoor, DeviceFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pallet.api.buildkitbackend import BuildKitBackend
+    from pallet.build.devices import Devices
     from pallet.build.usage import CachePrune
     from pallet.config import BuilderConfig
     from pallet.spec.platform import Platform
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def make_door(backend: BuildKitBackend, *, worker_id: str, host_gateway: Callable[[], str],
-              version: str, workers: Workers, builder: BuilderConfig, root: str) -> BuildKitDoor:
+              version: str, workers: Workers, builder: BuilderConfig, root: str,
+              registry: Devices) -> BuildKitDoor:
     """Put it together."""
     def rules() -> Sequence[CachePrune]:
         from pallet.build.collector import rules_of  # who asks for them is about to build
@@ -37,5 +40,12 @@ def make_door(backend: BuildKitBackend, *, worker_id: str, host_gateway: Callabl
 
         return await platforms.runnable(workers)
 
+    async def devices() -> Sequence[DeviceFacts]:
+        from pallet.build.devices import is_allowed_always
+
+        catalog = await run_blocking(registry.look)
+        return [DeviceFacts(name=name, allowed=is_allowed_always(name, catalog), annotations=known.annotations)
+                for name, known in catalog.devices.items()]
+
     return BuildKitDoor(backend=backend, worker_id=worker_id, host_gateway=host_gateway, native=native,
-                        platforms=runnable, version=version, gc_rules=rules)
+                        platforms=runnable, version=version, gc_rules=rules, devices=devices)

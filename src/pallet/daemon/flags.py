@@ -141,6 +141,8 @@ def _container_rows() -> Iterator[Setting]:
     yield _row(part, "default-ulimit", "list", "Limit, name=soft[:hard]", key="default-ulimits",
                value="LIMIT")
     yield _row(part, "default-shm-size", "string", "/dev/shm (64MiB)", value="BYTES")
+    yield _row(part, "cdi-spec-dir", "list", "CDI devices are described here (/etc/cdi, /var/run/cdi)",
+               key="cdi-spec-dirs", value="DIRECTORY")
     yield _row(part, "seccomp-profile", "string", 'Profile, "builtin" or "unconfined"',
                value="FILE")
     yield _row(part, "no-new-privileges", "bool", "Set it unless a container says otherwise")
@@ -155,7 +157,7 @@ def _without_effect() -> Iterator[Setting]:
         ("allow-direct-routing", "bool", None), ("bip6", "string", None),
         ("bridge-accept-fwmark", "string", None),
         ("allow-nondistributable-artifacts", "list", None), ("api-cors-header", "string", None),
-        ("cdi-spec-dir", "list", "cdi-spec-dirs"), ("containerd", "string", None),
+        ("containerd", "string", None),
         ("containerd-namespace", "string", None), ("containerd-plugins-namespace", "string", None),
         ("cpu-rt-period", "int", None), ("cpu-rt-runtime", "int", None),
         ("cri-containerd", "bool", None), ("default-gateway-v6", "string", None),

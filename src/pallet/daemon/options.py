@@ -114,6 +114,7 @@ def _config(values: Mapping[str, Any]) -> Config:
     take("live-restore", "live_restore")
     take("shutdown-timeout", "shutdown_timeout_s")
     take("feature", "features", _features)
+    take("cdi-spec-dir", "cdi_directories", lambda value: tuple(filter(None, value)))
     take("default-runtime", "default_runtime")
     take("add-runtime", "runtimes", _runtimes)
     take("init", "init")
@@ -131,6 +132,8 @@ def _config(values: Mapping[str, Any]) -> Config:
     take("dns", "dns", _addresses)
     take("dns-search", "dns_search", tuple)
     take("dns-opt", "dns_options", tuple)
+    if not dict(reader.found.get("features", ())).get("cdi", True):
+        reader.found["cdi_directories"] = ()
     config = Config(
         tls=_tls(values), bridge=_bridge(values), registry=_registry(values), **reader.found)
     known = {"pallet", *(runtime.name for runtime in config.runtimes)}

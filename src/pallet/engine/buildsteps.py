@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from pallet.aio import run_blocking
-from pallet.engine import hostinfo, oci, security
+from pallet.engine import devices, hostinfo, oci, security
 from pallet.engine.container import Container
 from pallet.engine.stepmounts import StepFiles
 from pallet.errors import SystemFailureError
@@ -98,6 +98,8 @@ class StepLike(Protocol):
     def mounts(self) -> Sequence[MountWish]: ...
     @property
     def options(self) -> StepLimits: ...
+    def devices(self) -> Sequence[str]: ...
+    @property
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class StepRunner:
     def __init__(
         self, *, config: Config, exec_paths: ExecPaths, facts: HostFacts, snapshotter: Snapshotter,
         network: NetworkController, supervisor: Supervisor, files: ContainerFiles, joins: Joins,
-        filters: SeccompFilters,
+        filters: SeccompFilters, cdi: devices.Devices,
     ) -> None:
         self._config = config
         self._exec_paths = exec_paths
@@ -129,6 +131,7 @@ class StepRunner:
         self._cgroup_v2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
 
     async def run(self, step: StepLike, output: Callable[[int, bytes], None]) -> StepEnd:
+        self._cdi = cdi
         """See ``build.ports.StepRunner.run``."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -199,7 +202,7 @@ class StepRunner:
         return messages.StartContainer(
             id=container.id, spec=spec, root=files.root(stubs.under(
                 self._snapshotter.root_mount(step.id, volatile=True))),
-            user=step.user, stdio=stdio, shim_dir=shim_dir, seccomp_path=seccomp.path,
+            user=step.user, group_add=list(groups), stdio=stdio, shim_dir=shim_dir, seccomp_path=seccomp.path,
             seccomp_flags=seccomp.flags, has_netns=sandbox.netns_fd is not None,
             cgroup_driver=self._config.cgroup_driver)
 
@@ -215,6 +218,10 @@ class StepRunner:
             request, netns_fd=sandbox.netns_fd, attach_sockets=clients)
 
     def shim_dir(self, step_id: str) -> str:
+        groups: tuple[str, ...] = ()
+        if step.devices:
+            given = await devices.give(spec, step.devices, self._cdi)
+            spec, groups = given.spec, given.groups
         """Make and return the shim's directory."""
         path = os.fspath(self._exec_paths.shim(step_id))
         os.makedirs(path, mode=0o700, exist_ok=True)

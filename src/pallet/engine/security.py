@@ -21,7 +21,7 @@ from pallet.spec import runtime as oci
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from pallet.spec.engine.host_config import DeviceMapping, DeviceRequest, HostConfig, Ulimit
+    from pallet.spec.engine.host_config import DeviceMapping, HostConfig, Ulimit
 
 # ---------------------------------------------------------------------------- capabilities
 
@@ -271,11 +271,9 @@ def devices(host: HostConfig) -> tuple[list[oci.Device], list[oci.DeviceRule]]:
     """Return the nodes to make besides the standard ones, and the device cgroup's rules.
 
     Raises:
-        SystemFailureError: a device that is not there, a driver (``--gpus``) nobody offers.
+        SystemFailureError: a device that is not there.
         InvalidParameterError: a malformed cgroup rule.
     """
-    for request in host.device_requests or ():
-        raise _no_driver(request)
     nodes: list[oci.Device] = []
     mappings = host.devices or []
     if host.privileged:
@@ -292,12 +290,6 @@ def devices(host: HostConfig) -> tuple[list[oci.Device], list[oci.DeviceRule]]:
                                  access=mapping.cgroup_permissions or "rwm") for node in found]
     rules += cgroup_rules(host.device_cgroup_rules or ())
     return nodes, rules
-
-
-def _no_driver(request: DeviceRequest) -> SystemFailureError:
-    sets = " ".join(f"[{' '.join(names)}]" for names in request.capabilities or ())
-    return SystemFailureError(
-        f'could not select device driver "{request.driver}" with capabilities: [{sets}]')
 
 
 def mapped_devices(mapping: DeviceMapping) -> list[oci.Device]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pallet.engine import links, oci, security
+from pallet.engine import devices, links, oci, security
 from pallet.engine.attach import detach_keys_of
 from pallet.engine.container import at_rest
 from pallet.engine.logconfig import log_sink
@@ -80,7 +80,7 @@ class Starter:
     def __init__(
         self, *, config: Config, exec_paths: ExecPaths, facts: HostFacts, store: ContainerStore,
         snapshotter: Snapshotter, network: NetworkController, supervisor: Supervisor, files: ContainerFiles,
-        joins: Joins, filters: SeccompFilters,
+        joins: Joins, filters: SeccompFilters, cdi: devices.Devices,
     ) -> None:
         self._config = config
         self._exec_paths = exec_paths
@@ -92,6 +92,7 @@ class Starter:
         self._files = files
         self._joins = joins
         self._filters = filters
+        self._cdi = cdi
         self.on_start: Callable[[Container, Shim], None] = lambda _container, _shim: None
 
     async def start(self, container: Container) -> None:
@@ -206,6 +207,10 @@ class Starter:
         linked = links.resolve(self._store.index, container) if host.links else []
         if linked:
             spec = oci.with_environment(spec, links.environment(container, linked))
+        groups = host.group_add or []
+        if names := devices.requested(host.device_requests, self._cdi):
+            given_devices = await devices.give(spec, names, self._cdi)
+            spec, groups = given_devices.spec, [*groups, *given_devices.groups]
         names = spec.process.capabilities.bounding if spec.process.capabilities else []
         seccomp = await self._filters.select(options, names, privileged=host.privileged)
         runtime = self._foreign_runtime(container)
@@ -215,7 +220,7 @@ class Starter:
         return messages.StartContainer(
             id=container.id, spec=spec,
             root=stubs.under(self._snapshotter.root_mount(container.id, volatile=host.auto_remove)),
-            user=container.config.user, group_add=host.group_add or [],
+            user=container.config.user, group_add=groups,
             stdio=messages.Stdio(
                 open_stdin=container.config.open_stdin, stdin_once=container.config.stdin_once,
                 log=log_sink(container, self._config, self._files.log_path(container.id)),

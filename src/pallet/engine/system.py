@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from pallet.config import Config
     from pallet.engine.containers import Containers
+    from pallet.engine.devices import Devices
     from pallet.engine.events import EventBus
     from pallet.engine.images import Images
     from pallet.engine.index import ContainerIndex
@@ -52,7 +53,7 @@ class System:
     def __init__(
         self, *, config: Config, daemon_id: str, host: hostinfo.HostInfo, index: ContainerIndex, events: EventBus,
         images: ImageStore, snapshotter: Snapshotter, containers: Containers, image_api: Images, volumes: Volumes,
-        warnings: Callable[[], list[str]],
+        cdi: Devices, warnings: Callable[[], list[str]],
     ) -> None:
         self._config = config
         self._id = daemon_id
@@ -64,6 +65,7 @@ class System:
         self._containers = containers
         self._image_api = image_api
         self._volumes = volumes
+        self._cdi = cdi
         self._warnings = warnings
         self.build_cache: Callable[[], Sequence[BuildCacheRecord]] = list
         """Rows of what builds keep: set by who has a builder."""
@@ -88,6 +90,7 @@ class System:
         states = [container.status for container in self._index if not container.hidden]
         running = sum(status in {Status.RUNNING, Status.RESTARTING} for status in states)
         paused = states.count(Status.PAUSED)
+        devices = await run_blocking(self._cdi.look)
         fds, tasks = await run_blocking(lambda: (len(os.listdir("/proc/self/fd")), threading.active_count()))
         return documents.SystemInfo(
             id=self._id, containers=len(states), containers_running=running, containers_paused=paused,
@@ -111,7 +114,10 @@ class System:
             https_proxy=_proxy("HTTPS_PROXY"), no_proxy=_proxy("NO_PROXY"), name=host.hostname,
             labels=list(config.labels), server_version=COMPATIBLE_VERSION, runtimes=self._runtimes(),
             default_runtime=config.default_runtime, live_restore_enabled=config.live_restore,
-            init_binary="docker-init", security_options=self._security(), warnings=self._warnings() or None,
+            init_binary="docker-init", security_options=self._security(),
+            warnings=[*self._warnings(), *devices.warnings()] or None,
+            cdi_spec_dirs=list(config.cdi_directories), discovered_devices=[
+                documents.DeviceInfo(source="cdi", id=name) for name in devices.devices] or UNSET,
             default_address_pools=[documents.AddressPoolInfo(base=base, size=size)
                                    for base, size in config.bridge.address_pools] or UNSET)
 

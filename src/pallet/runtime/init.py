@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from pallet.linux import cgroupfs, namespaces
 from pallet.linux import mount as m
 from pallet.linux import process as kernel
-from pallet.runtime import devices, process, reaper, rootfs, sysctl
+from pallet.runtime import devices, hooks, process, reaper, rootfs, sysctl
 from pallet.runtime.cgroupmount import CgroupSource
 from pallet.runtime.failure import StartFailureError
 from pallet.spec.runtime import Mount
@@ -59,6 +59,9 @@ class InitPlan:
     """Namespace to join, -1 for what the spec says."""
     mount_point: str
     """Any directory: the root is mounted there, in this mount namespace only."""
+    id: str = ""
+    bundle: str = ""
+    """Directory with the config.json that hooks look at; needed where there are hooks."""
     cgroup: Cgroup | None
     mapped: bool = False
     """The container has a user namespace of its own; ``usernamespace.py`` comes first then."""
@@ -110,16 +113,42 @@ def set_up(plan: InitPlan, sync: InitSide, prepared: list[Prepared], root_fd: in
     _set_names(spec)
     _mount_everything(plan, prepared, sync, root_fd)
     nodes = devices.clone_nodes(spec) if plan.mapped and devices.owns_dev(spec) else {}
+    hooked = spec.hooks is not None and bool(spec.hooks.create_container)
+    if spec.hooks is not None and hooked:
+        _populate_before(spec, nodes, root_fd)
+        hooks.run(spec.hooks.create_container, _state(plan, "creating"))
     rootfs.pivot(root_fd)
     os.close(root_fd)
     rootfs.set_root_propagation(spec.linux.rootfs_propagation)
-    if devices.owns_dev(spec):
+    if devices.owns_dev(spec) and not hooked:
         devices.populate(spec, nodes)
     stdio = _open_terminal(plan, sync)
     sysctl.apply(spec.linux.sysctl)
     rootfs.protect(spec)
+    if spec.hooks is not None:
+        hooks.run(spec.hooks.start_container, _state(plan, "created"))
     process.connect_stdio(stdio)
     return _become(plan, stdio)
+
+
+def _populate_before(spec: Spec, nodes: dict[str, int], root_fd: int) -> None:
+    """Fill /dev for hooks that work on it, and leave the working directory in the new root."""
+    host_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.fchdir(root_fd)
+    os.chroot(".")
+    try:
+        if devices.owns_dev(spec):
+            devices.populate(spec, nodes)
+    finally:
+        os.fchdir(host_fd)
+        os.chroot(".")
+        os.close(host_fd)
+    os.fchdir(root_fd)
+
+
+def _state(plan: InitPlan, status: str) -> hooks.State:
+    return hooks.State(id=plan.id, status=status, pid=os.getpid(), bundle=plan.bundle,
+                       annotations=plan.spec.annotations)
 
 
 def enter_namespaces(plan: InitPlan) -> None:

@@ -229,6 +229,26 @@ class Linux(_Document, frozen=True, kw_only=True):
     mount_label: str = ""
 
 
+class Hook(_Document, frozen=True, kw_only=True):
+    """A program to run at a point of the lifecycle; ``timeout`` in seconds."""
+
+    path: str
+    args: list[str] = []
+    env: list[str] = []
+    timeout: int | None = None
+
+
+class Hooks(_Document, frozen=True, kw_only=True):
+    """config.md#posix-platform-hooks; each list in the order of its calls."""
+
+    prestart: list[Hook] = []
+    create_runtime: list[Hook] = []
+    create_container: list[Hook] = []
+    start_container: list[Hook] = []
+    poststart: list[Hook] = []
+    poststop: list[Hook] = []
+
+
 class Spec(_Document, frozen=True, kw_only=True):
     """config.json (runtime-spec config.md)."""
 
@@ -239,6 +259,7 @@ class Spec(_Document, frozen=True, kw_only=True):
     hostname: str = ""
     domainname: str = ""
     mounts: list[Mount] = []
+    hooks: Hooks | None = None
     annotations: dict[str, str] = {}
     linux: Linux = Linux()
 

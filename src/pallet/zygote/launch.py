@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pallet.linux import cgroupfs, idmap, namespaces, procfs, vfork
 from pallet.linux import process as kernel
-from pallet.runtime import cgroup, init, process, sync, usernamespace
+from pallet.runtime import bundle, cgroup, hooks, init, process, sync, usernamespace
 from pallet.runtime.failure import StartFailureError
 from pallet.zygote import messages, rehearsal
 
@@ -104,13 +104,29 @@ def _run_child(body: Callable[[InitSide], None], theirs: InitSide) -> None:
 
 def _plan(request: messages.StartContainer, netns_fd: int, stdio: tuple[int, int, int],
           ) -> init.InitPlan:
+    mount_point = _bundle(request) if request.spec.hooks is not None else request.shim_dir
     return init.InitPlan(
         spec=request.spec, root=request.root, user=request.user, group_add=request.group_add,
         stdio=process.Stdio(stdin_fd=stdio[0], stdout_fd=stdio[1], stderr_fd=stdio[2]),
         filter=read_filter(request.seccomp_path), filter_flags=request.seccomp_flags,
-        init=request.init, netns_fd=netns_fd, mount_point=request.shim_dir,
+        init=request.init, netns_fd=netns_fd, mount_point=mount_point,
+        id=request.id, bundle=request.shim_dir,
         cgroup=open_cgroup(request.spec.linux.cgroups_path, request.cgroup_driver),
         mapped=any(n.type == "user" and not n.path for n in request.spec.linux.namespaces))
+
+
+def _bundle(request: messages.StartContainer) -> str:
+    """Make the bundle that hooks look at; return its root directory.
+
+    Raises:
+        StartFailureError: hooks that are not run here.
+    """
+    hooks.check(request.spec)
+    rootfs = os.path.join(request.shim_dir, "rootfs")
+    os.makedirs(rootfs, exist_ok=True)
+    bundle.write_config(request.spec, os.path.join(request.shim_dir, "config.json"),
+                        process=request.spec.process, rootfs=rootfs, netns="", init=None)
+    return rootfs
 
 
 def container(request: messages.StartContainer, hub: Hub, netns_fd: int,
@@ -147,11 +163,11 @@ def _has_own_pids(request: messages.StartContainer) -> bool:
 def _may_borrow(request: messages.StartContainer, plan: init.InitPlan) -> bool:
     """Tell whether the init may run in this shim's memory until its exec.
 
-    Not where it stays Python or forks itself, where it is born in its cgroup, and where processes
+    Not where it stays Python or forks itself (hooks), where it is born in its cgroup, and where processes
     of another container could trace it: they would see the host's secrets in that memory.
     """
-    return (vfork.usable and plan.init != "" and not plan.mapped and _has_own_pids(request)
-            and not (plan.cgroup is not None and plan.cgroup.bears_children))
+    return (vfork.usable and plan.init != "" and request.spec.hooks is None and not plan.mapped
+            and _has_own_pids(request) and not (plan.cgroup is not None and plan.cgroup.bears_children))
 
 
 def _borrow(request: messages.StartContainer, plan: init.InitPlan,

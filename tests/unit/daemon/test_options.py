@@ -198,6 +198,14 @@ def test_proxies_and_what_has_no_effect(load: Any) -> None:
     assert found.warnings == ("storage-opt has no effect in Pallet",)
 
 
+def test_devices_are_described_in_directories(load: Any) -> None:
+    assert load().config.cdi_directories == ("/etc/cdi", "/var/run/cdi")
+    assert load("--cdi-spec-dir", "/a", "--cdi-spec-dir=/b").config.cdi_directories == ("/a", "/b")
+    assert load(file={"cdi-spec-dirs": ["", "/c"]}).config.cdi_directories == ("/c",)
+    assert load(file={"cdi-spec-dirs": []}).config.cdi_directories == ()
+    assert load("--feature", "cdi=false", "--cdi-spec-dir", "/a").config.cdi_directories == ()
+
+
 def test_storage_driver(load: Any) -> None:
     assert load().config.storage_driver == "overlay2"
     assert load("-s", "erofs").config.storage_driver == "erofs"

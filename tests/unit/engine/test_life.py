@@ -122,7 +122,7 @@ class World:
     def starter(self, monkeypatch: pytest.MonkeyPatch) -> Starter:
         joins = SimpleNamespace(resolve=lambda _: {}, donor=lambda *_: None)
         made = Starter(config=None, exec_paths=self.paths, facts=None, store=self.store, snapshotter=None,  # type: ignore[arg-type]
-                       network=self, supervisor=self, files=None, joins=joins, filters=None)  # type: ignore[arg-type]
+                       network=self, supervisor=self, files=None, joins=joins, filters=None, cdi=None)  # type: ignore[arg-type]
 
         async def request(*_: object) -> object:
             self.paths.shim(ID).mkdir(parents=True)

@@ -11,7 +11,7 @@ from pallet.engine import security
 from pallet.errors import InvalidParameterError, SystemFailureError
 from pallet.linux import caps
 from pallet.linux.rlimits import INFINITY
-from pallet.spec.engine.host_config import DeviceMapping, DeviceRequest, HostConfig, Ulimit
+from pallet.spec.engine.host_config import DeviceMapping, HostConfig, Ulimit
 from pallet.spec.runtime import DeviceRule, Rlimit
 
 if TYPE_CHECKING:
@@ -205,11 +205,3 @@ def test_malformed_cgroup_rules(rule: str, message: str) -> None:
     with pytest.raises(InvalidParameterError) as caught:
         security.devices(HostConfig(device_cgroup_rules=[rule]))
     assert str(caught.value) == message
-
-
-def test_nobody_offers_a_gpu() -> None:
-    request = DeviceRequest(count=-1, capabilities=[["gpu", "nvidia"]])
-    with pytest.raises(SystemFailureError) as caught:
-        security.devices(HostConfig(device_requests=[request]))
-    assert str(caught.value) == (
-        'could not select device driver "" with capabilities: [[gpu nvidia]]')

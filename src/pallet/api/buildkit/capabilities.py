@@ -13,7 +13,7 @@ from pallet.api.buildkit.wire import apicaps_pb2, gateway_pb2, llb_pb2, worker_p
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pallet.api.buildkitbackend import BuildKitDoor
+    from pallet.api.buildkitbackend import BuildKitDoor, DeviceFacts
     from pallet.spec.platform import Platform
 
 _FRONTEND: Final = (
@@ -23,7 +23,7 @@ _FRONTEND: Final = (
     "statfile",
 )
 _LLB: Final = (
-    "constraints", "exec.cgroup", "exec.meta.base", "exec.meta.cgroup.parent", "exec.meta.network",
+    "constraints", "exec.cgroup", "exec.meta.base", "exec.meta.cdi", "exec.meta.cgroup.parent", "exec.meta.network",
     "exec.meta.proxyenv", "exec.meta.security", "exec.meta.ulimit", "exec.mount.bind",
     "exec.mount.bind.readwrite-nooutput",
     "exec.mount.cache", "exec.mount.cache.sharing", "exec.mount.secret", "exec.mount.ssh", "exec.mount.tmpfs",
@@ -41,7 +41,7 @@ BUILDKIT_PACKAGE: Final = "github.com/moby/buildkit"
 SNAPSHOTTER_LABEL: Final = "org.mobyproject.buildkit.worker.snapshotter"
 
 
-def worker(door: BuildKitDoor, platforms: Sequence[Platform], *,
+def worker(door: BuildKitDoor, platforms: Sequence[Platform], devices: Sequence[DeviceFacts] = (), *,
            moby_suffix: bool = True) -> worker_pb2.WorkerRecord:
     """Describe the one worker there is."""
     labels = {SNAPSHOTTER_LABEL: "overlayfs"}
@@ -50,6 +50,8 @@ def worker(door: BuildKitDoor, platforms: Sequence[Platform], *,
     record = worker_pb2.WorkerRecord(
         ID=door.worker_id, Labels=labels, platforms=[platform_message(platform) for platform in platforms],
         BuildkitVersion=version(door, moby_suffix=moby_suffix))
+    for device in devices:
+        record.CDIDevices.add(Name=device.name, AutoAllow=device.allowed, Annotations=device.annotations)
     for rule in door.gc_rules():
         record.GCPolicy.add(
             all=rule.all, keepDuration=rule.keep_duration_ns, filters=rule.filters, reservedSpace=rule.reserved_bytes,

@@ -133,7 +133,8 @@ class Control:
                            ) -> control_pb2.ListWorkersResponse:
         """Control.ListWorkers: the one there is."""
         del call, request
-        return control_pb2.ListWorkersResponse(record=[capabilities.worker(self._door, await self._door.platforms())])
+        return control_pb2.ListWorkersResponse(record=[capabilities.worker(
+            self._door, await self._door.platforms(), await self._door.devices())])
 
     async def info(self, call: ServerCall, request: control_pb2.InfoRequest) -> control_pb2.InfoResponse:
         """Control.Info: the version."""

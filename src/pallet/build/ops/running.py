@@ -10,7 +10,9 @@ from __future__ import annotations
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
+from pallet.aio import run_blocking
 from pallet.build.cachekey import chain_key
+from pallet.build.devices import grant
 from pallet.build.ops.cachemounts import name_of
 from pallet.build.ops.fileworker import Input
 from pallet.build.ports import Step, StepMount
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from pallet.build import graph
+    from pallet.build.devices import Devices
     from pallet.build.job import Job, Solved
     from pallet.build.ops.cachemounts import CacheMounts
     from pallet.build.ops.trees import Trees
@@ -34,10 +37,11 @@ _SECRET_MODE, _AGENT_MODE, _PIPE_MODE = 0o400, 0o600, 0o755
 class StepMaker:
     """Makes steps of RUN operations."""
 
-    def __init__(self, caches: CacheMounts, trees: Trees, elsewhere: MountImporter) -> None:
+    def __init__(self, caches: CacheMounts, trees: Trees, elsewhere: MountImporter, devices: Devices) -> None:
         self._caches = caches
         self._trees = trees
         self._elsewhere = elsewhere
+        self._devices = devices
 
     @asynccontextmanager
     async def make(self, key: str, op: graph.RunOp, inputs: Sequence[Solved], job: Job) -> AsyncIterator[Step]:
@@ -45,9 +49,10 @@ class StepMaker:
 
         Raises:
             InvalidParameterError: it needs an entitlement that was not given, or a secret that is unknown.
+            NotFoundError: a device that it requires is not there.
         """
         check_entitlements(op, job)
-        check_devices(op)
+        devices = await self._devices_of(op, job)
         async with AsyncExitStack() as stack:
             mounts: list[StepMount] = []
             env = [*op.env, *op.unkeyed_env]
@@ -61,7 +66,13 @@ class StepMaker:
                 id=key, args=op.args, env=tuple(env), cwd=op.cwd, user=op.user,
                 network=op.network if op.network != "default" else job.options.network,
                 insecure=op.security == "insecure", hostname=op.hostname or job.options.hostname,
-                mounts=tuple(mounts), devices=op.devices, options=job.options)
+                mounts=tuple(mounts), devices=devices, options=job.options)
+
+    async def _devices_of(self, op: graph.RunOp, job: Job) -> tuple[str, ...]:
+        if not op.devices:
+            return ()
+        catalog = await run_blocking(self._devices.look)
+        return tuple(grant(op.devices, job.options.entitlements, catalog))
 
     async def _mount(self, mount: graph.RunMount, inputs: Sequence[Solved], job: Job, stack: AsyncExitStack,
                      env: list[str]) -> StepMount | None:
@@ -143,21 +154,6 @@ def cache_mount_id(mount: graph.RunMount, begins: Solved | None) -> str:
     if (mount.uid, mount.gid, mode) != (0, 0, _CACHE_MODE):
         found += f"\0{mount.uid}:{mount.gid}:{mode:o}"  # BuildKit: another owner, another cache
     return found
-
-
-def check_devices(op: graph.RunOp) -> None:
-    """Refuse what needs a CDI device: there are none here, and those that are not ``required`` may be absent.
-
-    Raises:
-        NotFoundError: BuildKit's words.
-    """
-    for text in op.devices:
-        fields = [field.strip() for field in text.split(",")]
-        options = {"required", "required=true", "required=1"}
-        if options & {field.lower() for field in fields}:
-            name = next((field for field in fields if not field.lower().startswith("required")), "")
-            message = f'required device "{name.removeprefix("name=")}" is not registered'
-            raise NotFoundError(message)
 
 
 def check_entitlements(op: graph.RunOp, job: Job) -> None:

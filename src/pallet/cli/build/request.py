@@ -176,7 +176,7 @@ def _extra_host(text: str) -> tuple[str, str]:
 
 def _entitlements(given: list[str]) -> list[str]:
     for text in given:
-        if text not in _ENTITLEMENTS:
+        if text.partition("=")[0] != "device" and text not in _ENTITLEMENTS:
             raise CommandError(f"invalid entitlement: {text}")
     return list(given)
 

@@ -11,8 +11,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from pallet.spec.dockerfile import devices, mounts
 from pallet.spec.dockerfile import instructions as ins
-from pallet.spec.dockerfile import mounts
 from pallet.spec.dockerfile.durations import parse_duration_ns
 from pallet.spec.dockerfile.errors import DockerfileError, ParseError
 from pallet.spec.dockerfile.flags import Flags, did_you_mean
@@ -147,7 +147,14 @@ def _run(node: Node, flags: Flags) -> ins.Run:
     return ins.Run(**_shared(node), command=command, heredocs=node.heredocs,
                    mounts=tuple(mounts.parse_fields(text) for text in flags.list("mount")),
                    network=network or None, security=security,  # type: ignore[arg-type]
-                   devices=flags.list("device"))
+                   devices=_devices(flags))
+
+
+def _devices(flags: Flags) -> tuple[str, ...]:
+    texts = flags.list("device")
+    for text in texts:
+        devices.parse(text)
+    return texts
 
 
 def _cmd(node: Node, _flags: Flags) -> ins.Cmd:

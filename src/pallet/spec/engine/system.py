@@ -111,6 +111,13 @@ class FirewallInfo(Struct, frozen=True, kw_only=True, rename="pascal"):
     info: Maybe[list[list[str]]] = UNSET
 
 
+class DeviceInfo(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """A device that containers can ask for; ``source`` is the driver."""
+
+    source: str
+    id: str = field(name="ID")
+
+
 class SystemInfo(Struct, frozen=True, kw_only=True, rename="pascal"):
     """``docker info``, server half. Memory in bytes."""
 
@@ -172,6 +179,7 @@ class SystemInfo(Struct, frozen=True, kw_only=True, rename="pascal"):
     default_address_pools: Maybe[list[AddressPoolInfo]] = UNSET
     firewall_backend: Maybe[FirewallInfo] = UNSET
     cdi_spec_dirs: list[str] = field(name="CDISpecDirs", default_factory=list)
+    discovered_devices: Maybe[list[DeviceInfo]] = UNSET
     warnings: list[str] | None = None
 
 
