@@ -128,10 +128,10 @@ class StepRunner:
         self._files = files
         self._joins = joins
         self._filters = filters
+        self._cdi = cdi
         self._cgroup_v2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
 
     async def run(self, step: StepLike, output: Callable[[int, bytes], None]) -> StepEnd:
-        self._cdi = cdi
         """See ``build.ports.StepRunner.run``."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -197,6 +197,10 @@ class StepRunner:
             private_network=sandbox.netns_fd is not None or container.host_config.network_mode == "none",
             recursive_read_only=self._facts.recursive_read_only, has_mqueue=self._facts.has_mqueue)
         spec = _with_step(oci.build(container, around, options), step, files)
+        groups: tuple[str, ...] = ()
+        if step.devices:
+            given = await devices.give(spec, step.devices, self._cdi)
+            spec, groups = given.spec, given.groups
         names = spec.process.capabilities.bounding if spec.process.capabilities else []
         seccomp = await self._filters.select(options, names, privileged=step.insecure)
         return messages.StartContainer(
@@ -218,10 +222,6 @@ class StepRunner:
             request, netns_fd=sandbox.netns_fd, attach_sockets=clients)
 
     def shim_dir(self, step_id: str) -> str:
-        groups: tuple[str, ...] = ()
-        if step.devices:
-            given = await devices.give(spec, step.devices, self._cdi)
-            spec, groups = given.spec, given.groups
         """Make and return the shim's directory."""
         path = os.fspath(self._exec_paths.shim(step_id))
         os.makedirs(path, mode=0o700, exist_ok=True)
