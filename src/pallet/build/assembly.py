@@ -23,6 +23,7 @@ from pallet.build.ops.perform import Performer
 from pallet.build.ops.running import StepMaker
 from pallet.build.ops.sources import Sources
 from pallet.build.ops.trees import Trees
+from pallet.build.planning import FrontEndRunner
 from pallet.build.remotecache.exporter import CacheExporter
 from pallet.build.remotecache.importer import CacheImporter
 from pallet.build.remotecache.mounts import MountExporter, MountImporter
@@ -54,6 +55,7 @@ class SolverParts:
     importer: CacheImporter
     exporter: CacheExporter
     devices: Devices
+    front_ends: FrontEndRunner
 
 
 def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pulls, registries: Registries,
@@ -82,7 +84,7 @@ def assemble(root: Path, *, metadata: Metadata, images: ImageStore, puller: Pull
                     performer=ForeignPerformer(performer, workers))
     keeper = CacheKeeper(cache=cache, mounts=caches, images=images, root=str(root.parent))
     return SolverParts(solver=solver, images=found, cache=cache, caches=caches, keeper=keeper, failed=failed,
-                       importer=importer, devices=devices,
+                       importer=importer, devices=devices, front_ends=FrontEndRunner(layers, runner),
                        exporter=CacheExporter(images=images, cache=cache, blobs=LazyBlobs(images, workers),
                                               registries=registries, mounts=MountExporter(
                                   caches, content=images.content, workers=workers)))

@@ -30,6 +30,16 @@ VERSION = "1"
 """Part of every key: another one when operations mean something else."""
 
 _encoder = msgspec.json.Encoder(order="deterministic")
+_LATER: dict[str, dict[str, object]] = {
+    "RunOp": {"readonly_root": False, "valid_exit_codes": (), "extra_hosts": (), "ulimits": (), "cgroup_parent": ""},
+    "RunMount": {"kept": False},
+    "CopyAction": {"include": (), "itself": False, "follow": True, "matches": False, "makes_parents": True,
+                   "time_ns": None},
+    "WriteAction": {"makes_parents": True, "time_ns": None},
+    "MakeDirectoryAction": {"makes_parents": True, "time_ns": None},
+}
+"""Fields that came after the first keys were made: where they say nothing new they are left out, so that what was
+made before is still found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +55,29 @@ def op_digest(vertex: graph.Vertex) -> str:
     """Digest of an operation by itself, with the platform it runs on."""
     op = vertex.op
     document: dict[str, object] = {"version": VERSION, "op": type(op).__name__}
-    fields = msgspec.to_builtins(op)
+    fields = _fields(op)
     if isinstance(op, graph.ImageSource | graph.OciLayoutSource):
         fields = {"digest": op.digest}
     elif isinstance(op, graph.RunOp):
-        del fields["unkeyed_env"]
+        del fields["unkeyed_env"], fields["output"]
+        fields["mounts"] = [_fields(mount) for mount in op.mounts]
         document["platform"] = str(vertex.platform) if vertex.platform is not None else ""
+    elif isinstance(op, graph.FileOp):
+        fields["actions"] = [_fields(action) for action in op.actions]
     document["fields"] = fields
     return hashlib.sha256(_encoder.encode(document)).hexdigest()
+
+
+def _fields(thing: graph.Op | graph.RunMount | graph.Action) -> dict[str, object]:
+    found: dict[str, object] = msgspec.to_builtins(thing)
+    later = _LATER.get(type(thing).__name__, {})
+    return {name: value for name, value in found.items()
+            if name not in later or getattr(thing, name) != later[name]}
+
+
+def output_key(key: str, output: int | None) -> str:
+    """Key of one of a command's outputs, from the command's own."""
+    return key if output is None else combine("output", [key, str(output)])
 
 
 class Names:
@@ -78,6 +103,8 @@ class Names:
         for one in in_order([vertex]):
             if one not in known:
                 parts = [self.op(one), *(known[below] for below in one.inputs), "nocache" if one.ignore_cache else ""]
+                if isinstance(one.op, graph.RunOp) and one.op.output is not None:
+                    parts.append(f"output {one.op.output}")
                 known[one] = Digest("sha256:" + combine("vertex", parts))
         return known[vertex]
 
@@ -96,22 +123,27 @@ def selection_key(selection: Selection) -> str:
     """A selection as text, for what is remembered about it."""
     return combine("selection", [
         "\1".join(selection.paths), "\1".join(selection.exclude),
-        f"{selection.wildcards:d}{selection.parents:d}"])
+        f"{selection.wildcards:d}{selection.parents:d}{'' if selection.follow else '-'}"])
 
 
 def uses(op: graph.Op, inputs: int) -> list[Use]:
     """How an operation looks at each of its ``inputs`` inputs; one it does not look at is left out."""
     if isinstance(op, graph.RunOp):
         found = [Use(0, None)] if inputs else []
-        return found + [Use(mount.input, Selection(paths=(mount.source,), wildcards=False))
+        return found + [Use(mount.input, None if mount.kept else Selection(paths=(mount.source,), wildcards=False))
                         for mount in op.mounts if mount.input is not None]
     if isinstance(op, graph.FileOp):
         found = [Use(0, None)] if op.has_base and inputs else []
         return found + [
-            Use(action.input, Selection(paths=action.paths, exclude=action.exclude, wildcards=action.wildcards,
-                                        parents=action.parents))
+            Use(action.input, _selection(action))
             for action in op.actions if isinstance(action, graph.CopyAction)]
     return [Use(number, None) for number in range(inputs)]
+
+
+def _selection(action: graph.CopyAction) -> Selection:
+    """What a copy looks at: with patterns of what it takes, what it leaves out counts as well."""
+    return Selection(paths=action.paths, exclude=() if action.include else action.exclude,
+                     wildcards=action.wildcards, parents=action.parents, follow=action.follow)
 
 
 def in_order(targets: Sequence[graph.Vertex]) -> list[graph.Vertex]:

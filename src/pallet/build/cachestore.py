@@ -52,6 +52,9 @@ class CacheRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Of a download, as ``algorithm:hex``."""
 
 
+Records = dict["int | None", CacheRecord]
+"""Of what a command made, by ``graph.RunOp.output``; of other operations there is None alone."""
+
 _decode = msgspec.json.Decoder(CacheRecord).decode
 _encode = msgspec.json.Encoder().encode
 

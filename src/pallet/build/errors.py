@@ -13,7 +13,7 @@ from pallet.errors import SystemFailureError
 from pallet.spec.dockerfile.errors import render_snippet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pallet.build.graph import Span, Vertex
     from pallet.types import Digest
@@ -61,3 +61,21 @@ class BuildError(SystemFailureError):
         span = self.span
         source = self.sources.get(span.filename) if span is not None else None
         return render_snippet(span.filename, source, span.start, span.end) if span and source else ""
+
+
+class FrontEndError(SystemFailureError):
+    """What a front end that is an image said went wrong."""
+
+    def __init__(self, message: str, details: Sequence[tuple[str, bytes]] = ()) -> None:
+        """Describe a failure.
+
+        Args:
+            details: typed details, for clients that know the types: their URLs and contents.
+        """
+        super().__init__(message)
+        self.details = details
+
+    @property
+    def has_source(self) -> bool:
+        """Whether the details say where it stands in a source."""
+        return any(".Source" in url for url, _ in self.details)

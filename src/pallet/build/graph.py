@@ -107,6 +107,8 @@ class RunMount:
     required: bool = False
     env: str = ""
     """Variable that gets a secret; with ``target`` "" there is no file."""
+    kept: bool = False
+    """Of a writable bind: what the command made of it is an output (``RunOp.output``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +131,17 @@ class RunOp:
     """Files (name, text) that the command's here-documents become, under ``/dev/pipes/``."""
     surroundings: tuple[str, ...] = ()
     """What the request sets for all commands and any can see (hosts, limits): only for the cache key."""
+    readonly_root: bool = False
+    valid_exit_codes: tuple[int, ...] = ()
+    """Empty is 0 alone."""
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    """(name, address) of this command, after the request's."""
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    """(name, soft, hard) of this command, after the request's."""
+    cgroup_parent: str = ""
+    output: int | None = None
+    """Which file system the vertex is: None for the root, else the number of a mount that is ``kept``. The command
+    is the same one, and runs once for all of them."""
 
 
 OR_ROOT = "?"
@@ -155,6 +168,17 @@ class CopyAction:
     unpack: bool = False
     """Archives are unpacked (``ADD``)."""
     wildcards: bool = True
+    include: tuple[str, ...] = ()
+    """Patterns of what is copied of a directory; empty is everything."""
+    itself: bool = False
+    """A directory is copied itself, not what is in it."""
+    follow: bool = True
+    """A link is what it leads to."""
+    matches: bool = False
+    """Wildcards have to match something."""
+    makes_parents: bool = True
+    time_ns: int | None = None
+    """Of everything that is copied; None keeps the source's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +189,9 @@ class WriteAction:
     data: bytes
     mode: str = ""
     owner: str = ""
+    makes_parents: bool = True
+    """Without them the file may be there, and keeps its mode."""
+    time_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,9 +201,31 @@ class MakeDirectoryAction:
     path: str
     owner: str = ""
     mode: int = 0o755
+    makes_parents: bool = True
+    time_ns: int | None = None
 
 
-Action = CopyAction | WriteAction | MakeDirectoryAction
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveAction:
+    """Remove a file or a whole directory."""
+
+    path: str
+    may_be_absent: bool = False
+    wildcards: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkAction:
+    """Make a symbolic link."""
+
+    path: str
+    target: str
+    """As the link has it."""
+    owner: str = ""
+    time_ns: int | None = None
+
+
+Action = CopyAction | WriteAction | MakeDirectoryAction | RemoveAction | LinkAction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,11 +245,16 @@ class MergeOp:
 
 
 @dataclass(frozen=True, slots=True)
+class DiffOp:
+    """What input 1 has that input 0 has not, as layers that others can carry."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScratchOp:
     """No files at all."""
 
 
-Op = (ImageSource | LocalSource | HttpSource | GitSource | OciLayoutSource | RunOp | FileOp | MergeOp
+Op = (ImageSource | LocalSource | HttpSource | GitSource | OciLayoutSource | RunOp | FileOp | MergeOp | DiffOp
       | ScratchOp)
 
 # --- the graph -----------------------------------------------------------------------------------
@@ -274,3 +328,5 @@ class Plan:
     warnings: tuple[LintWarning, ...] = ()
     sources: dict[str, bytes] = field(default_factory=dict)
     """Text of the files that spans name: for errors and warnings that show lines."""
+    answers: dict[str, bytes] = field(default_factory=dict)
+    """What a front end that is an image said of it: to subrequests, instead of targets."""

@@ -7,17 +7,18 @@ Runs   on the loop.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pallet.build.cachekey import Names
+from pallet.build.graph import RunOp
 from pallet.build.progress import LogEvent, StatusEvent, VertexEvent
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from pallet.build.cachestore import CacheRecord
+    from pallet.build.cachestore import Records
     from pallet.build.graph import LocalSource, Vertex
     from pallet.build.ports import BuildClient, ContextTree, FrontendOptions
     from pallet.build.progress import Watch
@@ -60,8 +61,14 @@ class Job:
     log_limit_bytes: int = 2 << 20
     """Of one step's output."""
     logged: dict[Vertex, int] = field(default_factory=dict)
-    begun: list[Execution[CacheRecord]] = field(default_factory=list)
+    begun: list[Execution[Records]] = field(default_factory=list)
     """Work that this build has begun: others may have joined it and need it longer."""
+    ran: dict[str, Records] = field(default_factory=dict)
+    """What it has carried out for itself alone: once, whatever the cache is."""
+    told: set[Digest] = field(default_factory=set)
+    """Vertices of which nothing more is to be told."""
+    commands: dict[Vertex, Digest] = field(default_factory=dict)
+    """Names of the commands that vertices are outputs of."""
     held: list[str] = field(default_factory=list)
     """Cache records held."""
     trees: dict[LocalSource, asyncio.Task[ContextTree]] = field(default_factory=dict)
@@ -69,8 +76,17 @@ class Job:
     """What the client piped in, by URL: it can be had once."""
 
     def digest(self, vertex: Vertex) -> Digest:
-        """The vertex's name in the progress."""
+        """What a vertex is known by: equal ones are one."""
         return self.names.digest(vertex)
+
+    def shown(self, vertex: Vertex) -> Digest:
+        """The vertex's name in the progress: one for all outputs of a command."""
+        operation = vertex.op
+        if not isinstance(operation, RunOp) or operation.output is None:
+            return self.digest(vertex)
+        if vertex not in self.commands:
+            self.commands[vertex] = self.digest(replace(vertex, op=replace(operation, output=None)))
+        return self.commands[vertex]
 
     def tell(self, vertex: Vertex, *, started_ns: int = 0, completed_ns: int = 0, cached: bool = False,
              error: str = "") -> None:
@@ -78,7 +94,7 @@ class Job:
         if not vertex.name:
             return
         self.watch(VertexEvent(
-            digest=self.digest(vertex), name=vertex.name, inputs=tuple(self.digest(below) for below in vertex.inputs),
+            digest=self.shown(vertex), name=vertex.name, inputs=tuple(self.shown(below) for below in vertex.inputs),
             started_ns=started_ns, completed_ns=completed_ns, cached=cached, error=error, span=vertex.span))
 
     def log(self, vertex: Vertex, stream: int, data: bytes) -> None:
@@ -90,7 +106,7 @@ class Job:
         if self.logged[vertex] >= self.log_limit_bytes:
             limit = f"{self.log_limit_bytes >> 20}MiB"
             data = data[:self.log_limit_bytes - before] + f"\n[output clipped, log limit {limit} reached]\n".encode()
-        self.watch(LogEvent(vertex=self.digest(vertex), stream=stream, data=data, timestamp_ns=time.time_ns()))
+        self.watch(LogEvent(vertex=self.shown(vertex), stream=stream, data=data, timestamp_ns=time.time_ns()))
 
     def status(self, vertex: Vertex, name: str) -> Callable[[int, int], None]:
         """Begin to tell of a part of a vertex; call the result with what is done and the total (equal: ended)."""

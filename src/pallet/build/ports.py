@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from pallet.build.graph import LocalSource, Plan
+    from pallet.build.entries import Entry
+    from pallet.build.graph import LocalSource, Plan, Vertex
     from pallet.build.progress import Watch
-    from pallet.build.request import Export
+    from pallet.build.request import BuildRequest, Export
     from pallet.spec.image import ImageConfigFile
     from pallet.spec.platform import Platform
     from pallet.types import Digest
@@ -64,6 +65,8 @@ class FrontendOptions:
     git_auth: bool = True
     ignore_syntax: bool = False
     """``# syntax=`` is a comment, as for the classic builder."""
+    cmdline: str = ""
+    """The front end that the file was given to already: its ``# syntax=`` has been followed."""
     inputs: Mapping[str, Plan] = field(default_factory=dict)
     """What ``input:NAME`` among the contexts means: another build's plan (``build/inputs.py``)."""
 
@@ -233,6 +236,109 @@ class ImageResolver(Protocol):
         ...
 
 
+# --- plans that others make ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontEndProcess:
+    """A front end that is an image, as a process."""
+
+    image: ResolvedImage
+    platform: Platform
+    args: tuple[str, ...]
+    env: tuple[str, ...]
+    cwd: str = "/"
+    network: str = "default"
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """What it finds by absolute paths."""
+
+
+class Planning(Protocol):
+    """One build while its plan is made by somebody who asks for things on the way: ``build/planning.py``."""
+
+    @property
+    def request(self) -> BuildRequest:
+        """What is to be built."""
+        ...
+
+    @property
+    def client(self) -> BuildClient:
+        """For whom."""
+        ...
+
+    @property
+    def watch(self) -> Watch:
+        """Who is told."""
+        ...
+
+    async def image(self, reference: str, platform: Platform, *, pull: bool = False) -> ResolvedImage:
+        """Find an image's config; by its digest also one that no registry has."""
+        ...
+
+    async def layout(self, store: str, digest: str, platform: Platform) -> ResolvedImage:
+        """Find that of an image in a client's OCI layout."""
+        ...
+
+    async def inputs(self) -> Mapping[str, Plan]:
+        """Plan the builds that this one builds on, by their names."""
+        ...
+
+    async def dockerfile(self, request: BuildRequest) -> Plan:
+        """Plan what a request asks of the built-in language, whatever its ``# syntax=`` says.
+
+        Raises:
+            DockerfileError: it cannot be understood.
+        """
+        ...
+
+    async def answers(self, subrequest: str, request: BuildRequest) -> Mapping[str, bytes]:
+        """Answer what is asked of a Dockerfile."""
+        ...
+
+    async def solve(self, vertices: Sequence[Vertex], sources: Mapping[str, bytes]) -> None:
+        """Solve vertices.
+
+        Args:
+            sources: texts that their spans are of.
+
+        Raises:
+            BuildError: one failed.
+        """
+        ...
+
+    async def read(self, vertex: Vertex, path: str, limit_bytes: int) -> bytes | None:
+        """Solve a vertex and read a file of what it came to; None if it is absent."""
+        ...
+
+    async def entries(self, vertex: Vertex, path: str) -> Sequence[Entry] | None:
+        """Solve a vertex and look what is at a path: itself by the name "", and what is in it; None if absent."""
+        ...
+
+    async def run(self, process: FrontEndProcess, peer: socket.socket) -> None:
+        """Run a front end to its end, ``peer`` its standard input and output, closed here. Cancelling kills it.
+
+        Raises:
+            PalletError: it could not be started, or failed.
+        """
+        ...
+
+
+class Planner(Protocol):
+    """Makes the plan of a build instead of the built-in front end."""
+
+    async def __call__(self, planning: Planning, /) -> Plan:
+        """Make it."""
+        ...
+
+
+class FrontEnds(Protocol):
+    """Front ends that are images: ``api/buildkit/frontends.py``, which has their protocol."""
+
+    def planner(self, cmdline: str) -> Planner:
+        """What plans with an image; ``cmdline`` begins with its name."""
+        ...
+
+
 # --- running commands ----------------------------------------------------------------------------
 
 
@@ -256,6 +362,8 @@ class StepMount:
     gid: int = 0
     data: bytes = b""
     dial: AgentDialer | None = None
+    snapshot: str = ""
+    """Of an ``overlay``: key of an active snapshot to write to, which stays the caller's; "" for one of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +384,7 @@ class Step:
     """CDI devices by their whole names."""
     options: FrontendOptions
     """For limits, hosts, shm and cgroup parent."""
+    readonly_root: bool = False
 
 
 class StepEnd(Protocol):
@@ -302,6 +411,14 @@ class StepRunner(Protocol):
 
         Raises:
             PalletError: it could not be started (working directory, user, no such program: in BuildKit's words).
+        """
+        ...
+
+    async def converse(self, step: Step, peer: socket.socket, output: StepOutput) -> StepEnd:
+        """Run a command whose standard input and output are ``peer``, closed here; ``output`` gets its errors.
+
+        Raises:
+            PalletError: as ``run``.
         """
         ...
 

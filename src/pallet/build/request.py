@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pallet.build.graph import LintWarning
-    from pallet.build.ports import BuildClient, FrontendOptions
+    from pallet.build.ports import BuildClient, FrontendOptions, Planner
     from pallet.types import Digest, ImageId
 
 
@@ -53,6 +53,14 @@ class BuildRequest:
     """Keep the state of a failed step for a debug shell."""
     inputs: Mapping[str, tuple[BuildRequest, BuildClient]] = field(default_factory=dict)
     """Other builds whose results are contexts of this one, by the name in ``input:NAME``."""
+    planner: Planner | None = None
+    """What makes the plan; None: the Dockerfile."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """``options`` as the client gave them (FrontendAttrs), for front ends that are images; empty where it gave none."""
+    session: str = ""
+    """The client's, where it has one."""
+    definitions: Mapping[str, bytes] = field(default_factory=dict)
+    """``inputs`` as BuildKit's definitions, where the client gave them so."""
     classic: bool = False
     """History and container config as the classic builder writes them."""
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pallet.aio import run_blocking
 from pallet.build.compose import solved_target
 from pallet.build.devices import check_devices
-from pallet.build.errors import BuildError
+from pallet.build.errors import BuildError, FrontEndError
 from pallet.build.export import attest
 from pallet.build.export.documents import read_annotations
 from pallet.build.export.image import export_image
@@ -31,10 +31,11 @@ from pallet.build.progress import WarningEvent
 from pallet.build.remote import RemoteContext
 from pallet.build.remotecache.links import check_caches, open_caches, with_inline_cache, write_caches
 from pallet.build.request import BuildResult
-from pallet.errors import InvalidParameterError, NotFoundError, NotImplementedApiError, UnavailableError
+from pallet.errors import InvalidParameterError, NotFoundError, NotImplementedApiError, PalletError, UnavailableError
 from pallet.image.lazyblobs import LazyBlobs
 from pallet.layer.remove import discard
 from pallet.spec.dockerfile.errors import DockerfileError
+from pallet.spec.dockerfile.syntax import detect_syntax, is_builtin, syntax_line
 from pallet.spec.ignore import read_patterns
 from pallet.types import DiffID
 
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
     from pallet.build.context import ContextStore
     from pallet.build.export.model import Notes, Pushes
     from pallet.build.graph import LintWarning, Plan
-    from pallet.build.ports import BuildClient, FrontendOptions, ResolvedImage, SolvedTarget
+    from pallet.build.planning import Planning
+    from pallet.build.ports import BuildClient, FrontendOptions, FrontEnds, ResolvedImage, SolvedTarget
     from pallet.build.progress import Watch
     from pallet.build.request import BuildRequest, Export
     from pallet.build.treeclient import WorkerRunner
@@ -81,6 +83,8 @@ class Builder:
         self._notes = notes
         self._collector = collector
         self._plans = Plans(parts.images)
+        self.front_ends: FrontEnds | None = None
+        """What plans with images; None: nothing does."""
         self._running: set[asyncio.Task[Any]] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -172,7 +176,11 @@ class Builder:
 
     async def _plan(self, request: BuildRequest, job: Job, progress: Progress) -> tuple[bytes, Plan]:
         """Read the Dockerfile and say what there is to do."""
+        if request.planner is not None:
+            return b"", await request.planner(self._planning(request, job, progress))
         source, exclude = await self._read(request, job, progress)
+        if cmdline := self._image_of(source, request.options):
+            return source, await self._plan_by_image(cmdline, source, self._planning(request, job, progress))
         warnings: Sequence[LintWarning] = ()
         try:
             made, job.names = await self._plans.plan(source, await self._with_inputs(request, job, progress),
@@ -185,6 +193,48 @@ class Builder:
             for warning in warnings:
                 progress.watch(WarningEvent(vertex=progress.definition, warning=warning))
         return source, made
+
+    def _image_of(self, source: bytes, options: FrontendOptions) -> str:
+        """The image that is the front end of a file, with its arguments; "" for the built-in one."""
+        if options.ignore_syntax or options.cmdline or self.front_ends is None:
+            return ""
+        wanted = options.build_args.get("BUILDKIT_SYNTAX") or detect_syntax(source)
+        return "" if not wanted or is_builtin(wanted) else wanted
+
+    async def _plan_by_image(self, cmdline: str, source: bytes, planning: Planning) -> Plan:
+        """Let an image plan; where it does not say what is wrong where, the line that named it is shown."""
+        assert self.front_ends is not None
+        options = planning.request.options
+        try:
+            return await self.front_ends.planner(cmdline)(planning)
+        except PalletError as error:
+            if _has_source(error):
+                raise
+            problem = error
+        if options.build_args.get("BUILDKIT_SYNTAX"):
+            message = f"failed with build-arg:BUILDKIT_SYNTAX = {cmdline}: {problem}"
+            raise DockerfileError(message) from problem
+        line = syntax_line(source)
+        failure = DockerfileError(str(problem), (line, line))
+        failure.filename, failure.source = options.filename, source
+        raise failure from problem
+
+    def _planning(self, request: BuildRequest, job: Job, progress: Progress) -> Planning:
+        from pallet.build.planning import Means, Planning  # few builds are planned by others
+
+        async def dockerfile(below: BuildRequest) -> Plan:
+            options = replace(below.options, cmdline=below.options.cmdline or "dockerfile.v0")
+            _, made = await self._plan(replace(below, options=options, planner=None), job, progress)
+            return made
+
+        async def answers(subrequest: str, below: BuildRequest) -> Mapping[str, bytes]:
+            return await self._answer(subrequest, below, job, progress)
+
+        async def inputs() -> Mapping[str, Plan]:
+            return (await self._with_inputs(request, job, progress)).inputs
+
+        return Planning(request, job, self.parts, Means(dockerfile=dockerfile, inputs=inputs, answers=answers,
+                                                        tree=lambda: self._remote(request)))
 
     async def _with_inputs(self, request: BuildRequest, job: Job, progress: Progress) -> FrontendOptions:
         """The request's options, with the plans of the builds that it builds on."""
@@ -222,8 +272,11 @@ class Builder:
         options = request.options
         name = options.filename
         remote: RemoteContext | None = None
+        given = await self._given(request, job, progress)
 
         async def read(source: str, path: str) -> bytes | None:
+            if source in given:
+                return await given[source].read(path, _MAX_DOCKERFILE_BYTES)
             with suppress(NotFoundError):
                 found = await job.client.read_file(source, path, _MAX_DOCKERFILE_BYTES)
                 if found is not None or remote is None:
@@ -237,8 +290,7 @@ class Builder:
                 source = await read("dockerfile", f"{name.removesuffix('Dockerfile')}dockerfile")
             vertex.transferred("transferring dockerfile:", len(source or b""))
         if options.remote_context and source is None:
-            remote = RemoteContext(options.remote_context, solver=self.parts.solver, workers=self._workers,
-                                   snapshotter=self._images.snapshotter, scratch=self._scratch)
+            remote = self._remote(request)
             await remote.load(job, _MAX_DOCKERFILE_BYTES)
             source = await read("dockerfile", name)
         if source is None:
@@ -254,6 +306,19 @@ class Builder:
                 ignore = await read("context", ".dockerignore")
             vertex.transferred("transferring context:", len(ignore or b""))
         return source, tuple(read_patterns(ignore)) if ignore else ()
+
+    async def _given(self, request: BuildRequest, job: Job, progress: Progress) -> dict[str, RemoteContext]:
+        """Contexts that are results of other builds."""
+        names = {"context", "dockerfile"} & {*request.inputs, *request.options.inputs}
+        if not names:
+            return {}
+        inputs = (await self._with_inputs(request, job, progress)).inputs
+        found: dict[str, RemoteContext] = {}
+        for name in names:
+            (solved,) = await self.parts.solver.solve([inputs[name].targets[0].vertex], job)
+            found[name] = self._remote(request)
+            found[name].show(solved.layers)
+        return found
 
     async def _export(self, request: BuildRequest, made: Plan, job: ExportJob, started_ns: int) -> BuildResult:
         attestations = attest.wanted(request)
@@ -292,17 +357,26 @@ class Builder:
             DockerfileError: the Dockerfile cannot be understood.
             NotImplementedApiError: an unknown subrequest.
         """
-        from pallet.build.dockerfile.subrequests import Asked  # few builds ask
-
         progress = Progress(watch, request.ref)
         job = Job(client=client, watch=watch, options=request.options, lease=self._images.lease())
         try:
-            source, exclude = await self._read(request, job, progress)
-            options = await self._with_inputs(request, job, progress)
-            return await Asked(source, options, resolver=self.parts.images, client=client, watch=watch,
-                               exclude=exclude).answer(subrequest)
+            return await self._answer(subrequest, request, job, progress)
         finally:
             await asyncio.shield(self.parts.solver.end(job))
+
+    async def _answer(self, subrequest: str, request: BuildRequest, job: Job, progress: Progress
+                      ) -> Mapping[str, bytes]:
+        from pallet.build.dockerfile.subrequests import Asked  # few builds ask
+
+        if request.planner is not None:
+            return (await request.planner(self._planning(request, job, progress))).answers
+        source, exclude = await self._read(request, job, progress)
+        if cmdline := self._image_of(source, request.options):
+            asking = replace(request, attributes={**request.attributes, "requestid": subrequest})
+            return (await self._plan_by_image(cmdline, source, self._planning(asking, job, progress))).answers
+        options = await self._with_inputs(request, job, progress)
+        return await Asked(source, options, resolver=self.parts.images, client=job.client, watch=job.watch,
+                           exclude=exclude).answer(subrequest)
 
     async def files(self, request: BuildRequest, client: BuildClient, watch: Watch, look: Callable[
             [RemoteContext], Awaitable[T]], *, source: bool) -> T:
@@ -315,8 +389,7 @@ class Builder:
         progress = Progress(watch, request.ref)
         job = Job(client=client, watch=watch, options=request.options, lease=self._images.lease())
         try:
-            tree = RemoteContext(request.options.remote_context, solver=self.parts.solver, workers=self._workers,
-                                 snapshotter=self._images.snapshotter, scratch=self._scratch)
+            tree = self._remote(request)
             if source:
                 await tree.load(job, _MAX_DOCKERFILE_BYTES)
             else:
@@ -326,6 +399,10 @@ class Builder:
             return await look(tree)
         finally:
             await asyncio.shield(self.parts.solver.end(job))
+
+    def _remote(self, request: BuildRequest) -> RemoteContext:
+        return RemoteContext(request.options.remote_context, solver=self.parts.solver, workers=self._workers,
+                             snapshotter=self._images.snapshotter, scratch=self._scratch)
 
     async def resolve_image(self, reference: str, platform: Platform, *, pull: bool, client: BuildClient,
                             watch: Watch) -> ResolvedImage:
@@ -337,6 +414,15 @@ async def _nothing(job: ExportJob, export: Export) -> dict[str, str]:
     """Output ``cacheonly``: the build was for the cache."""
     del job, export
     return {}
+
+
+def _has_source(error: PalletError) -> bool:
+    """Whether a failure says where it stands in a source."""
+    if isinstance(error, BuildError):
+        return error.span is not None
+    if isinstance(error, DockerfileError):
+        return error.lines is not None
+    return isinstance(error, FrontEndError) and error.has_source
 
 
 def _check(request: BuildRequest) -> None:

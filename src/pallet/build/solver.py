@@ -15,11 +15,11 @@ import time
 from typing import TYPE_CHECKING
 
 from pallet.build import graph
-from pallet.build.cachekey import chain_key, combine, in_order, uses
+from pallet.build.cachekey import chain_key, combine, in_order, output_key, uses
 from pallet.build.cachestore import CacheRecord
 from pallet.build.errors import BuildError
 from pallet.build.job import Solved
-from pallet.build.ops.selection import SourceMissingError
+from pallet.build.ops.selection import SourceError
 from pallet.build.sharing import Executions
 from pallet.errors import PalletError, UnavailableError
 from pallet.types import DiffID
@@ -27,12 +27,12 @@ from pallet.types import DiffID
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pallet.build.cachestore import CacheStore
+    from pallet.build.cachestore import CacheStore, Records
     from pallet.build.graph import Vertex
     from pallet.build.job import Job
     from pallet.build.ops.contents import Contents
     from pallet.build.ops.emulation import ForeignPerformer
-    from pallet.build.ops.perform import Made
+    from pallet.build.ops.perform import Outputs
     from pallet.build.ops.sources import Sources
     from pallet.build.remotecache.importer import CacheImporter
 
@@ -42,7 +42,7 @@ _CLOSED = "the daemon is shutting down"
 _STEPS_A_CPU = 2
 """Steps mostly wait for disks and networks."""
 _LAYER_OPS = (graph.RunOp, graph.FileOp)
-_KEYED = (*_LAYER_OPS, graph.MergeOp)
+_KEYED = (*_LAYER_OPS, graph.MergeOp, graph.DiffOp)
 """What has a definition: sources are what they hold."""
 
 
@@ -56,7 +56,7 @@ class Solver:
         self._contents = contents
         self._performer = performer
         self._importer = importer
-        self._executions: Executions[CacheRecord] = Executions()
+        self._executions: Executions[Records] = Executions()
         self._ending: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(_STEPS_A_CPU * (os.cpu_count() or 1))
         self._closed = False
@@ -70,7 +70,8 @@ class Solver:
         """
         order = in_order(targets)
         for vertex in order:
-            job.tell(vertex)
+            if job.shown(vertex) not in job.told:
+                job.tell(vertex)
         run = _Run(self, job)
         try:
             async with asyncio.TaskGroup() as group:
@@ -177,28 +178,37 @@ class Solver:
         job.lease.add_layers(DiffID(layer) for layer in record.layers)
 
     async def perform(self, vertex: Vertex, inputs: Sequence[Solved], job: Job, keys: Sequence[str]) -> CacheRecord:
-        """Carry an operation out, once for all who want it now, and record what it made."""
+        """Carry an operation out, once for all who want it now, and record what it made.
+
+        Args:
+            keys: of the whole command, whichever of its outputs the vertex is.
+        """
         if self._closed:
             raise UnavailableError(_CLOSED)
         # A build that wants its failed steps kept has them to itself: it ends them.
         alone = vertex.ignore_cache or job.debug
-        shared = f"{keys[0]}:{id(job)}:{job.digest(vertex)}" if alone else keys[0]
+        shared = f"{keys[0]}:{id(job)}:{job.shown(vertex)}" if alone else keys[0]
 
-        async def work(output: Callable[[int, bytes], None]) -> CacheRecord:
+        async def work(output: Callable[[int, bytes], None]) -> Records:
             async with self._slots:
                 made = await self._performer.perform(vertex, inputs, job, output)
             return self._record(vertex, inputs, made, keys)
 
-        record = await self._executions.run(
-            shared, work, lambda stream, data: job.log(vertex, stream, data), job.begun)
-        self.hold(record, job)
-        return record
+        records = job.ran.get(shared)
+        if records is None:
+            records = await self._executions.run(
+                shared, work, lambda stream, data: job.log(vertex, stream, data), job.begun)
+            if alone:
+                job.ran[shared] = records
+        for record in records.values():
+            self.hold(record, job)
+        return records[output_of(vertex)]
 
-    def _record(self, vertex: Vertex, inputs: Sequence[Solved], made: Made, keys: Sequence[str]) -> CacheRecord:
-        base = inputs[0].layers if made.on_base else ()
-        return self.cache.put(CacheRecord(
-            id="", description=vertex.name, layers=(*base, made.diff_id), own=1, size_bytes=made.size_bytes,
-            parents=tuple(solved.record for solved in inputs if solved.record)), keys)
+    def _record(self, vertex: Vertex, inputs: Sequence[Solved], made: Outputs, keys: Sequence[str]) -> Records:
+        return {output: self.cache.put(CacheRecord(
+            id="", description=vertex.name, layers=(*one.base, one.diff_id), own=1, size_bytes=one.size_bytes,
+            parents=tuple(solved.record for solved in inputs if solved.record)),
+            [output_key(key, output) for key in keys]) for output, one in made.items()}
 
 
 class _Run:
@@ -209,7 +219,7 @@ class _Run:
         self._job = job
         self._tasks: dict[str, asyncio.Task[Solved]] = {}
         self._definitions: dict[Vertex, str] = {}
-        self._told: set[Vertex] = set()
+        self._failures: dict[Vertex, BuildError] = {}
 
     async def stop(self) -> None:
         """End what is under way."""
@@ -241,17 +251,20 @@ class _Run:
             return await self._decide(vertex)
         except BuildError:
             raise
-        except SourceMissingError as error:
-            text = f"failed to calculate checksum of ref {_ref(self._job, vertex)}: {error}"
-            raise self._failed(vertex, text, "failed to compute cache key: ") from error
         except (PalletError, OSError) as error:
-            raise self._failed(vertex, str(error)) from error
+            raise self._failed(vertex, error) from error
 
-    def _failed(self, vertex: Vertex, text: str, prefix: str = "") -> BuildError:
-        """Tell that a vertex failed; ``prefix`` stands in the build's error only."""
-        now = time.time_ns()
-        self._job.tell(vertex, started_ns=now, completed_ns=now, error=text)
-        return BuildError(prefix + text, vertex=vertex, digest=self._job.digest(vertex))
+    def _failed(self, vertex: Vertex, error: PalletError | OSError) -> BuildError:
+        """Tell once that a vertex cannot be, whoever asked for it."""
+        if vertex not in self._failures:
+            text, prefix = str(error), ""
+            if isinstance(error, SourceError):
+                text = f"failed to calculate checksum of ref {_ref(self._job, vertex)}: {error}"
+                prefix = "failed to compute cache key: "
+            now = time.time_ns()
+            self._job.tell(vertex, started_ns=now, completed_ns=now, error=text)
+            self._failures[vertex] = BuildError(prefix + text, vertex=vertex, digest=self._job.digest(vertex))
+        return self._failures[vertex]
 
     async def _decide(self, vertex: Vertex) -> Solved:
         op = vertex.op
@@ -259,16 +272,20 @@ class _Run:
             return self._cached(vertex, Solved(cached=True))
         if isinstance(op, graph.MergeOp):
             return await self._merge(vertex)
+        if isinstance(op, graph.DiffOp):
+            return await self._diff(vertex)
         if not isinstance(op, _LAYER_OPS):
             return await self._source(vertex)
         definition = "" if _uncached(vertex) else await self._definition(vertex)
-        record = await self._look([definition], vertex) if definition else None
+        output = output_of(vertex)
+        record = await self._look([output_key(definition, output)], vertex) if definition else None
         if record is not None:
             return self._from(vertex, record)
         inputs = await self._inputs(vertex)
         content = await self._content_key(vertex, inputs)
         keys = [content, definition] if definition else [content]
-        record = await self._look(keys, vertex) if not vertex.ignore_cache else None
+        if not vertex.ignore_cache:
+            record = await self._look([output_key(key, output) for key in keys], vertex)
         if record is not None:
             return self._from(vertex, record)
         return await self._perform(vertex, inputs, keys)
@@ -290,7 +307,7 @@ class _Run:
                 raise
             raise BuildError(str(error), vertex=vertex, digest=job.digest(vertex)) from error
         job.tell(vertex, started_ns=started, completed_ns=time.time_ns())
-        self._told.add(vertex)
+        job.told.add(job.shown(vertex))
         return _solved(record, cached=False)
 
     async def _source(self, vertex: Vertex) -> Solved:
@@ -304,7 +321,7 @@ class _Run:
             raise BuildError(str(error), vertex=vertex, digest=job.digest(vertex)) from error
         if solved.cached:
             return self._cached(vertex, solved)
-        self._told.add(vertex)
+        job.told.add(job.shown(vertex))
         job.tell(vertex, started_ns=started, completed_ns=time.time_ns())
         return solved
 
@@ -313,6 +330,16 @@ class _Run:
         layers = tuple(layer for solved in inputs for layer in solved.layers)
         created = max((solved.created_ns for solved in inputs), default=0)
         return Solved(layers=layers, created_ns=created, cached=True)  # nothing is done: nobody sees it
+
+    async def _diff(self, vertex: Vertex) -> Solved:
+        inputs = await self._inputs(vertex)
+        lower, upper = inputs
+        if upper.layers[:len(lower.layers)] == lower.layers:
+            layers = upper.layers[len(lower.layers):]
+            return self._cached(vertex, Solved(layers=layers, created_ns=upper.created_ns, cached=True))
+        keys = [combine("diff", [chain_key(lower.layers), chain_key(upper.layers)])]
+        record = await self._look(keys, vertex)
+        return self._from(vertex, record) if record is not None else await self._perform(vertex, inputs, keys)
 
     async def _inputs(self, vertex: Vertex) -> list[Solved]:
         return list(await asyncio.gather(*(self.result(below) for below in vertex.inputs)))
@@ -328,10 +355,11 @@ class _Run:
         return solved
 
     def _tell_cached(self, vertex: Vertex) -> None:
-        if vertex in self._told or isinstance(vertex.op, graph.MergeOp):
+        shown = self._job.shown(vertex)
+        if shown in self._job.told or isinstance(vertex.op, graph.MergeOp):
             return
         now = time.time_ns()
-        self._told.add(vertex)
+        self._job.told.add(shown)
         self._job.tell(vertex, started_ns=now, completed_ns=now, cached=True)
 
     # Keys
@@ -347,7 +375,12 @@ class _Run:
                 self._task(one)
         for one in order:
             if one not in self._definitions and isinstance(one.op, _KEYED):
-                self._definitions[one] = await self._make_definition(one)
+                try:
+                    self._definitions[one] = await self._make_definition(one)
+                except BuildError:
+                    raise
+                except (PalletError, OSError) as error:  # its fault, not that of who asks for it
+                    raise self._failed(one, error) from error
         return self._definitions[vertex]
 
     async def _make_definition(self, vertex: Vertex) -> str:
@@ -356,16 +389,25 @@ class _Run:
         for use in uses(vertex.op, len(vertex.inputs)):
             below = vertex.inputs[use.input]
             key = self._definitions.get(below)
-            if key is None:
-                key = await self._part(await self.result(below), use)
+            key = (await self._taken(below, await self.result(below), use) if key is None
+                   else output_key(key, output_of(below)))
             parts.append(f"{use.input}:{key}")
         return combine("definition", parts)
 
     async def _content_key(self, vertex: Vertex, inputs: Sequence[Solved]) -> str:
         parts = [self._job.names.op(vertex)]
-        parts += [f"{use.input}:{await self._part(inputs[use.input], use)}"
+        parts += [f"{use.input}:{await self._taken(vertex.inputs[use.input], inputs[use.input], use)}"
                   for use in uses(vertex.op, len(vertex.inputs))]
         return combine("content", parts)
+
+    async def _taken(self, below: Vertex, solved: Solved, use: object) -> str:
+        """What an operation takes of an input. For an image as it is, BuildKit calculates nothing: its words differ."""
+        try:
+            return await self._part(solved, use)
+        except SourceError as error:
+            if isinstance(below.op, graph.ImageSource):
+                raise error.plain() from error
+            raise
 
     async def _part(self, solved: Solved, use: object) -> str:
         if getattr(use, "selection", None) is None and solved.tree is None:
@@ -382,7 +424,7 @@ class _Run:
             base = vertex.inputs[0] if vertex.inputs else None
             if solved is None or base is None or base in job.results:
                 continue
-            on_base = isinstance(vertex.op, graph.RunOp) or (
+            on_base = (isinstance(vertex.op, graph.RunOp) and vertex.op.output is None) or (
                 isinstance(vertex.op, graph.FileOp) and vertex.op.has_base)
             if on_base:
                 job.results[base] = self._below(solved)
@@ -402,6 +444,11 @@ class _Run:
 def _solved(record: CacheRecord, *, cached: bool) -> Solved:
     return Solved(layers=tuple(DiffID(layer) for layer in record.layers), created_ns=record.created_ns,
                   cached=cached, record=record.id)
+
+
+def output_of(vertex: Vertex) -> int | None:
+    """Which output of its command a vertex is."""
+    return vertex.op.output if isinstance(vertex.op, graph.RunOp) else None
 
 
 def _uncached(vertex: Vertex) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pallet.aio import run_blocking
 from pallet.api.backends import Backends
 from pallet.build.kept import kept_layers
-from pallet.daemon.buildkit import make_door
+from pallet.daemon.buildkit import FrontEnds, make_door
 from pallet.daemon.deferred import deferred, made
 from pallet.engine import hostinfo
 from pallet.engine.archives import ContainerArchives
@@ -231,7 +231,8 @@ class Daemon:
             from pallet.daemon.builder import make_builder
 
             return make_builder(data=self.data, parts=self.solving, images=self.images, image_api=image_api,
-                                supervisor=self.supervisor, events=self.events, config=self.config.builder)
+                                supervisor=self.supervisor, events=self.events, config=self.config.builder,
+                                front_ends=FrontEnds(lambda: self._buildkit))
 
         def backend() -> BuildKitBuilder:
             from pallet.build.buildkit import BuildKitBuilder

@@ -23,6 +23,7 @@ from pallet.spec.engine.options import PushOptions
 
 if TYPE_CHECKING:
     from pallet.build.assembly import SolverParts
+    from pallet.build.ports import FrontEnds
     from pallet.build.progress import Watch
     from pallet.config import BuilderConfig
     from pallet.engine.events import EventBus
@@ -38,11 +39,12 @@ _TOKEN_USER = "<token>"  # noqa: S105 - the name that says what comes with it
 
 
 def make_builder(*, data: DataPaths, parts: SolverParts, images: ImageStore, image_api: Images,
-                 supervisor: Supervisor, events: EventBus, config: BuilderConfig) -> BuildDoors:
+                 supervisor: Supervisor, events: EventBus, config: BuilderConfig, front_ends: FrontEnds) -> BuildDoors:
     """Make the builder's doors; what an earlier daemon's builds left goes first. Blocking."""
     builder = Builder(parts, images=images, contexts=ContextStore(data.build / "contexts", discard=discard),
                       workers=supervisor, scratch=data.build / "scratch", pushes=BuildPushes(image_api), notes=events,
                       collector=CacheCollector(parts.keeper, config, str(data.root)))
+    builder.front_ends = front_ends
     builder.sweep()
     parts.caches.sweep()
     parts.keeper.contexts = builder.contexts

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from pallet.api.buildkitbackend import BuildKitBackend
     from pallet.build.devices import Devices
+    from pallet.build.ports import Planner
     from pallet.build.usage import CachePrune
     from pallet.config import BuilderConfig
     from pallet.spec.platform import Platform
@@ -49,3 +50,16 @@ def make_door(backend: BuildKitBackend, *, worker_id: str, host_gateway: Callabl
 
     return BuildKitDoor(backend=backend, worker_id=worker_id, host_gateway=host_gateway, native=native,
                         platforms=runnable, version=version, gc_rules=rules, devices=devices)
+
+
+class FrontEnds:
+    """Front ends that are images: their protocol is imported with the first of them."""
+
+    def __init__(self, door: Callable[[], BuildKitDoor]) -> None:
+        self._door = door
+
+    def planner(self, cmdline: str) -> Planner:
+        """See ``build.ports.FrontEnds``."""
+        from pallet.api.buildkit.frontends import FrontEndImages
+
+        return FrontEndImages(self._door()).planner(cmdline)

@@ -52,6 +52,7 @@ _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HOSTNAME = "buildkitsandbox"
 _PIECE_BYTES = 256 * 1024
 _KILL = 9
+_STDERR = 2
 _SHARE = 4
 """A step gets one in so many of the processes that the kernel has."""
 
@@ -100,6 +101,8 @@ class StepLike(Protocol):
     def devices(self) -> Sequence[str]: ...
     @property
     def options(self) -> StepLimits: ...
+    @property
+    def readonly_root(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +140,29 @@ class StepRunner:
         ours.setblocking(False)
         try:
             async with _Run(self, step) as run:
-                shim = await run.start([theirs], mux=True)
+                shim = await run.start([theirs], attach=[_attach(mux=True)])
                 await _relay(ours, output)
                 return _end(await shim.exited)
         finally:
             ours.close()
             theirs.close()
+
+    async def converse(self, step: StepLike, peer: socket.socket, output: Callable[[int, bytes], None]) -> StepEnd:
+        """See ``build.ports.StepRunner.converse``."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            async with _Run(self, step) as run:
+                shim = await run.start([peer, theirs], attach=[
+                    messages.Attach(stream_id=1, stdin=True, stdout=True, mux=False),
+                    messages.Attach(stream_id=2, stderr=True, mux=False)], stdin=True)
+                loop = asyncio.get_running_loop()
+                while data := await loop.sock_recv(ours, _PIECE_BYTES):
+                    output(_STDERR, data)
+                return _end(await shim.exited)
+        finally:
+            for sock in (ours, theirs, peer):
+                sock.close()
 
     async def shell(self, step: StepLike, client: socket.socket, *, tty: bool,
                     size: tuple[int, int] = (0, 0)) -> int:
@@ -154,7 +174,8 @@ class StepRunner:
             size: height and width of the terminal.
         """
         async with _Run(self, step) as run:
-            shim = await run.start([client], mux=not tty, tty=tty, size=size, stdin=True)
+            shim = await run.start([client], attach=[_attach(mux=not tty, stdin=True)], tty=tty, size=size,
+                                   stdin=True)
             found = await shim.exited
             await asyncio.wait(shim.streams.values())
             return found.exit_code
@@ -176,7 +197,7 @@ class StepRunner:
             shm_size=limits.shm_size_bytes or self._config.default_shm_size_bytes,
             ulimits=[Ulimit(name=name, soft=soft, hard=hard) for name, soft, hard in limits.ulimits],
             extra_hosts=[f"{name}:{address}" for name, address in limits.extra_hosts],
-            console_size=size,
+            console_size=size, readonly_rootfs=step.readonly_root,
             masked_paths=[] if step.insecure else list(security.MASKED_PATHS),
             readonly_paths=[] if step.insecure else list(security.READONLY_PATHS))
         config = ContainerConfig(
@@ -258,14 +279,14 @@ class _Run:
     async def __aenter__(self) -> _Run:
         return self
 
-    async def start(self, clients: list[socket.socket], *, mux: bool, tty: bool = False,
+    async def start(self, clients: list[socket.socket], *, attach: list[messages.Attach], tty: bool = False,
                     size: tuple[int, int] = (0, 0), stdin: bool = False) -> Shim:
         # Shielded: a start that is cancelled on its way would come up with nobody to end it.
         self._starting = asyncio.get_running_loop().create_task(
-            self._start(clients, mux=mux, tty=tty, size=size, stdin=stdin))
+            self._start(clients, attach=attach, tty=tty, size=size, stdin=stdin))
         return await asyncio.shield(self._starting)
 
-    async def _start(self, clients: list[socket.socket], *, mux: bool, tty: bool,
+    async def _start(self, clients: list[socket.socket], *, attach: list[messages.Attach], tty: bool,
                      size: tuple[int, int], stdin: bool) -> Shim:
         runner, step = self._runner, self._step
         self._shim_dir = runner.shim_dir(step.id)
@@ -274,9 +295,7 @@ class _Run:
         try:
             self._files = files = runner.step_files(step, self._shim_dir)
             await run_blocking(files.make)
-            stdio = messages.Stdio(open_stdin=stdin, stdin_once=stdin, attach=[messages.Attach(
-                stream_id=number, stdin=stdin, stdout=True, stderr=True, mux=mux)
-                for number, _ in enumerate(clients, 1)])
+            stdio = messages.Stdio(open_stdin=stdin, stdin_once=stdin, attach=attach)
             request = await runner.request(container, step, sandbox, files, stdio, self._shim_dir)
             self._shim = await runner.launch(request, sandbox, clients)
         except OSError as error:
@@ -324,6 +343,11 @@ async def _relay(sock: socket.socket, output: Callable[[int, bytes], None]) -> N
     while data := await loop.sock_recv(sock, _PIECE_BYTES):
         for stream, payload in deframer.feed(data):
             output(stream, payload)
+
+
+def _attach(*, mux: bool, stdin: bool = False) -> messages.Attach:
+    """One client for all streams."""
+    return messages.Attach(stream_id=1, stdin=stdin, stdout=True, stderr=True, mux=mux)
 
 
 @cache

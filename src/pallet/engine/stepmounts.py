@@ -61,6 +61,8 @@ class MountWish(Protocol):
     def data(self) -> bytes: ...
     @property
     def dial(self) -> Dial | None: ...
+    @property
+    def snapshot(self) -> str: ...
 
 
 class StepFiles:
@@ -141,9 +143,10 @@ class StepFiles:
         if wish.readonly:
             root = self._snapshotter.root_mount_of_layers(layers)
         else:
-            key = f"{self._id}-{number}"
-            self._scratch.append(key)
-            self._snapshotter.prepare(key, layers)
+            key = wish.snapshot or f"{self._id}-{number}"
+            if not wish.snapshot:
+                self._scratch.append(key)
+                self._snapshotter.prepare(key, layers)
             root = self._snapshotter.root_mount(key, volatile=True)
         # Without lower directories it is a copy of everything, to be mounted as it is.
         lower = root.lower or [root.upper or ""]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pallet.build.ports import FrontendOptions
 from pallet.build.request import BuildRequest, CacheLink, Export
-from pallet.errors import InvalidParameterError, NotImplementedApiError
+from pallet.errors import InvalidParameterError
+from pallet.spec.dockerfile.syntax import is_builtin
 from pallet.spec.platform import parse as parse_platform
 
 if TYPE_CHECKING:
@@ -27,26 +28,27 @@ _Kind = Literal["image", "local", "tar", "oci", "docker", "cacheonly"]
 _EXPORTERS: Final[dict[str, _Kind]] = {
     "moby": "image", "image": "image", "registry": "image", "local": "local", "tar": "tar", "oci": "oci",
     "docker": "docker", "cacheonly": "cacheonly"}
-_OWN_FRONTENDS: Final = ("docker/dockerfile", "docker.io/docker/dockerfile", "docker/dockerfile-upstream",
-                         "docker.io/docker/dockerfile-upstream")
 
 
-def check_frontend(name: str, attrs: Mapping[str, str]) -> None:
-    """Refuse a front end that is not here.
+def image_of(name: str, attrs: Mapping[str, str]) -> str:
+    """The image that a front end is, with its arguments; "" for the one that is built in.
 
     Raises:
-        NotImplementedApiError: an image that would have to run as a front end.
-        InvalidParameterError: an unknown name.
+        InvalidParameterError: an unknown name, or no image.
     """
     if name in {"", "dockerfile.v0"}:
-        return
+        return ""
     if name != "gateway.v0":
         message = f"frontend {name} not found"
         raise InvalidParameterError(message)
     source = attrs.get("source", "")
-    if source.partition("@")[0].partition(":")[0] not in _OWN_FRONTENDS:
-        message = f"Pallet builds Dockerfiles itself and runs no frontend images: {source}"
-        raise NotImplementedApiError(message)
+    if not source:
+        message = "no source specified for gateway"
+        raise InvalidParameterError(message)
+    if is_builtin(source):
+        return ""
+    cmdline = attrs.get("cmdline", "")
+    return cmdline if cmdline.partition(" ")[0] == source else source
 
 
 def frontend_options(attrs: Mapping[str, str], entitlements: Iterable[str]) -> FrontendOptions:
@@ -71,6 +73,7 @@ def frontend_options(attrs: Mapping[str, str], entitlements: Iterable[str]) -> F
         contexts=_prefixed(attrs, "context:"),
         context_subdirectory=attrs.get("contextsubdir", ""),
         remote_context=attrs.get("context", ""),
+        cmdline=attrs.get("cmdline", ""),
         multi_platform=_boolean("multi-platform", attrs.get("multi-platform", "")),
         entitlements=frozenset(entitlements),
         cgroup_parent=attrs.get("cgroup-parent", ""),
@@ -102,7 +105,28 @@ def build_request(request: control_pb2.SolveRequest, attrs: Mapping[str, str],
     return BuildRequest(
         ref=request.Ref, options=options, exports=exports(request), cache_imports=tuple(links.values()),
         cache_exports=tuple(CacheLink(kind=link.Type, attributes=dict(link.Attrs)) for link in request.Cache.Exports),
-        attestations=_prefixed(attrs, "attest:"), inputs=inputs)
+        attestations=_prefixed(attrs, "attest:"), inputs=inputs, attributes=attrs, session=request.Session)
+
+
+def attributes_of(options: FrontendOptions) -> dict[str, str]:
+    """``frontend_options`` the other way round: what a front end that is an image is told of a build."""
+    network = {"default": ""}.get(options.network, options.network)
+    found = {
+        "filename": options.filename, "target": options.target, "force-network-mode": network,
+        "platform": ",".join(str(one) for one in options.platforms), "hostname": options.hostname,
+        "image-resolve-mode": "pull" if options.pull else "", "contextsubdir": options.context_subdirectory,
+        "context": options.remote_context, "cgroup-parent": options.cgroup_parent,
+        "cpusetcpus": options.cpuset_cpus, "cpusetmems": options.cpuset_mems,
+        "shm-size": str(options.shm_size_bytes or ""), "multi-platform": "true" if options.multi_platform else "",
+        "no-cache": ",".join(options.no_cache_stages),
+        "ulimit": ",".join(f"{name}={soft}:{hard}" for name, soft, hard in options.ulimits),
+        "add-hosts": ",".join(f"{name}={address}" for name, address in options.extra_hosts),
+        **{key: str(value) for key, value in options.resources.items()},
+        **{f"build-arg:{name}": value for name, value in options.build_args.items()},
+        **{f"label:{name}": value for name, value in options.labels.items()},
+        **{f"context:{name}": value for name, value in options.contexts.items()}}
+    found = {key: value for key, value in found.items() if value or key.startswith(("build-arg:", "label:"))}
+    return found | ({"no-cache": ""} if options.no_cache else {})
 
 
 def exports(request: control_pb2.SolveRequest) -> tuple[Export, ...]:

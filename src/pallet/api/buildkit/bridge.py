@@ -7,41 +7,30 @@ Spec   buildkit-wire "flow", LLBBridge. Containers (NewContainer, ExecProcess) a
 
 from __future__ import annotations
 
-import fnmatch
-import hashlib
-import json
-import posixpath
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from pallet.api.buildkit import attrs as attributes
-from pallet.api.buildkit import capabilities
+from pallet.api.buildkit import capabilities, looking
 from pallet.api.buildkit.builds import Wanted
 from pallet.api.buildkit.failures import failure
-from pallet.api.buildkit.filesync import go_mode
+from pallet.api.buildkit.frontends import OWN_SCHEME, own_definition
 from pallet.api.buildkit.grpc import decode, unary
 from pallet.api.buildkit.sources import remote_inputs, source_url
 from pallet.api.buildkit.status import Code, GrpcError
 from pallet.api.buildkit.wire import control_pb2, gateway_pb2, llb_pb2
-from pallet.api.buildkit.wire.fsutil_pb2 import Stat
-from pallet.spec.platform import Platform, host
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from google.protobuf.message import Message
-
-    from pallet.api.buildkit.builds import ActiveBuild, Builds
+    from pallet.api.buildkit.builds import ActiveBuild, Builds, Handed
     from pallet.api.buildkit.grpc import Handler, ServerCall
     from pallet.api.buildkitbackend import BuildKitDoor
     from pallet.build.entries import Entry
 
 _SERVICE: Final = "/moby.buildkit.v1.frontend.LLBBridge"
-_OWN_SCHEME: Final = "pallet-build://"
-_IMAGE_SCHEME: Final = "docker-image://"
-_MAX_FILE_BYTES: Final = 15 << 20
-"""That ReadFile gives: a message is no longer than 16 MiB."""
+_CONTEXTS: Final = ("context", "dockerfile")
 
 
 class Bridge:
@@ -88,18 +77,20 @@ class Bridge:
         build = await self._build(call)
         if not request.Frontend:
             if request.HasField("Definition") and getattr(request.Definition, "def"):
-                return self._source(build, request)
+                return await self._definition(build, request)
             return gateway_pb2.SolveResponse(result=gateway_pb2.Result(ref=gateway_pb2.Ref()))
         attrs = dict(request.FrontendOpt)
-        attributes.check_frontend(request.Frontend, attrs)
-        sources = remote_inputs(request.FrontendInputs)
+        image = attributes.image_of(request.Frontend, attrs)
+        sources = {} if image else remote_inputs(request.FrontendInputs)
         if url := sources.get("context", ""):
             attrs["context"] = url
         build.use(attrs)
         try:
-            inputs = {name: await self._builds.input(own)
-                      for name, own in _named_inputs(request.FrontendInputs, sources).items()}
-            wanted = Wanted(attrs=attrs, imports=tuple(request.CacheImports), inputs=inputs)
+            inputs = {name: await self._input(build, definition)
+                      for name, definition in request.FrontendInputs.items()
+                      if not (name in _CONTEXTS and sources.get(name) and sources[name] == url)}
+            wanted = Wanted(attrs=attrs, imports=tuple(request.CacheImports), inputs=inputs, image=image,
+                            definitions=request.FrontendInputs if image else {})
             if subrequest := attrs.get("requestid", ""):
                 return await self._describe(build, subrequest, wanted)
             reference = self._builds.hand_out(build, wanted)
@@ -110,18 +101,29 @@ class Bridge:
         if not request.allowResultReturn:
             return gateway_pb2.SolveResponse(ref=reference)
         result = gateway_pb2.Result(ref=gateway_pb2.Ref(id=reference))
-        getattr(result.ref, "def").CopyFrom(_own_definition(build.request.Ref, reference))
+        getattr(result.ref, "def").CopyFrom(own_definition(f"{build.request.Ref}/{reference}"))
         return gateway_pb2.SolveResponse(result=result)
 
-    def _source(self, build: ActiveBuild, request: gateway_pb2.SolveRequest) -> gateway_pb2.SolveResponse:
-        """Hand out a definition of one remote source: all that clients make themselves (bake files at a URL)."""
+    async def _definition(self, build: ActiveBuild, request: gateway_pb2.SolveRequest) -> gateway_pb2.SolveResponse:
+        """Hand out a definition; files of one remote source (bake files at a URL) are looked at as they are."""
         url = source_url(request.Definition)
-        if not url:
-            raise GrpcError(Code.UNIMPLEMENTED, "Pallet builds Dockerfiles: LLB definitions are not supported")
-        reference = self._builds.hand_out(build, Wanted(attrs={"context": url}, source=True))
+        wanted = Wanted(attrs={"context": url} if url else {}, source=bool(url), definition=request.Definition)
+        reference = self._builds.hand_out(build, wanted)
+        if request.Evaluate:
+            try:
+                await build.run(wanted, exporting=False)
+            except Exception as problem:
+                raise failure(problem, build.client.source_text) from problem
         if not request.allowResultReturn:
             return gateway_pb2.SolveResponse(ref=reference)
-        return gateway_pb2.SolveResponse(result=gateway_pb2.Result(ref=gateway_pb2.Ref(id=reference)))
+        result = gateway_pb2.Result(ref=gateway_pb2.Ref(id=reference))
+        getattr(result.ref, "def").CopyFrom(request.Definition)
+        return gateway_pb2.SolveResponse(result=result)
+
+    async def _input(self, build: ActiveBuild, definition: llb_pb2.Definition) -> Handed:
+        """What a front end is to build on: a result that was handed out, or any other definition."""
+        own = _own_name(definition)
+        return await self._builds.input(own) if own else build.input(definition)
 
     def _wanted(self, build: ActiveBuild, reference: str) -> Wanted:
         wanted = build.results.get(reference)
@@ -135,41 +137,28 @@ class Bridge:
         wanted = self._wanted(build, request.Ref)
         try:
             data = await self._door.backend.read_file(
-                attributes.without_outputs(build.build_request(wanted)), request.FilePath, _MAX_FILE_BYTES,
+                attributes.without_outputs(build.build_request(wanted)), request.FilePath, looking.MAX_FILE_BYTES,
                 build.client, build.trace, source=wanted.source)
         except Exception as problem:
             raise failure(problem, build.client.source_text) from problem
-        if data is None:
-            raise _absent(request.FilePath)
-        if request.HasField("Range"):
-            data = data[request.Range.Offset:request.Range.Offset + request.Range.Length]
-        return gateway_pb2.ReadFileResponse(Data=data)
+        return looking.file_reply(request, data)
 
     async def stat_file(self, call: ServerCall, request: gateway_pb2.StatFileRequest) -> gateway_pb2.StatFileResponse:
         """What a file or directory of a reference is."""
-        entries = await self._entries(await self._build(call), request.Ref, request.Path)
-        own = posixpath.basename(posixpath.normpath(request.Path))
-        return gateway_pb2.StatFileResponse(stat=_stat(own, entries[0]))
+        return looking.stat_reply(request, await self._entries(await self._build(call), request.Ref, request.Path))
 
     async def read_dir(self, call: ServerCall, request: gateway_pb2.ReadDirRequest) -> gateway_pb2.ReadDirResponse:
         """What is in a directory of a reference."""
-        entries = await self._entries(await self._build(call), request.Ref, request.DirPath)
-        pattern = request.IncludePattern
-        return gateway_pb2.ReadDirResponse(entries=[
-            _stat(entry.name, entry) for entry in entries[1:]
-            if not pattern or fnmatch.fnmatchcase(entry.name, pattern)])
+        return looking.directory_reply(
+            request, await self._entries(await self._build(call), request.Ref, request.DirPath))
 
-    async def _entries(self, build: ActiveBuild, reference: str, path: str) -> Sequence[Entry]:
+    async def _entries(self, build: ActiveBuild, reference: str, path: str) -> Sequence[Entry] | None:
         wanted = self._wanted(build, reference)
         try:
-            found = await self._door.backend.entries(attributes.without_outputs(build.build_request(wanted)), path,
-                                                     build.client, build.trace, source=wanted.source)
+            return await self._door.backend.entries(attributes.without_outputs(build.build_request(wanted)), path,
+                                                    build.client, build.trace, source=wanted.source)
         except Exception as problem:
             raise failure(problem, build.client.source_text) from problem
-        if not found:
-            raise _absent(path)
-        return found
-
     async def _describe(self, build: ActiveBuild, subrequest: str, wanted: Wanted) -> gateway_pb2.SolveResponse:
         found = await self._door.backend.describe(subrequest, build.build_request(wanted), build.client, build.trace)
         result = gateway_pb2.Result(ref=gateway_pb2.Ref())
@@ -221,66 +210,23 @@ class Bridge:
                              ) -> gateway_pb2.ResolveSourceMetaResponse:
         """The same for an image given as a source; other sources are not resolved ahead."""
         build = await self._build(call)
-        identifier = request.Source.identifier
-        if not identifier.startswith(_IMAGE_SCHEME):
-            raise GrpcError(Code.UNIMPLEMENTED, f"Pallet resolves no sources but images: {identifier}")
-        name = identifier.removeprefix(_IMAGE_SCHEME)
+        name = looking.image_of(request)
         digest, config = await self._resolve(build, name, request, request.ResolveMode)
         return gateway_pb2.ResolveSourceMetaResponse(
             Source=request.Source, Image=gateway_pb2.ResolveSourceImageResponse(Digest=digest, Config=config))
 
-    async def _resolve(self, build: ActiveBuild, reference: str, request: Message, mode: str) -> tuple[str, bytes]:
-        platform = host()
-        if request.HasField("Platform"):
-            asked = request.Platform  # type: ignore[attr-defined]
-            platform = Platform(os=asked.OS, architecture=asked.Architecture, variant=asked.Variant)
+    async def _resolve(self, build: ActiveBuild, reference: str, request: gateway_pb2.ResolveImageConfigRequest
+                       | gateway_pb2.ResolveSourceMetaRequest, mode: str) -> tuple[str, bytes]:
         try:
             found = await self._door.backend.resolve_image(
-                reference, platform, pull=mode == "pull", client=build.client, watch=build.trace)
+                reference, looking.platform_of(request), pull=mode == "pull", client=build.client, watch=build.trace)
         except Exception as problem:
             raise failure(problem, build.client.source_text) from problem
         return found.digest, msgspec.json.encode(found.config)
 
 
-def _absent(path: str) -> GrpcError:
-    return GrpcError(Code.UNKNOWN, f"stat {path}: no such file or directory")
-
-
-def _stat(name: str, entry: Entry) -> Stat:
-    status = entry.status
-    return Stat(path=name, mode=go_mode(status.st_mode), uid=status.st_uid, gid=status.st_gid, size=status.st_size,
-                modTime=status.st_mtime_ns, linkname=entry.link)
-
-
-# --- results as inputs of other builds (bake) ----------------------------------------------------
-
-
-def _own_definition(build_reference: str, reference: str) -> llb_pb2.Definition:
-    """A definition that means one of our results, to whom hands it back as an input."""
-    source = llb_pb2.Op(source=llb_pb2.SourceOp(identifier=f"{_OWN_SCHEME}{build_reference}/{reference}"))
-    data = source.SerializeToString(deterministic=True)
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    end = llb_pb2.Op(inputs=[llb_pb2.Input(digest=digest)])
-    definition = llb_pb2.Definition()
-    getattr(definition, "def").extend([data, end.SerializeToString(deterministic=True)])
-    definition.metadata[digest].description["llb.customname"] = reference
-    definition.Source.locations[digest].SetInParent()
-    return definition
-
-
-def _named_inputs(definitions: object, sources: Mapping[str, str]) -> dict[str, str]:
-    """Find our own results among a front end's inputs.
-
-    Raises:
-        GrpcError: an input that is anything else, and no context of ``sources``.
-    """
-    found: dict[str, str] = {}
-    for name, definition in definitions.items():  # type: ignore[attr-defined]
-        if name in ("context", "dockerfile") and sources.get(name) and sources[name] == sources.get("context"):
-            continue
-        operations = [decode(llb_pb2.Op, data) for data in getattr(definition, "def")]
-        own = [op.source.identifier for op in operations if op.source.identifier.startswith(_OWN_SCHEME)]
-        if len(own) != 1:
-            raise GrpcError(Code.UNIMPLEMENTED, f"input {json.dumps(name)} is not a result of this builder")
-        found[name] = own[0].removeprefix(_OWN_SCHEME)
-    return found
+def _own_name(definition: llb_pb2.Definition) -> str:
+    """Which result that was handed out a definition means; "" for anything else."""
+    operations = [decode(llb_pb2.Op, data) for data in getattr(definition, "def")]
+    own = [op.source.identifier for op in operations if op.source.identifier.startswith(OWN_SCHEME)]
+    return own[0].removeprefix(OWN_SCHEME) if len(own) == 1 else ""

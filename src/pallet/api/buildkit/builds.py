@@ -12,10 +12,11 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from pallet.api.buildkit import attrs as attributes
+from pallet.api.buildkit.llb import planners
 from pallet.api.buildkit.sessionclient import SessionClient
 from pallet.api.buildkit.status import Code, GrpcError
 from pallet.api.buildkit.trace import Trace
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from pallet.api.buildkit.session import Sessions
-    from pallet.api.buildkit.wire import control_pb2, gateway_pb2
+    from pallet.api.buildkit.wire import control_pb2, gateway_pb2, llb_pb2
     from pallet.api.buildkitbackend import BuildKitBackend
+    from pallet.build.ports import FrontEnds, Planner
     from pallet.build.request import BuildRequest, BuildResult
 
 _LATE_S: Final = 3.0
@@ -47,6 +49,16 @@ class Wanted:
     """Results of other builds that this one builds on, by name."""
     source: bool = False
     """The remote context alone: a definition of one source."""
+    definition: llb_pb2.Definition | None = None
+    """LLB instead of a front end."""
+    image: str = ""
+    """The image that is the front end, with its arguments; "" for the built-in one."""
+    definitions: Mapping[str, llb_pb2.Definition] = field(default_factory=dict)
+    """``inputs`` as they came."""
+    parts: Mapping[str, Wanted | None] = field(default_factory=dict)
+    """Of a result that the client put together: references by their ids."""
+    metadata: Mapping[str, bytes] = field(default_factory=dict)
+    """Of such a result: configs, platforms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +73,9 @@ class ActiveBuild:
     """One build while its client drives it."""
 
     def __init__(self, request: control_pb2.SolveRequest, sessions: Sessions, uploads: Uploads,
-                 backend: BuildKitBackend) -> None:
+                 backend: BuildKitBackend, front_ends: FrontEnds) -> None:
         self.request = request
+        self._front_ends = front_ends
         self._uploads = uploads
         self.created_ns = time.time_ns()
         self.returned: asyncio.Future[gateway_pb2.ReturnRequest] = asyncio.get_running_loop().create_future()
@@ -87,7 +100,25 @@ class ActiveBuild:
         options = attributes.frontend_options(wanted.attrs, self.request.Entitlements)
         inputs = {name: (handed.request, handed.client) for name, handed in wanted.inputs.items()}
         self.client.inputs = {name: handed.client for name, handed in wanted.inputs.items()}
-        return attributes.build_request(self.request, wanted.attrs, wanted.imports, options, inputs)
+        request = attributes.build_request(self.request, wanted.attrs, wanted.imports, options, inputs)
+        return replace(request, planner=self._planner(wanted), definitions={
+            name: definition.SerializeToString() for name, definition in wanted.definitions.items()})
+
+    def _planner(self, wanted: Wanted) -> Planner | None:
+        """What plans it; None: it is a Dockerfile."""
+        if wanted.parts:
+            return planners.of_parts({key: self._part(part) for key, part in wanted.parts.items()}, wanted.metadata)
+        if wanted.definition is not None:
+            return planners.of_definition(wanted.definition)
+        return self._front_ends.planner(wanted.image) if wanted.image else None
+
+    def _part(self, part: Wanted | None) -> llb_pb2.Definition | BuildRequest | None:
+        return None if part is None else part.definition or attributes.without_outputs(self.build_request(part))
+
+    def input(self, definition: llb_pb2.Definition) -> Handed:
+        """A definition as what another front end builds on."""
+        return Handed(attributes.without_outputs(self.build_request(Wanted(attrs={}, definition=definition))),
+                      self.client)
 
     async def run(self, wanted: Wanted, *, exporting: bool) -> BuildResult:
         """Build what a reference stands for; with the solve's exporters, or nothing but the cache."""
@@ -169,7 +200,8 @@ class Uploads:
 class Builds:
     """Every build that runs now, and who waits for one that is about to."""
 
-    def __init__(self, sessions: Sessions, uploads: Uploads, backend: BuildKitBackend) -> None:
+    def __init__(self, sessions: Sessions, uploads: Uploads, backend: BuildKitBackend, front_ends: FrontEnds) -> None:
+        self._front_ends = front_ends
         self._sessions = sessions
         self._uploads = uploads
         self._backend = backend
@@ -186,7 +218,7 @@ class Builds:
         """
         if not request.Ref or request.Ref in self._active:
             raise GrpcError(Code.UNKNOWN, f"job ID {request.Ref} exists" if request.Ref else "no build reference")
-        build = ActiveBuild(request, self._sessions, self._uploads, self._backend)
+        build = ActiveBuild(request, self._sessions, self._uploads, self._backend, self._front_ends)
         self._active[request.Ref] = build
         for arrival in self._arrivals:
             if not arrival.done():

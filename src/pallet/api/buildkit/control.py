@@ -103,10 +103,12 @@ class Control:
     async def _drive(self, build: ActiveBuild) -> BuildResult | None:
         request = build.request
         if request.Frontend:
-            attributes.check_frontend(request.Frontend, build.attrs)
-            return await build.run(Wanted(attrs=build.attrs), exporting=True)
+            image = attributes.image_of(request.Frontend, build.attrs)
+            return await build.run(Wanted(
+                attrs=build.attrs, image=image, definitions=request.FrontendInputs,
+                inputs={name: build.input(one) for name, one in request.FrontendInputs.items()}), exporting=True)
         if request.HasField("Definition") and getattr(request.Definition, "def"):
-            raise GrpcError(Code.UNIMPLEMENTED, "Pallet builds Dockerfiles: LLB definitions are not supported")
+            return await build.run(Wanted(attrs=build.attrs, definition=request.Definition), exporting=True)
         returned = await build.returned
         if returned.HasField("error"):
             raise GrpcError(_code(returned.error.code), returned.error.message, returned.error.details)
@@ -215,20 +217,23 @@ def _returned(build: ActiveBuild, result: gateway_pb2.Result) -> Wanted | None:
         GrpcError: a reference that was never handed out.
     """
     kind = result.WhichOneof("result")
-    if kind == "ref":
-        reference = result.ref.id
-    elif kind == "refs":
-        reference = next((ref.id for _, ref in sorted(result.refs.refs.items())), "")
-    elif kind == "refDeprecated":
-        reference = result.refDeprecated
-    else:
-        reference = ""
-    if not reference:
+    names = {"": result.ref.id if kind == "ref" else result.refDeprecated}
+    if kind == "refs":
+        names = {key: ref.id for key, ref in sorted(result.refs.refs.items())}
+    elif kind == "refsDeprecated":
+        names = dict(result.refsDeprecated.refs)
+    configured = any(key.startswith("containerimage.config") for key in result.metadata)
+    if not any(names.values()) and not configured:
         return None
-    wanted = build.results.get(reference)
-    if wanted is None:
-        raise GrpcError(Code.UNKNOWN, f"reference {reference} not found")
-    return wanted
+    parts: dict[str, Wanted | None] = {}
+    for key, name in names.items():
+        parts[key] = build.results.get(name) if name else None
+        if name and parts[key] is None:
+            raise GrpcError(Code.UNKNOWN, f"reference {name} not found")
+    first = next(iter(parts.values()))
+    if first is not None and first.definition is None and len(set(names.values())) == 1:
+        return first  # what the built-in front end made, as it was handed out
+    return Wanted(attrs=build.attrs, parts=parts, metadata=dict(result.metadata))
 
 
 def _code(number: int) -> Code:

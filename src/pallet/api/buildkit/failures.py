@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from pallet.api.buildkit.status import Code, GrpcError, of_exception
-from pallet.build.errors import BuildError
+from pallet.build.errors import BuildError, FrontEndError
 from pallet.spec.dockerfile.errors import DockerfileError
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ def failure(error: BaseException, source_of: Callable[[str], bytes | None]) -> G
                 details += _source(error.filename or "Dockerfile", data, *lines)
         return GrpcError(Code.UNKNOWN, str(error), details)
     found = of_exception(error)
+    if isinstance(error, FrontEndError):
+        return GrpcError(Code.UNKNOWN, str(error),
+                         [AnyMessage(type_url=url, value=value) for url, value in error.details])
     # Clients print every other code's name before the text, and BuildKit's builds fail with none.
     return found if found.code is Code.CANCELLED else GrpcError(Code.UNKNOWN, found.message)
 

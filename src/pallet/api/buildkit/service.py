@@ -12,6 +12,7 @@ from pallet.api.buildkit import tunnel
 from pallet.api.buildkit.bridge import Bridge
 from pallet.api.buildkit.builds import Builds, Uploads
 from pallet.api.buildkit.control import Control
+from pallet.api.buildkit.frontends import FrontEndImages
 from pallet.api.buildkit.grpc import Server
 from pallet.api.buildkit.history import History
 from pallet.api.buildkit.rest import RestBuilds
@@ -31,7 +32,7 @@ class BuildKitService:
     def __init__(self, door: BuildKitDoor) -> None:
         self.sessions = Sessions()
         uploads = Uploads()
-        self.builds = Builds(self.sessions, uploads, door.backend)
+        self.builds = Builds(self.sessions, uploads, door.backend, FrontEndImages(door))
         self.history = History()
         control = Control(door, self.builds, self.history)
         self.rest = RestBuilds(control, self.builds, uploads)

@@ -89,35 +89,40 @@ class Resolver:
         return tuple(read_patterns(data)) if data is not None else ()
 
     async def layout_image(self, store: str, digest: str, platform: Platform) -> ResolvedImage:
-        """Find the config of an image in a client's OCI layout.
+        """Find the config of an image in the client's OCI layout."""
+        return await layout_image(self._client, store, digest, platform)
 
-        Raises:
-            NotFoundError: no such blob, or no image for the platform in it.
-        """
-        for _ in range(4):
-            raw = await self._blob(store, digest)
-            if images.sniff_media_type(raw) not in images.INDEX_TYPES:
-                manifest = images.decode_manifest(raw)
-                config = images.decode_config(await self._blob(store, manifest.config.digest))
-                return ResolvedImage(reference=f"{store}@{digest}", digest=Digest(digest), config=config,
-                                     local=False)
-            entries = images.decode_index(raw).manifests
-            fitting = platforms.choose(platform, [entry.platform for entry in entries])
-            if not fitting:
-                break
-            digest = entries[fitting[0]].digest
-        message = f"no match for platform in manifest {digest}: not found"
-        raise NotFoundError(message)
 
-    async def _blob(self, store: str, digest: str) -> bytes:
-        parts, size = [], 0
-        async for chunk in await self._client.blob(f"oci:{store}", digest):
-            size += len(chunk)
-            if size > _DOCUMENT_LIMIT:
-                message = f"document {digest} is larger than {_DOCUMENT_LIMIT} bytes"
-                raise DockerfileError(message)
-            parts.append(chunk)
-        return b"".join(parts)
+async def layout_image(client: BuildClient, store: str, digest: str, platform: Platform) -> ResolvedImage:
+    """Find the config of an image in a client's OCI layout.
+
+    Raises:
+        NotFoundError: no such blob, or no image for the platform in it.
+    """
+    for _ in range(4):
+        raw = await _blob(client, store, digest)
+        if images.sniff_media_type(raw) not in images.INDEX_TYPES:
+            manifest = images.decode_manifest(raw)
+            config = images.decode_config(await _blob(client, store, manifest.config.digest))
+            return ResolvedImage(reference=f"{store}@{digest}", digest=Digest(digest), config=config, local=False)
+        entries = images.decode_index(raw).manifests
+        fitting = platforms.choose(platform, [entry.platform for entry in entries])
+        if not fitting:
+            break
+        digest = entries[fitting[0]].digest
+    message = f"no match for platform in manifest {digest}: not found"
+    raise NotFoundError(message)
+
+
+async def _blob(client: BuildClient, store: str, digest: str) -> bytes:
+    parts, size = [], 0
+    async for chunk in await client.blob(f"oci:{store}", digest):
+        size += len(chunk)
+        if size > _DOCUMENT_LIMIT:
+            message = f"document {digest} is larger than {_DOCUMENT_LIMIT} bytes"
+            raise DockerfileError(message)
+        parts.append(chunk)
+    return b"".join(parts)
 
 
 async def resolve(states: Sequence[StageState], stages: Stages, resolver: Resolver) -> bool:

@@ -137,9 +137,9 @@ class Planner:
 
     def _check_syntax(self) -> None:
         wanted = self._options.build_args.get("BUILDKIT_SYNTAX") or detect_syntax(self._source)
-        if wanted and not self._options.ignore_syntax and not is_builtin(wanted):
-            message = (f"front end {wanted} cannot be run here: only Docker's own language is built in "
-                       "(BUILDKIT_SYNTAX=dockerfile.v0 takes the file for that)")
+        followed = self._options.ignore_syntax or self._options.cmdline
+        if wanted and not followed and not is_builtin(wanted):
+            message = f"front end {wanted} is an image, which is no part of a Dockerfile's plan"
             raise DockerfileError(message)
 
     def _scope(self, document: Document, platform: Platform) -> Scope:
@@ -196,7 +196,7 @@ class Planner:
     def _context_draft(self) -> Draft:
         """The context's vertex; what it is of is known at the end."""
         if self._context is None:
-            self._context = self._remote_context() or self._drafts.add(Draft(
+            self._context = self._given_context() or self._remote_context() or self._drafts.add(Draft(
                 op=LocalSource(name="context"), name="[internal] load build context"))
             self._inside = self._below(self._context)
         return self._inside or self._context
@@ -208,6 +208,14 @@ class Planner:
             return None
         action = CopyAction(input=0, paths=(f"/{path}",), dest="/", wildcards=False)
         return self._drafts.add(Draft(op=FileOp(actions=(action,), has_base=False), inputs=(context,), name=""))
+
+    def _given_context(self) -> Draft | None:
+        """The result of another build."""
+        given = self._options.inputs.get("context")
+        if given is None:
+            return None
+        vertex = given.targets[0].vertex
+        return self._drafts.add(Draft(op=vertex.op, name=vertex.name, ready=vertex))
 
     def _remote_context(self) -> Draft | None:
         url = self._options.remote_context

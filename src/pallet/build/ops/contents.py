@@ -61,7 +61,8 @@ class Contents:
     async def _of_layers(self, solved: Solved, wanted: Selection) -> str:
         reply = await self._workers.run_worker("build.digest", DigestRequest(
             input=await self._layers.input(solved.layers), paths=list(wanted.paths),
-            exclude=list(wanted.exclude), wildcards=wanted.wildcards, parents=wanted.parents),
+            exclude=list(wanted.exclude), wildcards=wanted.wildcards, parents=wanted.parents,
+            follow=wanted.follow),
             reply_type=FilesReply)
         return reply.check().digest
 

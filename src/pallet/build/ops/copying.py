@@ -23,7 +23,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pallet.build.ops import selection
+from pallet.build.ops import includes, selection
+from pallet.build.ops.filedata import copy_small, copy_sparse
 from pallet.errors import InvalidParameterError, SyscallError
 from pallet.layer import tarheader
 from pallet.layer.copy import copy_data
@@ -34,6 +35,8 @@ from pallet.layer.source import ByteStream, Source, chunks
 from pallet.linux import process, safepath
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pallet.build.ops.modes import Mode
     from pallet.build.ops.selection import Excluder, Found, Selection
 
@@ -42,7 +45,6 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEFAULT_MODE = 0o755
 _NO_LIMIT = 1 << 62
-_COPY_OUT_BYTES = 1 << 30
 _SMALL_BYTES = 1 << 16
 _SET_IDS = 0o6000
 _FAILED = 255
@@ -59,6 +61,8 @@ class Look:
     mode: Mode | None = None
     epoch_ns: int | None = None
     """Time of what has none of its own: directories made on the way."""
+    time_ns: int | None = None
+    """Of everything; None keeps the source's."""
 
 
 class Copier:
@@ -78,19 +82,23 @@ class Copier:
         self._look = look
         self._excluder = excluder
         self._under_fd = under_fd
-        self._share = share and under_fd >= 0 and look.mode is None and look.owner in {None, _ROOT}
+        plain = look.mode is None and look.time_ns is None and look.owner in {None, _ROOT}
+        self._share = share and under_fd >= 0 and plain
         self._helped = helped and self._share
         self._half: int | None = None
         """Of two processes that fill a tree, which one this is: each takes every other directory."""
         self._turn = 0
         self._links: dict[tuple[int, int], str] = {}
 
-    def copy(self, source_root_fd: int, wanted: Selection, dest: str, *, unpack: bool = False) -> None:
+    def copy(self, source_root_fd: int, wanted: Selection, dest: str, *, unpack: bool = False,
+             itself: bool = False, include: Sequence[str] = ()) -> None:
         """Copy a selection of another tree to ``dest``.
 
         Args:
             dest: absolute; a slash at its end makes it a directory.
             unpack: put the content of archives there instead of the archives.
+            itself: a directory is copied itself, not what is in it.
+            include: patterns of what is copied of a directory; empty is everything.
 
         Raises:
             SourceMissingError: a plain path is not there.
@@ -101,10 +109,14 @@ class Copier:
             self._under_fd, self._share = -1, False
         for source in sources:
             self._links.clear()
-            fd = selection.open_source(source_root_fd, source.path)
+            fd = selection.open_source(source_root_fd, source.path, follow=wanted.follow)
             try:
+                if include:
+                    self._excluder = includes.excluder(fd, include, wanted.exclude)
                 if wanted.parents:
                     self._with_parents(source_root_fd, fd, source, dest)
+                elif itself and stat.S_ISDIR(os.fstat(fd).st_mode):
+                    self._itself(fd, source, dest)
                 elif not (unpack and self._unpack(fd, dest)):
                     self._source(fd, source, dest)
             finally:
@@ -135,7 +147,7 @@ class Copier:
     def directory(self, path: str, mode: int = _DEFAULT_MODE) -> int:
         """Open a directory inside the root, and make what is missing of it. Returns a descriptor.
 
-        What is made has ``mode``, or the mode that all files get if that is a number.
+        What is made has ``mode``, or the mode that all files get if that is a number, less dockerd's umask.
 
         Raises:
             SyscallError: ENOTDIR where a component is no directory.
@@ -178,14 +190,15 @@ class Copier:
             if self._look.owner is not None:
                 os.fchown(fd, *self._look.owner)
             wanted = self._look.mode
-            os.fchmod(fd, mode if wanted is None or wanted.number is None else wanted.number & 0o777)
+            os.fchmod(fd, mode if wanted is None or wanted.number is None else wanted.number & _DEFAULT_MODE)
             self._time(fd)
         finally:
             os.close(fd)
 
     def _time(self, fd: int) -> None:
-        if self._look.epoch_ns is not None:
-            os.utime(fd, ns=(self._look.epoch_ns, self._look.epoch_ns))
+        time_ns = self._look.epoch_ns if self._look.time_ns is None else self._look.time_ns
+        if time_ns is not None:
+            os.utime(fd, ns=(time_ns, time_ns))
 
     # One source
 
@@ -209,6 +222,24 @@ class Copier:
         finally:
             os.close(parent_fd)
 
+    def _itself(self, fd: int, source: Found, dest: str) -> None:
+        """Copy a directory to ``dest``, or into it where that is there."""
+        if dest.endswith("/"):
+            os.close(self.directory(dest))
+        path = posixpath.normpath(dest)
+        if self._is_directory(path):
+            path = posixpath.join(path, source.name)
+        if self._is_directory(path):
+            self._contents(fd, path)
+            return
+        os.close(self.directory(posixpath.dirname(path)))
+        parent, name = posixpath.split(self._resolve(path))
+        parent_fd = self.directory(parent)
+        try:
+            self._tree(fd, os.fstat(fd), parent_fd, name, posixpath.join(parent, name), relative="", under=False)
+        finally:
+            os.close(parent_fd)
+
     def _contents(self, fd: int, dest: str) -> None:
         """Copy what is in a directory; the destination's own attributes stay."""
         try:
@@ -228,8 +259,7 @@ class Copier:
                 self._fill(source, target, place)
             else:
                 self._entries(source, target, "", place)
-            status = os.fstat(fd)
-            os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
+            os.utime(target, ns=self._times(os.fstat(fd)))
         finally:
             os.close(source)
             os.close(target)
@@ -426,13 +456,13 @@ class Copier:
         target = os.open(name, _CREATE, mode if plain else 0o600, dir_fd=dir_fd)
         try:
             if status.st_blocks * 512 < size:
-                _copy_sparse(source, target, size)
+                copy_sparse(source, target, size)
             elif size > _SMALL_BYTES:
                 copy_data(source, target)
             elif size:
-                _copy_small(source, target, size)
+                copy_small(source, target, size)
             if plain:
-                os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
+                os.utime(target, ns=self._times(status))
             else:
                 self._dress(source, target, status)
         finally:
@@ -447,7 +477,12 @@ class Copier:
         os.chown(name, *self._owner(status), dir_fd=dir_fd, follow_symlinks=False)
         if not stat.S_ISLNK(status.st_mode):
             os.chmod(name, self._mode(status), dir_fd=dir_fd)
-        os.utime(name, ns=(status.st_mtime_ns, status.st_mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
+        os.utime(name, ns=self._times(status), dir_fd=dir_fd, follow_symlinks=False)
+
+    def _times(self, status: os.stat_result) -> tuple[int, int]:
+        """Times of access and of change that a copy gets."""
+        time_ns = status.st_mtime_ns if self._look.time_ns is None else self._look.time_ns
+        return time_ns, time_ns
 
     def _owner(self, status: os.stat_result) -> tuple[int, int]:
         return self._look.owner or (status.st_uid, status.st_gid)
@@ -468,7 +503,7 @@ class Copier:
                 with suppress(OSError):  # what the file system cannot hold is left out
                     os.setxattr(target, key, value)
         os.fchmod(target, self._mode(status))
-        os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
+        os.utime(target, ns=self._times(status))
 
     # Archives
 
@@ -541,33 +576,3 @@ def _shared(source_fd: int, target_fd: int, name: str) -> bool:
             return False
         raise
     return True
-
-
-def _copy_small(source: int, target: int, size: int) -> None:
-    """Copy a file whose size is known, mostly by one call."""
-    while size > 0:
-        sent = os.sendfile(target, source, None, size)
-        if not sent:
-            return
-        size -= sent
-
-
-def _copy_sparse(source: int, target: int, size: int) -> None:
-    position = 0
-    while position < size:
-        try:
-            start = os.lseek(source, position, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                break
-            raise
-        end = os.lseek(source, start, os.SEEK_HOLE)
-        os.lseek(source, start, os.SEEK_SET)
-        os.lseek(target, start, os.SEEK_SET)
-        while start < end:
-            sent = os.sendfile(target, source, None, min(end - start, _COPY_OUT_BYTES))
-            if not sent:
-                break
-            start += sent
-        position = end
-    os.ftruncate(target, size)

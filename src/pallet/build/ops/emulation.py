@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pallet.build.graph import Vertex
     from pallet.build.job import Job, Solved
-    from pallet.build.ops.perform import Made, Performer
+    from pallet.build.ops.perform import Outputs, Performer
     from pallet.supervisor.platforms import Workers
 
 _STDERR = 2
@@ -31,7 +31,7 @@ class ForeignPerformer:
         self._workers = workers
 
     async def perform(self, vertex: Vertex, inputs: Sequence[Solved], job: Job,
-                      output: Callable[[int, bytes], None]) -> Made:
+                      output: Callable[[int, bytes], None]) -> Outputs:
         """See ``Performer.perform``."""
         try:
             return await self._performer.perform(vertex, inputs, job, output)

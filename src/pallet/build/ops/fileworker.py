@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from pallet.build.graph import OR_ROOT
-from pallet.build.ops import modes, selection
+from pallet.build.ops import editing, modes, selection
 from pallet.build.ops.copying import Copier, Look
-from pallet.build.ops.selection import Selection, SourceMissingError
+from pallet.build.ops.selection import Selection, SourceError, SourceMissingError
 from pallet.errors import InvalidParameterError, PalletError, SyscallError
 from pallet.layer import rootview
 from pallet.layer.seal import Sealed, seal
@@ -60,9 +60,9 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class FileAction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One of ``graph.Action``."""
 
-    kind: Literal["copy", "write", "directory"]
+    kind: Literal["copy", "write", "directory", "remove", "link"]
     path: str
-    """Destination."""
+    """Destination, or what goes."""
     input: int = 0
     """In ``FilesRequest.inputs``."""
     paths: list[str] = []
@@ -74,6 +74,14 @@ class FileAction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     keep_owner: bool = False
     mode: str = ""
     data: bytes = b""
+    include: list[str] = []
+    itself: bool = False
+    follow: bool = True
+    matches: bool = False
+    makes_parents: bool = True
+    may_be_absent: bool = False
+    target: str = ""
+    time_ns: int | None = None
 
 
 class FilesRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -97,6 +105,7 @@ class DigestRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     exclude: list[str] = []
     wildcards: bool = True
     parents: bool = False
+    follow: bool = True
 
 
 class FilesReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -106,6 +115,10 @@ class FilesReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     digest: str = ""
     missing: str | None = None
     """A path that is not in its input."""
+    leads_to: str = ""
+    """The same, links followed."""
+    problem: str | None = None
+    """Why else no digest can be made of an input."""
     failure: WorkerFailure | None = None
 
     def check(self) -> FilesReply:
@@ -115,7 +128,9 @@ class FilesReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             SourceMissingError: a path is not there.
         """
         if self.missing is not None:
-            raise SourceMissingError(self.missing)
+            raise SourceMissingError(self.missing, self.leads_to)
+        if self.problem is not None:
+            raise SourceError(self.problem)
         if self.failure is not None:
             self.failure.raise_()
         return self
@@ -149,7 +164,7 @@ def run_digest(request: bytes, _fds: Sequence[int]) -> bytes:
         fd = open_input(wanted.input)
         found = selection.digest(
             fd, Selection(paths=tuple(wanted.paths), exclude=tuple(wanted.exclude),
-                          wildcards=wanted.wildcards, parents=wanted.parents),
+                          wildcards=wanted.wildcards, parents=wanted.parents, follow=wanted.follow),
             excluder=excluder_of(wanted.exclude))
         reply = FilesReply(digest=found)
     except (PalletError, OSError, RecursionError) as error:
@@ -168,7 +183,9 @@ def _failed(error: Exception) -> FilesReply:
     if isinstance(error, RecursionError):
         error = InvalidParameterError("directories are nested too deeply")
     if isinstance(error, SourceMissingError):
-        return FilesReply(missing=error.path)
+        return FilesReply(missing=error.path, leads_to=error.leads_to)
+    if isinstance(error, SourceError):
+        return FilesReply(problem=str(error))
     if isinstance(error, StartFailureError):
         return FilesReply(failure=WorkerFailure(kind="InvalidParameterError", message=str(error)))
     assert isinstance(error, PalletError | OSError)
@@ -186,7 +203,11 @@ def excluder_of(patterns: Sequence[str]) -> Excluder | None:
     """What leaves out the paths that ``--exclude`` names."""
     if not patterns:
         return None
-    return PathMatcher(patterns).excludes
+    try:
+        return PathMatcher(patterns).excludes
+    except InvalidParameterError as error:
+        message = f"invalid excludepatterns: [{' '.join(patterns)}]: {error}"
+        raise SourceError(message) from error
 
 
 def _carry_out(wanted: FilesRequest) -> None:
@@ -206,9 +227,13 @@ def _carry_out(wanted: FilesRequest) -> None:
         try:
             _act(action, root_fd, under_fd, inputs, wanted)
         except SyscallError as error:
-            if error.errno != errno.ENOTDIR:
+            path = posixpath.normpath(action.path)
+            if error.errno == errno.ENOTDIR:
+                message = f"mkdir {path}: not a directory"
+            elif error.errno == errno.ELOOP:
+                message = "too many links" if action.kind == "copy" else f"lstat {path}: {error.strerror}"
+            else:
                 raise
-            message = f"mkdir {posixpath.normpath(action.path)}: not a directory"
             raise InvalidParameterError(message) from error
     for fd in {upper_fd, root_fd, *inputs}:
         os.close(fd)
@@ -228,21 +253,46 @@ def _mount(root: RootMount) -> None:
 def _act(action: FileAction, root_fd: int, under_fd: int, inputs: Sequence[int], wanted: FilesRequest) -> None:
     owner = _owner(root_fd, action)
     mode = modes.parse(action.mode) if action.mode else None
-    look = Look(owner=owner, mode=mode, epoch_ns=None if wanted.epoch_s is None else wanted.epoch_s * _NANO)
-    if action.kind == "directory":
-        number = mode.number if mode is not None and mode.number is not None else 0o755
-        os.close(Copier(root_fd, look).directory(action.path, number))
-    elif action.kind == "write":
-        Copier(root_fd, look).write(action.path, action.data)
+    look = Look(owner=owner, mode=mode, epoch_ns=None if wanted.epoch_s is None else wanted.epoch_s * _NANO,
+                time_ns=action.time_ns)
+    if action.kind == "remove":
+        editing.remove(root_fd, action.path, may_be_absent=action.may_be_absent, wildcards=action.wildcards)
+    elif action.kind == "link":
+        editing.link(root_fd, action.path, action.target, owner=owner or (0, 0), time_ns=action.time_ns)
+    elif action.kind != "copy":
+        _make(action, root_fd, look)
     else:
         chosen = Selection(paths=tuple(action.paths), exclude=tuple(action.exclude), wildcards=action.wildcards,
-                           parents=action.parents)
+                           parents=action.parents, follow=action.follow)
+        if not action.makes_parents:
+            editing.check_parent(root_fd, action.path)
+        if action.matches and not selection.find(inputs[action.input], chosen):
+            message = f"{action.paths[0]} not found"
+            raise InvalidParameterError(message)
         given = wanted.inputs[action.input]
         share = wanted.seal and given.share
         helped = share and given.files >= _MANY_FILES and len(os.sched_getaffinity(0)) > 1
         Copier(root_fd, look, excluder_of(action.exclude), under_fd=under_fd, share=share,
                helped=helped).copy(
-            inputs[action.input], chosen, action.path, unpack=action.unpack)
+            inputs[action.input], chosen, action.path, unpack=action.unpack, itself=action.itself,
+            include=action.include)
+
+
+def _make(action: FileAction, root_fd: int, look: Look) -> None:
+    """Make a directory or a file."""
+    number = look.mode.number if look.mode is not None and look.mode.number is not None else None
+    owner = look.owner or (0, 0)
+    if action.kind == "directory":
+        mode = 0o755 if number is None else number
+        if action.makes_parents:
+            os.close(Copier(root_fd, look).directory(action.path, mode))
+        else:
+            editing.directory(root_fd, action.path, mode=mode, owner=owner, time_ns=action.time_ns)
+    elif action.makes_parents:
+        Copier(root_fd, look).write(action.path, action.data)
+    else:
+        editing.write(root_fd, action.path, action.data, mode=0o644 if number is None else number, owner=owner,
+                      time_ns=action.time_ns)
 
 
 def _owner(root_fd: int, action: FileAction) -> tuple[int, int] | None:

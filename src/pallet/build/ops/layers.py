@@ -106,17 +106,29 @@ class Layers:
         self._snapshotter.commit_snapshot(key, diff_id, sealed.size_bytes, tar_bytes=sealed.tar_bytes,
                                           root_entry=sealed.root_entry)
 
+    async def difference(self, lower: Sequence[DiffID], upper: Sequence[DiffID], lease: Lease) -> Committed:
+        """Make a layer that, on ``lower``, gives what ``upper`` is.
+
+        Raises:
+            PalletError: it cannot be read.
+        """
+        root = await run_blocking(self._snapshotter.root_mount_of_layers, upper)
+        return await self._differing(root, lower, lease, [])
+
     async def _difference(self, key: str, base: Sequence[DiffID], lease: Lease, points: Sequence[str]) -> Committed:
+        known = [*stubs.DIRECTORIES, *stubs.FILES, *stubs.LINKS, *_with_parents(points)]
+        return await self._differing(self._snapshotter.root_mount(key), base, lease, known)
+
+    async def _differing(self, root: RootMount, base: Sequence[DiffID], lease: Lease,
+                         known: Sequence[str]) -> Committed:
         """Write what differs from the base as a tar, which is kept as the layer's blob, and unpack that."""
         snapshotter = self._snapshotter
         below = await run_blocking(snapshotter.root_mount_of_layers, base)
         draft = await run_blocking(snapshotter.draft)
         ingest = await run_blocking(self._content.ingest)
-        known = [*stubs.DIRECTORIES, *stubs.FILES, *stubs.LINKS, *_with_parents(points)]
         try:
             (await self._workers.run_worker("layer.diff", DiffRequest(
-                root=snapshotter.root_mount(key), base=below, stubs=known), [ingest.fileno()],
-                reply_type=DiffReply)).result()
+                root=root, base=below, stubs=list(known)), [ingest.fileno()], reply_type=DiffReply)).result()
             size = os.fstat(ingest.fileno()).st_size
             await run_blocking(ingest.adopt, size)
             applied = (await self._workers.run_worker(

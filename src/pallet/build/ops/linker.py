@@ -45,11 +45,11 @@ def may_link(tree: ContextTree, vertex: Vertex) -> bool:
 
 def _takes_directory(root: str, op: graph.Op) -> bool:
     """Whether it is one COPY of one directory as it is: each file in one place, and enough of them to be worth it."""
-    copies = [action for action in getattr(op, "actions", ()) if isinstance(action, graph.CopyAction)]
-    if len(copies) != 1 or len(copies[0].paths) != 1:
+    actions = op.actions if isinstance(op, graph.FileOp) else ()
+    copy = actions[0] if len(actions) == 1 else None  # a second one might write to a file
+    if not isinstance(copy, graph.CopyAction) or len(copy.paths) != 1:
         return False
-    copy = copies[0]
-    if copy.parents or copy.mode or copy.owner:
+    if copy.parents or copy.mode or copy.owner or copy.itself or copy.include or copy.time_ns is not None:
         return False
     root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -6,7 +6,7 @@ Runs   on the loop; file operations in zygote children, commands in the native r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pallet.aio import run_blocking
@@ -16,6 +16,7 @@ from pallet.build.ops import linker
 from pallet.build.ops.fileworker import FileAction, FilesReply, FilesRequest, Input
 from pallet.errors import PalletError
 from pallet.spec.dockerfile.gotext import quote
+from pallet.types import DiffID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from pallet.build.ops.running import StepMaker
     from pallet.build.ports import Step, StepEnd, StepRunner
     from pallet.image.importer import WorkerRunner
-    from pallet.types import DiffID
 
 _RUNTIME = "OCI runtime create failed: "
 
@@ -38,8 +38,12 @@ class Made:
 
     diff_id: DiffID
     size_bytes: int
-    on_base: bool
-    """It lies on the first input's layers."""
+    base: tuple[DiffID, ...] = ()
+    """What it lies on."""
+
+
+Outputs = dict["int | None", Made]
+"""What an operation made, by ``graph.RunOp.output``; None is the root, and all there is of other operations."""
 
 
 class Performer:
@@ -54,8 +58,8 @@ class Performer:
         self._failed = failed
 
     async def perform(self, vertex: Vertex, inputs: Sequence[Solved], job: Job,
-                      output: Callable[[int, bytes], None]) -> Made:
-        """Make the layer of a vertex.
+                      output: Callable[[int, bytes], None]) -> Outputs:
+        """Make the layers of a vertex.
 
         Raises:
             BuildError: a command failed.
@@ -63,8 +67,11 @@ class Performer:
         """
         if isinstance(vertex.op, graph.RunOp):
             return await self._run(vertex, vertex.op, inputs, job, output)
+        if isinstance(vertex.op, graph.DiffOp):
+            lower, upper = inputs
+            return {None: _made(await self._layers.difference(lower.layers, upper.layers, job.lease))}
         assert isinstance(vertex.op, graph.FileOp)
-        return await self._files(vertex, vertex.op, inputs, job)
+        return {None: await self._files(vertex, vertex.op, inputs, job)}
 
     async def _files(self, vertex: Vertex, op: graph.FileOp, inputs: Sequence[Solved], job: Job) -> Made:
         on_base = op.has_base and bool(inputs)
@@ -78,7 +85,7 @@ class Performer:
                 actions=[_action(action, numbers) for action in op.actions], seal=self._layers.seals),
                 reply_type=FilesReply)
             made = await self._layers.commit(key, base, job.lease, sealed=reply.check().sealed)
-            return _made(made, on_base=on_base)
+            return _made(made, base)
         finally:
             await self._layers.remove(key)
 
@@ -89,30 +96,48 @@ class Performer:
         return await self._layers.input(solved.layers)
 
     async def _run(self, vertex: Vertex, op: graph.RunOp, inputs: Sequence[Solved], job: Job,
-                   output: Callable[[int, bytes], None]) -> Made:
+                   output: Callable[[int, bytes], None]) -> Outputs:
         base = inputs[0].layers
         key, _ = await self._layers.prepare(base)
+        kept: dict[int, tuple[str, tuple[DiffID, ...]]] = {}
+
+        async def keep_mount(number: int, layers: Sequence[str]) -> str:
+            below = tuple(DiffID(layer) for layer in layers)
+            snapshot, _ = await self._layers.prepare(below)
+            kept[number] = snapshot, below
+            return snapshot
+
         keep = False
         try:
-            async with self._steps.make(key, op, inputs, job) as step:
+            async with self._steps.make(key, op, inputs, job, keep_mount) as step:
                 try:
                     end = await self._runner.run(step, output)
                 except PalletError as error:
                     raise _not_started(vertex, step, error, job) from error
-            if end.exit_code:
+            if end.exit_code not in (op.valid_exit_codes or (0,)):
                 keep = job.debug
                 if keep:
-                    await self._failed.keep(step, inputs)
+                    await self._failed.keep(_on_scratch(step), inputs)
                 raise _failure(vertex, step, end, job)
             made = await self._layers.commit(key, base, job.lease, points=[mount.target for mount in step.mounts])
-            return _made(made, on_base=True)
+            found: Outputs = {None: _made(made, base)}
+            for number, (snapshot, below) in kept.items():
+                found[number] = _made(await self._layers.commit(snapshot, below, job.lease), below)
+            return found
         finally:
+            for snapshot, _ in kept.values():
+                await self._layers.remove(snapshot)
             if not keep:
                 await self._layers.remove(key)
 
 
-def _made(made: Committed, *, on_base: bool) -> Made:
-    return Made(diff_id=made.diff_id, size_bytes=made.size_bytes, on_base=on_base)
+def _made(made: Committed, base: tuple[DiffID, ...] = ()) -> Made:
+    return Made(diff_id=made.diff_id, size_bytes=made.size_bytes, base=base)
+
+
+def _on_scratch(step: Step) -> Step:
+    """The step with what its mounts begin with: their snapshots go."""
+    return replace(step, mounts=tuple(replace(mount, snapshot="") for mount in step.mounts))
 
 
 def _not_started(vertex: Vertex, step: Step, error: PalletError, job: Job) -> BuildError:
@@ -133,10 +158,20 @@ def _failure(vertex: Vertex, step: Step, end: StepEnd, job: Job) -> BuildError:
 
 def _action(action: graph.Action, numbers: dict[int, int]) -> FileAction:
     if isinstance(action, graph.WriteAction):
-        return FileAction(kind="write", path=action.path, data=action.data, mode=action.mode, owner=action.owner)
+        return FileAction(kind="write", path=action.path, data=action.data, mode=action.mode, owner=action.owner,
+                          makes_parents=action.makes_parents, time_ns=action.time_ns)
     if isinstance(action, graph.MakeDirectoryAction):
-        return FileAction(kind="directory", path=action.path, owner=action.owner, mode=f"{action.mode:o}")
+        return FileAction(kind="directory", path=action.path, owner=action.owner, mode=f"{action.mode:o}",
+                          makes_parents=action.makes_parents, time_ns=action.time_ns)
+    if isinstance(action, graph.RemoveAction):
+        return FileAction(kind="remove", path=action.path, may_be_absent=action.may_be_absent,
+                          wildcards=action.wildcards)
+    if isinstance(action, graph.LinkAction):
+        return FileAction(kind="link", path=action.path, target=action.target, owner=action.owner,
+                          time_ns=action.time_ns)
     return FileAction(
         kind="copy", path=action.dest, input=numbers[action.input], paths=list(action.paths),
         exclude=list(action.exclude), wildcards=action.wildcards, parents=action.parents, unpack=action.unpack,
-        owner=action.owner, keep_owner=action.keep_owner, mode=action.mode)
+        owner=action.owner, keep_owner=action.keep_owner, mode=action.mode, include=list(action.include),
+        itself=action.itself, follow=action.follow, matches=action.matches, makes_parents=action.makes_parents,
+        time_ns=action.time_ns)

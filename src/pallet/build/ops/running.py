@@ -8,7 +8,8 @@ Spec   Dockerfile reference RUN --mount, --network, --security; BuildKit's entit
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
 from pallet.aio import run_blocking
 from pallet.build.cachekey import chain_key
@@ -26,12 +27,21 @@ if TYPE_CHECKING:
     from pallet.build.job import Job, Solved
     from pallet.build.ops.cachemounts import CacheMounts
     from pallet.build.ops.trees import Trees
+    from pallet.build.ports import FrontendOptions
     from pallet.build.remotecache.mounts import MountImporter
 
 _INSECURE, _HOST_NETWORK = "security.insecure", "network.host"
 _PIPES = "/dev/pipes"
 _CACHE_MODE = 0o755
 _SECRET_MODE, _AGENT_MODE, _PIPE_MODE = 0o400, 0o600, 0o755
+
+
+class KeepMount(Protocol):
+    """Makes the snapshot of a mount that is an output: of its number and the layers below it, its key."""
+
+    async def __call__(self, number: int, layers: Sequence[str], /) -> str:
+        """Make one."""
+        ...
 
 
 class StepMaker:
@@ -44,8 +54,12 @@ class StepMaker:
         self._devices = devices
 
     @asynccontextmanager
-    async def make(self, key: str, op: graph.RunOp, inputs: Sequence[Solved], job: Job) -> AsyncIterator[Step]:
+    async def make(self, key: str, op: graph.RunOp, inputs: Sequence[Solved], job: Job,
+                   keep: KeepMount) -> AsyncIterator[Step]:
         """Give the step for the time of its run.
+
+        Args:
+            keep: makes the snapshots of mounts that are outputs.
 
         Raises:
             InvalidParameterError: it needs an entitlement that was not given, or a secret that is unknown.
@@ -56,8 +70,10 @@ class StepMaker:
         async with AsyncExitStack() as stack:
             mounts: list[StepMount] = []
             env = [*op.env, *op.unkeyed_env]
-            for mount in op.mounts:
+            for number, mount in enumerate(op.mounts):
                 made = await self._mount(mount, inputs, job, stack, env)
+                if made is not None and mount.kept:
+                    made = replace(made, snapshot=await keep(number, made.layers))
                 if made is not None:
                     mounts.append(made)
             mounts += [StepMount(target=f"{_PIPES}/{name}", kind="file", data=text.encode("utf-8", "surrogateescape"),
@@ -66,7 +82,8 @@ class StepMaker:
                 id=key, args=op.args, env=tuple(env), cwd=op.cwd, user=op.user,
                 network=op.network if op.network != "default" else job.options.network,
                 insecure=op.security == "insecure", hostname=op.hostname or job.options.hostname,
-                mounts=tuple(mounts), devices=devices, options=job.options)
+                mounts=tuple(mounts), devices=devices, options=_options(op, job.options),
+                readonly_root=op.readonly_root)
 
     async def _devices_of(self, op: graph.RunOp, job: Job) -> tuple[str, ...]:
         if not op.devices:
@@ -139,6 +156,15 @@ class StepMaker:
             cache_id, mount.sharing, f"cached mount {mount.target} from exec", fill=begin,
             mode=_CACHE_MODE if mount.mode is None else mount.mode, owner=(mount.uid, mount.gid)))
         return StepMount(target=mount.target, kind="bind", source=directory, readonly=mount.readonly)
+
+
+def _options(op: graph.RunOp, options: FrontendOptions) -> FrontendOptions:
+    """The request's options with the command's own."""
+    if not (op.extra_hosts or op.ulimits or op.cgroup_parent):
+        return options
+    return replace(options, extra_hosts=(*options.extra_hosts, *op.extra_hosts),
+                   ulimits=(*options.ulimits, *op.ulimits),
+                   cgroup_parent=op.cgroup_parent or options.cgroup_parent)
 
 
 def cache_mount_id(mount: graph.RunMount, begins: Solved | None) -> str:

@@ -37,14 +37,33 @@ _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _WILD = frozenset("*?[\\")
 _PIECE_BYTES = 1 << 20
 _PIVOT = "/./"
+_LOOP = "too many links"
 
 
-class SourceMissingError(NotFoundError):
-    """A path of COPY, ADD or a mount is not in its input. ``path`` is absolute there."""
+class SourceError(NotFoundError):
+    """What COPY, ADD or a mount takes cannot be said, so that no checksum can be calculated."""
 
-    def __init__(self, path: str) -> None:
+    def plain(self) -> NotFoundError:
+        """The same where none is to be calculated."""
+        return NotFoundError(str(self))
+
+
+class SourceMissingError(SourceError):
+    """A path is not in its input.
+
+    Args:
+        path: absolute there.
+        leads_to: the same, links followed.
+    """
+
+    def __init__(self, path: str, leads_to: str = "") -> None:
         super().__init__(f'"{path}": not found')
         self.path = path
+        self.leads_to = leads_to or path
+
+    def plain(self) -> NotFoundError:
+        """As an operation tells it that meets no file."""
+        return _no_file(self.leads_to)
 
 
 class Excluder(Protocol):
@@ -63,6 +82,8 @@ class Selection:
     exclude: tuple[str, ...] = ()
     wildcards: bool = True
     parents: bool = False
+    follow: bool = True
+    """A link is what it leads to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +102,19 @@ def find(root_fd: int, wanted: Selection) -> list[Found]:
     """Resolve wildcards; in the order of the selection, and by name within one pattern.
 
     A pattern with wildcards may match nothing; a plain path is returned whether it exists or not.
+
+    Raises:
+        NotFoundError: the directory that wildcards are to be looked for in is not there.
+        SourceError: links lead nowhere.
     """
     found: list[Found] = []
     for text in wanted.paths:
         pivot, rest = _split_pivot(text) if wanted.parents else ("", text)
         pattern = posixpath.join(pivot, rest.lstrip("/")) if pivot else rest
         clean = _clean(pattern)
-        matches = _expand(root_fd, clean) if wanted.wildcards and not _WILD.isdisjoint(clean) else [clean]
+        matches = [clean]
+        if wanted.wildcards and not _WILD.isdisjoint(clean):
+            matches = _expand(root_fd, clean, may_be_absent=wanted.parents)
         for path in matches:
             if wanted.parents:
                 base = _clean(pivot or "/")
@@ -97,17 +124,22 @@ def find(root_fd: int, wanted: Selection) -> list[Found]:
     return found
 
 
-def open_source(root_fd: int, path: str) -> int:
+def open_source(root_fd: int, path: str, *, follow: bool = True) -> int:
     """Open what a path leads to, following links inside the root; O_PATH.
+
+    Args:
+        follow: also the last one.
 
     Raises:
         SourceMissingError: nothing is there.
     """
     try:
-        return safepath.open_in_root(root_fd, path)
+        return safepath.open_in_root(root_fd, path, os.O_PATH if follow else os.O_PATH | os.O_NOFOLLOW)
     except SyscallError as error:
+        if error.errno == errno.ELOOP:
+            raise SourceError(_LOOP) from error
         if error.errno in _MISSING:
-            raise SourceMissingError(path) from error
+            raise SourceMissingError(path, safepath.resolve_in_root(root_fd, path)) from error
         raise
 
 
@@ -130,7 +162,7 @@ def digest(root_fd: int, wanted: Selection, *, known: Mapping[str, str] | None =
     reader = _Reader(known or {}, excluder, listed=listed, xattrs=xattrs, check=check or _go_on,
                      root=os.readlink(f"/proc/self/fd/{root_fd}"))
     for source in find(root_fd, wanted):
-        fd = open_source(root_fd, source.path)
+        fd = open_source(root_fd, source.path, follow=wanted.follow)
         try:
             summary.update(b"\0%b\0" % os.fsencode(source.name))
             summary.update(reader.source(fd, source))
@@ -154,6 +186,8 @@ class _Reader:
         """Digest of one source."""
         status = os.fstat(fd)
         where = self._place(fd) if self.known or self.listed else None
+        if stat.S_ISLNK(status.st_mode):
+            return self._head(b"", status, None, os.fsencode(os.readlink("", dir_fd=fd)))
         if not stat.S_ISDIR(status.st_mode):
             left_out = source.pivot and self.excluder and self.excluder(source.name)
             return b"" if left_out else self._entry(f"/proc/self/fd/{fd}", None, b"", status, where)
@@ -237,7 +271,11 @@ def _split_pivot(path: str) -> tuple[str, str]:
     return (before or "/", after) if found else ("", text)
 
 
-def _expand(root_fd: int, pattern: str) -> list[str]:
+def _no_file(path: str) -> NotFoundError:
+    return NotFoundError(f"lstat {path}: no such file or directory")
+
+
+def _expand(root_fd: int, pattern: str, *, may_be_absent: bool) -> list[str]:
     parts = pattern.strip("/").split("/")
     plain: list[str] = []
     while parts and _WILD.isdisjoint(parts[0]):
@@ -246,11 +284,17 @@ def _expand(root_fd: int, pattern: str) -> list[str]:
     try:
         fd = safepath.open_in_root(root_fd, base, os.O_RDONLY | os.O_DIRECTORY)
     except SyscallError as error:
+        if error.errno == errno.ELOOP:
+            raise SourceError(_LOOP) from error
+        if error.errno == errno.ENOENT and not may_be_absent:
+            raise _no_file(safepath.resolve_in_root(root_fd, base)) from error
         if error.errno in _MISSING:
             return []
         raise
     try:
         return [posixpath.join(base, path) for path in _matches(fd, parts)]
+    except InvalidParameterError:  # Go's walk takes a pattern that is none for one that does not match
+        return []
     finally:
         os.close(fd)
 

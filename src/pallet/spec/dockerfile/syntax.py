@@ -16,7 +16,7 @@ _BEGINNING = 64 << 10
 
 
 def detect_syntax(source: bytes) -> str:
-    """The image of the front end; "" where none is named.
+    """The image of the front end, perhaps with arguments; "" where none is named.
 
     A first line ``#!…`` is skipped; ``//`` comments and a JSON object's ``syntax`` count as well.
     """
@@ -47,6 +47,13 @@ def _in_comments(text: str, mark: str) -> str:
     return ""
 
 
+def syntax_line(source: bytes) -> int:
+    """The line, from 1, that names the front end which ``detect_syntax`` found."""
+    lines = source.decode("utf-8", "replace").split("\n")
+    return next((number for number, line in enumerate(lines, 1) if "syntax" in line.lower()), 1)
+
+
 def is_builtin(image: str) -> bool:
     """Whether an image is Docker's own front end, whose language is the one built in here."""
+    image = image.partition(" ")[0]
     return image == "dockerfile.v0" or _OURS.fullmatch(image) is not None

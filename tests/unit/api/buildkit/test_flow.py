@@ -262,7 +262,7 @@ async def test_a_result_that_was_never_handed_out_is_refused(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("frontend", "attrs", "words"), [
-    ("gateway.v0", {"source": "example/other:1"}, "runs no frontend images: example/other:1"),
+    ("gateway.v0", {}, "no source specified for gateway"),
     ("magic.v1", {}, "frontend magic.v1 not found")])
 async def test_other_frontends_are_refused(tmp_path: Path, frontend: str, attrs: dict[str, str], words: str) -> None:
     async with world(tmp_path) as found:
@@ -277,16 +277,28 @@ async def test_the_syntax_image_of_dockerfiles_is_the_front_end_here(tmp_path: P
         await Driver(await found.client(), "one").whole(
             Frontend="gateway.v0", FrontendOpt={"source": "docker/dockerfile:1.7-labs"})
         assert len(found.builder.requests) == 1
+        assert found.builder.requests[0].planner is None
 
 
-async def test_raw_definitions_are_refused(tmp_path: Path) -> None:
+async def test_other_images_plan_by_themselves(tmp_path: Path) -> None:
+    async with world(tmp_path) as found:
+        await Driver(await found.client(), "one").whole(
+            Frontend="gateway.v0", FrontendOpt={"source": "example/other:1", "cmdline": "example/other:1 more"})
+        assert [request.planner is None for request in found.builder.requests] == [False]
+        assert found.builder.requests[0].attributes["cmdline"] == "example/other:1 more"
+
+
+@pytest.mark.parametrize("over_the_bridge", [False, True])
+async def test_definitions_plan_by_themselves(tmp_path: Path, *, over_the_bridge: bool) -> None:
     async with world(tmp_path) as found:
         definition = llb_pb2.Definition()
-        getattr(definition, "def").append(b"")
-        driver = Driver(await found.client(), "one", Definition=definition)
-        with pytest.raises(GrpcError, match="LLB definitions are not supported") as caught:
-            await driver.solved
-        assert caught.value.code is Code.UNIMPLEMENTED
+        operation = llb_pb2.Op(source=llb_pb2.SourceOp(identifier="local://x"))
+        getattr(definition, "def").append(operation.SerializeToString())
+        if over_the_bridge:
+            await Driver(await found.client(), "one").whole(Frontend="", Definition=definition)
+        else:
+            await Driver(await found.client(), "one", Definition=definition).solved
+        assert [request.planner is None for request in found.builder.requests] == [False]
 
 
 async def test_subrequests_are_answered_and_nothing_is_built(tmp_path: Path) -> None:
@@ -336,18 +348,21 @@ async def test_a_result_may_be_the_input_of_another_build(tmp_path: Path) -> Non
         await dependent.solved
 
 
-async def test_inputs_that_are_nothing_of_ours_are_refused(tmp_path: Path) -> None:
+async def test_inputs_are_results_or_definitions(tmp_path: Path) -> None:
     async with world(tmp_path) as found:
         definition = llb_pb2.Definition()
-        for identifier, words in (("docker-image://x", "not a result of this builder"),
-                                  ("pallet-build://a/b", "no such result")):
-            operation = llb_pb2.Op(source=llb_pb2.SourceOp(identifier=identifier))
-            del getattr(definition, "def")[:]
-            getattr(definition, "def").append(operation.SerializeToString())
-            driver = Driver(await found.client(), identifier)
-            with pytest.raises(GrpcError, match=words):
-                await driver.solve(FrontendInputs={"n": definition})
-            driver.solved.cancel()
+        getattr(definition, "def").append(llb_pb2.Op(source=llb_pb2.SourceOp(
+            identifier="docker-image://x")).SerializeToString())
+        await Driver(await found.client(), "one").whole(FrontendInputs={"n": definition})
+        below, _ = found.builder.requests[0].inputs["n"]
+        assert below.planner is not None
+        del getattr(definition, "def")[:]
+        getattr(definition, "def").append(llb_pb2.Op(source=llb_pb2.SourceOp(
+            identifier="pallet-build://a/b")).SerializeToString())
+        driver = Driver(await found.client(), "two")
+        with pytest.raises(GrpcError, match="no such result"):
+            await driver.solve(FrontendInputs={"n": definition})
+        driver.solved.cancel()
 
 
 async def test_a_reference_is_used_by_one_build_at_a_time(tmp_path: Path) -> None:

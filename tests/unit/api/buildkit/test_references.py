@@ -67,14 +67,10 @@ async def test_a_source_is_read_and_is_a_context(tmp_path: Path) -> None:
         assert found.builder.requests[-1].options.remote_context == "http://h/r.git#main"
 
 
-async def test_other_definitions_are_refused(tmp_path: Path) -> None:
+async def test_any_definition_is_a_context(tmp_path: Path) -> None:
     async with world(tmp_path) as found:
         await found.session()
         driver = Driver(await found.client(), "r")
-        image = definition("docker-image://x")
-        with pytest.raises(GrpcError, match="LLB definitions are not supported"):
-            await driver.solve(Frontend="", Definition=image)
-        with pytest.raises(GrpcError, match="is not a result of this builder"):
-            await driver.solve(FrontendInputs={"context": image})
-        await driver.give_back()
-        await driver.solved
+        await driver.whole(FrontendInputs={"context": definition("docker-image://x")})
+        assert "context" in found.builder.requests[0].inputs
+        assert not found.builder.requests[0].options.remote_context
