@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 import signal
+import tempfile
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,16 +28,28 @@ def _features(item: pytest.Item) -> list[str]:
     return [name for mark in item.iter_markers("needs") for name in mark.args]
 
 
-def pytest_configure() -> None:
-    """Let a terminated session (``timeout``, CI) end its daemons: fixtures run as after control-C."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Let a terminated session (``timeout``, CI) end its daemons: fixtures run as after control-C.
+
+    One of several workers gets a temporary directory of its own, as the leak check counts what lies there.
+    """
+    if hasattr(config, "workerinput"):
+        tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="tw")
+        os.chmod(tempfile.tempdir, 0o1777)
+        config.add_cleanup(partial(shutil.rmtree, tempfile.tempdir, ignore_errors=True))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs have that, and so would clients
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first; end-to-end tests, whose daemon lives through several of them, last."""
-    order = ("style", "unit", "contract", "conformance", "api", "root", "e2e")
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Quick tests first; end-to-end tests, whose daemon lives through several of them, last.
+
+    Among workers it is the other way round, so that what is left for the end are small files.
+    """
+    order = ["style", "unit", "contract", "conformance", "api", "root", "e2e"]
+    if hasattr(config, "workerinput"):
+        order.reverse()
 
     def place(item: pytest.Item) -> int:
         parts = item.path.parts
@@ -43,7 +59,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Leave the host's namespaces before the first fixture, if any test is going to be root."""
+    """Leave the host's namespaces before the first fixture, if any test is going to be root.
+
+    What was collected stays to the end: the leak check, which collects garbage several times a test, need not
+    look at all of it again.
+    """
+    gc.collect()
+    gc.freeze()
     wants_root = any("root" in _features(item) for item in session.items)
     if wants_root and os.geteuid() == 0 and not session.config.option.collectonly:
         isolation.enter_session()

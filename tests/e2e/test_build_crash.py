@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import leaks
 from tests.support.daemon import pallet_command
 from tests.support.dockercli import docker_binaries
 from tests.support.plugins import with_plugins
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.needs("root", "overlay", "docker_cli")
 
 SECRET = "secret-8861-of-nobody"
-DOCKERFILE = """FROM busybox
+SLEEP = ("sleep", leaks.seconds(5))
+DOCKERFILE = f"""FROM busybox
 COPY f /f
 RUN echo one
-RUN --mount=type=secret,id=s --mount=type=cache,target=/c cat /run/secrets/s > /dev/null; touch /c/x; echo at-$((40+2)); sleep 985
+RUN --mount=type=secret,id=s --mount=type=cache,target=/c cat /run/secrets/s > /dev/null; touch /c/x; echo at-$((40+2)); {" ".join(SLEEP)}
 """
 
 
@@ -37,14 +39,7 @@ def left(daemon: Daemon) -> list[str]:
     found = [str(path) for place in places if place.is_dir() for path in place.iterdir()]
     found += [str(path) for path in Path("/dev/shm").glob("pallet-step-*")]
     found += [str(path) for path in (data / "build/contexts").glob("once-*")]
-    return found + [pid for pid in os.listdir("/proc") if pid.isdigit() and _command(pid) == b"sleep\x00985\x00"]
-
-
-def _command(pid: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+    return found + sorted(leaks.running(*SLEEP))
 
 
 def _children(pid: int) -> list[int]:
@@ -82,7 +77,7 @@ def test_a_kill_leaves_nothing_of_a_step(fresh_palletd: Callable[..., Daemon], t
     eventually(lambda: not left(daemon), what="nothing is left")
     for place in (daemon.data_root, daemon.exec_root, daemon.log):
         assert not _holds(place, SECRET)
-    (context / "Dockerfile").write_text(DOCKERFILE.replace("; sleep 985", ""))
+    (context / "Dockerfile").write_text(DOCKERFILE.replace(f"; {' '.join(SLEEP)}", ""))
     done = cli.run("build", "--secret", f"id=s,src={tmp_path / 'secret'}", "-t", "crash:1", str(context))
     assert done.code == 0, done.err
     assert done.err.count("CACHED") >= 2, done.err
@@ -101,7 +96,7 @@ def test_the_daemons_end_ends_a_build(fresh_palletd: Callable[..., Daemon], tmp_
     words = ["buildx", "build", "--progress", "plain"] if door == "buildkit" else ["build"]
     if door == "classic":
         cli.env["DOCKER_BUILDKIT"] = "0"
-    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN echo one > /one\nRUN echo at-$((40+2)); sleep 985\n")
+    (tmp_path / "Dockerfile").write_text(f"FROM busybox\nRUN echo one > /one\nRUN echo at-$((40+2)); {' '.join(SLEEP)}\n")
     process = cli.start(*words, str(tmp_path), stderr=subprocess.STDOUT)
     assert process.stdout is not None
     assert any("at-42" in line for line in process.stdout)

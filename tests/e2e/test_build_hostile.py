@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import leaks
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -228,12 +229,14 @@ def bombs() -> list[str]:
 @pytest.mark.needs("limits")
 def test_a_step_may_have_a_share_of_the_hosts_processes(pallet_cli: DockerCli, tmp_path: Path) -> None:
     """A fork bomb without any limit of the client's meets this one."""
-    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN --mount=type=cache,target=/c echo at-$((40+2)); sleep 986\n")
+    sleep = ("sleep", leaks.seconds(6))
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM busybox\nRUN --mount=type=cache,target=/c echo at-$((40+2)); {' '.join(sleep)}\n")
     process = pallet_cli.start("build", "--progress", "plain", str(tmp_path))
     try:
         assert process.stderr is not None
         assert any("at-42" in line for line in process.stderr)
-        [pid] = [pid for pid in filter(str.isdigit, os.listdir("/proc")) if command(pid) == b"sleep\x00986\x00"]
+        [pid] = leaks.running(*sleep)
         paths = dict(line.split(":", 2)[1:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
         top = "/sys/fs/cgroup/pids" if "pids" in paths else "/sys/fs/cgroup"
         limit = int(Path(top + paths.get("pids", paths.get("", "")), "pids.max").read_text())
@@ -241,11 +244,4 @@ def test_a_step_may_have_a_share_of_the_hosts_processes(pallet_cli: DockerCli, t
         assert limit == min(most) // 4
     finally:
         pallet_cli.end_started()
-    eventually(lambda: not [pid for pid in os.listdir("/proc") if command(pid) == b"sleep\x00986\x00"])
-
-
-def command(pid: str) -> bytes:
-    """A process's command line."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
+    eventually(lambda: not leaks.running(*sleep))

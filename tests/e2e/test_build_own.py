@@ -290,23 +290,15 @@ def test_eight_builds_at_once_share_their_steps(pallet_cli: DockerCli, context: 
 
 
 def test_a_client_that_goes_away_stops_its_build(pallet_cli: DockerCli, context: Path, engine: Daemon) -> None:
-    where = write(context, BASE + "RUN echo begun-$((40+2)) && sleep 987\n")
+    where = write(context, BASE + f"RUN echo begun-$((40+2)) && sleep {leaks.seconds(7)}\n")
     process = pallet_cli.start("build", where)
     assert process.stderr is not None
     for line in process.stderr:
         if "begun-42" in line:
             break
     process.send_signal(signal.SIGKILL)
-    leaks.assert_gone(lambda: {pid for pid in os.listdir("/proc") if pid.isdigit() and _is_sleep(pid)}, "the step")
+    leaks.assert_gone(lambda: leaks.running("sleep", leaks.seconds(7)), "the step")
     leaks.assert_gone(lambda: set(os.listdir(engine.data_root / "snapshots/c")), "snapshots of steps")
-
-
-def _is_sleep(pid: str) -> bool:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read() == b"sleep\x00987\x00"
-    except OSError:
-        return False
 
 
 def test_a_killed_daemon_leaves_a_clean_store_and_its_cache(
@@ -314,7 +306,7 @@ def test_a_killed_daemon_leaves_a_clean_store_and_its_cache(
 ) -> None:
     daemon = fresh_palletd()
     cli = daemon.cli(pallet_command())
-    where = write(context, BASE + "COPY a /a\nRUN echo one\nRUN echo begun-$((40+2)) && sleep 986\n", a="1")
+    where = write(context, BASE + f"COPY a /a\nRUN echo one\nRUN echo begun-$((40+2)) && sleep {leaks.seconds(8)}\n", a="1")
     process = cli.start("build", where)
     assert process.stderr is not None
     for line in process.stderr:

@@ -62,6 +62,7 @@ MASKED = ["/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/pro
           "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list",
           "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"]
 READONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+CGROUP_PARENT = f"/t-lab{os.getpid()}"
 DEVICES = oci.LinuxResources(devices=[
     oci.DeviceRule(allow=False, access="rwm"),
     oci.DeviceRule(allow=True, type="c", access="m"),
@@ -113,9 +114,9 @@ class Lab:
     async def _remove_cgroup_parent(self) -> None:
         """Shims may still be removing their own."""
         for _ in range(200):
-            remove_parent("/t-lab")
+            remove_parent(CGROUP_PARENT)
             # A shim takes its cgroups down one hierarchy after another.
-            if not [*Path("/sys/fs/cgroup").glob("t-lab"), *Path("/sys/fs/cgroup").glob("*/t-lab")]:
+            if not [path for depth in ("", "*/") for path in Path("/sys/fs/cgroup").glob(depth + CGROUP_PARENT[1:])]:
                 return
             await asyncio.sleep(0.01)
 
@@ -151,7 +152,7 @@ class Lab:
         linux: dict[str, Any] = {
             "namespaces": [oci.Namespace(type=kind)
                            for kind in ("mount", "uts", "pid", "ipc", "network")],
-            "cgroups_path": f"/t-lab/{name}", "resources": DEVICES, "masked_paths": MASKED,
+            "cgroups_path": f"{CGROUP_PARENT}/{name}", "resources": DEVICES, "masked_paths": MASKED,
             "readonly_paths": READONLY}
         top: dict[str, Any] = {"hostname": "box", "mounts": default_mounts(),
                                "root": oci.Root(path="rootfs")}

@@ -179,7 +179,7 @@ def test_runc_decides_as_the_native_filter(tmp_path: Path) -> None:
                    {"destination": "/usr", "type": "bind", "source": "/usr",
                     "options": ["rbind", "ro"]}],
         "linux": {"namespaces": [{"type": kind} for kind in ("mount", "pid", "ipc", "uts")],
-                  "cgroupsPath": "/t-cgroups/t-runc", "seccomp": _plain(document)},
+                  "cgroupsPath": f"{cgroups.PARENT}/t-runc", "seccomp": _plain(document)},
     }
     for name in ("usr", "proc"):
         (tmp_path / "rootfs" / name).mkdir(parents=True)
@@ -191,7 +191,7 @@ def test_runc_decides_as_the_native_filter(tmp_path: Path) -> None:
             ["runc", "--root", f"{tmp_path}/state", "run", "--bundle", str(tmp_path), "t-seccomp"],
             capture_output=True, text=True, check=False, timeout=60)
     finally:
-        remove_parent("/t-cgroups")
+        remove_parent(cgroups.PARENT)
     assert done.returncode == 0, done.stderr
     bpf = compile_filter(document)
 

@@ -14,7 +14,7 @@ from pallet.errors import SystemFailureError
 from pallet.spec import runtime as oci
 from pallet.supervisor.failures import InvalidCommandError
 from pallet.zygote import messages
-from tests.root.runtimelab import DEFAULT_CAPS, read_all, read_until
+from tests.root.runtimelab import CGROUP_PARENT, DEFAULT_CAPS, read_all, read_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,7 +44,7 @@ def request(lab: Lab, box: Shim, *args: str, stdin: bool = False, attach: bool =
     streams = [messages.Attach(stream_id=1, stdin=stdin, stdout=True, stderr=True, mux=False)]
     return messages.StartExec(
         id=name, container_id=box.id, container_pid=box.pid, container_dir=box.shim_dir,
-        cgroups_path=f"/t-lab/{box.id}", process=oci.Process(**values | process),
+        cgroups_path=f"{CGROUP_PARENT}/{box.id}", process=oci.Process(**values | process),
         shim_dir=lab.shim_dir(name), stdio=messages.Stdio(
             open_stdin=stdin, stdin_once=True, attach=streams if attach else []), **extra or {})
 
@@ -79,7 +79,7 @@ async def test_shares_the_cgroup(lab: Lab, box: Shim) -> None:
     _, output = await run(lab, box, "cat", "/proc/self/cgroup")
     _, own = await run(lab, box, "cat", "/proc/1/cgroup")
     assert output == own
-    assert f"/t-lab/{box.id}" in output
+    assert f"{CGROUP_PARENT}/{box.id}" in output
 
 
 async def test_stdin_and_exit_code(lab: Lab, box: Shim) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-PARENT = "/t-cgroups"
+PARENT = f"/t-cgroups{os.getpid()}"
 _numbers = itertools.count()
 
 

@@ -90,6 +90,7 @@ def enter_session() -> None:
     unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS)
     mount("none", "/", flags=_MS_REC | _MS_PRIVATE)
     _fresh_sysfs()
+    mount("tmpfs", "/dev/shm", "tmpfs", data="mode=1777")
     set_link("lo")
     _add_bridge("host0")
     set_link("host0", HOST_ADDRESS)

@@ -7,6 +7,7 @@ process, temporary files with a test's prefix.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import re
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _CGROUP_TOP = Path("/sys/fs/cgroup")
-_TEST_CGROUP = re.compile(r"(^|/)t-[^/]+$")
+_TEST_CGROUP = re.compile(r"^t-")
+_SESSION_CGROUP = re.compile(r"^t-[a-z-]*(\d+)")
 _DAEMON = re.compile(r"^t-(?:pallet|docker)-(\d+)-")
 _TEMPORARY = re.compile(r"^(t-|pallet)")
 
@@ -106,9 +108,31 @@ def cgroups(*needles: str) -> set[str]:
     for top, names, _ in os.walk(_CGROUP_TOP):
         for name in names:
             if any(needle in name for needle in needles) or (
-                not needles and _TEST_CGROUP.search(name)
+                not needles and _TEST_CGROUP.match(name) and not _of_another_session(name)
             ):
                 found.add(os.path.join(top, name))
+    return found
+
+
+def _of_another_session(cgroup: str) -> bool:
+    """Whether a name (``t-lab123``, ``t-123.slice``) has the pid of a live process that is not this one."""
+    number = _SESSION_CGROUP.match(cgroup)
+    return number is not None and int(number[1]) != os.getpid() and Path(f"/proc/{number[1]}").exists()
+
+
+def seconds(number: int) -> str:
+    """How long a program of a test may sleep (months): one of ten durations that only this session's have."""
+    return str(10_000_000 + 10 * os.getpid() + number)
+
+
+def running(*argv: str) -> set[str]:
+    """Pids of the processes with this very command line, wherever on the machine."""
+    wanted = "".join(f"{word}\0" for word in argv).encode()
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/cmdline").read_bytes() == wanted:
+                found.add(pid)
     return found
 
 
