@@ -1,7 +1,7 @@
 """Compose files as bake files: every service with a ``build`` is a target.
 
-Owns   interpolation, several files over one another, ``x-bake``.
-Spec   compose-spec build.md, 12-interpolation.md; buildx docs/bake "Building from Compose file".
+Owns   what a service's build means as a target, ``x-bake``.
+Spec   compose-spec build.md; buildx docs/bake "Building from Compose file".
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import posixpath
 import re
 
 from pallet.cli.bake import fields
+from pallet.cli.bake.composefiles import dotenv, is_local, merged
 from pallet.cli.bake.definition import Group
-from pallet.cli.bake.hcl.values import as_string, from_plain
+from pallet.cli.bake.hcl.values import as_string
 from pallet.cli.errors import CommandError
 
 TYPE_CHECKING = False
@@ -21,41 +22,7 @@ if TYPE_CHECKING:
 
     from pallet.cli.bake.definition import Definition
 
-_NAME = re.compile(r"[A-Za-z_]\w*")
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]+")
-_BOOL = "tag:yaml.org,2002:bool"
-_REMOTE = ("http://", "https://", "git://", "ssh://", "git@", "github.com/")
-
-
-def problem_of(text: str) -> str:
-    """Why the text is no Compose file; "" if it is one."""
-    try:
-        found = _yaml(text, "")
-    except CommandError as error:
-        return str(error)
-    if not isinstance(found, dict):
-        return "top-level object must be a mapping"
-    return "" if "services" in found else "no services"
-
-
-def _yaml(text: str, name: str) -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise CommandError("Compose files need the package PyYAML") from None
-
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-        """YAML 1.2: ``no`` is a text, and so are dates and times."""
-
-        yaml_implicit_resolvers = {  # noqa: RUF012  PyYAML's own
-            first: [(tag, form) for tag, form in forms if tag not in (_BOOL, "tag:yaml.org,2002:timestamp")]
-            for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-
-    Loader.add_implicit_resolver(_BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
-    try:
-        return yaml.load(text, Loader=Loader)  # noqa: S506  it is a safe one
-    except yaml.YAMLError as error:
-        raise CommandError(f"failed to parse {name}: yaml: {' '.join(str(error).split())}") from None
 
 
 def add_compose(files: Sequence[tuple[str, str]], environment: Mapping[str, str], into: Definition) -> None:
@@ -68,13 +35,8 @@ def add_compose(files: Sequence[tuple[str, str]], environment: Mapping[str, str]
     Raises:
         CommandError: one is no Compose file.
     """
-    known = {**_dotenv(), **environment}
-    whole: dict[str, Any] = {}
-    for name, text in files:
-        found = _yaml(text, name)
-        if not isinstance(found, dict):
-            raise CommandError(f"failed to parse {name}: top-level object must be a mapping")
-        whole = _over(whole, _interpolated(found, known, "", {}))
+    known = {**dotenv([".env"], environment, required=False), **environment}
+    whole = merged(files, environment)
     secrets = whole.get("secrets") or {}
     names = []
     services = whole.get("services") or {}
@@ -82,10 +44,8 @@ def add_compose(files: Sequence[tuple[str, str]], environment: Mapping[str, str]
         if not isinstance(about, dict) or about.get("build") is None:
             continue
         name = _target_name(service)
-        build = about["build"]
-        build = {"context": build} if isinstance(build, str) else build
         names.append(name)
-        into.add(name, _target(build, about, secrets, known))
+        into.add(name, _target(about["build"], about, secrets, known))
     into.groups["default"] = Group(names)
 
 
@@ -103,7 +63,7 @@ def _target(build: dict[str, Any], about: dict[str, Any], secrets: dict[str, Any
             build.get("additional_contexts"), known).items()},
         "tags": build.get("tags"),
         "cache-from": build.get("cache_from"), "cache-to": build.get("cache_to"),
-        "platforms": build.get("platforms") or ([about["platform"]] if about.get("platform") else None),
+        "platforms": build.get("platforms"),
         "secret": [_secret(one, secrets) for one in build.get("secrets") or ()],
         "ssh": _ssh(build.get("ssh")), "pull": build.get("pull"), "no-cache": build.get("no_cache"),
         "network": build.get("network"), "ulimits": _ulimits(build.get("ulimits")),
@@ -135,7 +95,7 @@ def _extended(target: dict[str, Any], extension: dict[str, Any]) -> dict[str, An
 
 
 def _local(path: str) -> str:
-    return path if "://" in path or path.startswith(_REMOTE) else posixpath.normpath(path)
+    return posixpath.normpath(path) if is_local(path) else path
 
 
 def _context(value: str) -> str:
@@ -205,103 +165,3 @@ def _attestations(build: dict[str, Any]) -> list[str]:
             text = as_string(value)
             found.append(f"type={kind}" + (f",{text}" if "=" in text else "" if text == "true" else ",disabled=true"))
     return found
-
-
-def _over(below: Any, above: Any) -> Any:
-    """One file over another: maps by key, lists one after the other, all else replaced."""
-    if isinstance(below, dict) and isinstance(above, dict):
-        return {**below, **{key: _over(below[key], value) if key in below else value
-                            for key, value in above.items()}}
-    if isinstance(below, list) and isinstance(above, list):
-        return [*below, *(item for item in above if item not in below)]
-    return above
-
-
-def _dotenv() -> dict[str, str]:
-    try:
-        with open(".env", encoding="utf-8") as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return {}
-    found = {}
-    for line in lines:
-        name, equals, value = line.strip().removeprefix("export ").partition("=")
-        if equals and not name.startswith("#"):
-            value = value.strip()
-            quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
-            found[name.strip()] = value[1:-1] if quoted else value.partition(" #")[0].rstrip()
-    return found
-
-
-def _interpolated(value: Any, known: Mapping[str, str], path: str, seen: dict[int, Any]) -> Any:
-    """A value with its texts interpolated; what a file names several times stays one (``seen``, by identity)."""
-    if id(value) in seen:
-        return seen[id(value)]
-    if isinstance(value, dict):
-        found: Any = {key: _interpolated(item, known, f"{path}.{key}", seen) for key, item in value.items()}
-    elif isinstance(value, list):
-        found = [_interpolated(item, known, f"{path}.[]", seen) for item in value]
-    elif not isinstance(value, str) or "$" not in value:
-        return from_plain(value)
-    else:
-        try:
-            return interpolate(value, known)
-        except CommandError as error:
-            raise CommandError(f"error while interpolating {path[1:]}: {error}") from None
-    seen[id(value)] = found
-    return found
-
-
-def interpolate(text: str, known: Mapping[str, str]) -> str:
-    """Replace ``$NAME``, ``${NAME:-default}``, ``${NAME?message}``, ``${NAME+other}``; ``$$`` is a dollar.
-
-    Raises:
-        CommandError: a variable is required, or a form is wrong.
-    """
-    found, at = [], 0
-    while (dollar := text.find("$", at)) >= 0:
-        found.append(text[at:dollar])
-        at = dollar + 1
-        if text.startswith("$", at):
-            found.append("$")
-            at += 1
-        elif text.startswith("{", at):
-            end = _closing(text, at)
-            found.append(_substituted(text[at + 1:end], known))
-            at = end + 1
-        elif name := _NAME.match(text, at):
-            found.append(known.get(name.group(), ""))
-            at = name.end()
-        else:
-            raise CommandError(f"invalid interpolation format: {text!r}".replace("'", '"'))
-    return "".join(found) + text[at:]
-
-
-def _closing(text: str, at: int) -> int:
-    depth = 0
-    for place in range(at, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if not depth:
-            return place
-    raise CommandError(f"invalid interpolation format: {text!r}".replace("'", '"'))
-
-
-def _substituted(inner: str, known: Mapping[str, str]) -> str:
-    name = _NAME.match(inner)
-    if name is None:
-        raise CommandError(f'invalid interpolation format: "${{{inner}}}"')
-    value, rest = known.get(name.group()), inner[name.end():]
-    if not rest:
-        return value or ""
-    empty_too = rest.startswith(":")
-    operator, word = rest[empty_too:empty_too + 1], rest[empty_too + 1:]
-    there = value is not None and not (empty_too and not value)
-    if operator == "-":
-        return value or "" if there else interpolate(word, known)
-    if operator == "+":
-        return interpolate(word, known) if there else ""
-    if operator == "?":
-        if not there:
-            raise CommandError(f"required variable {name.group()} is missing a value: {interpolate(word, known)}")
-        return value or ""
-    raise CommandError(f'invalid interpolation format: "${{{inner}}}"')

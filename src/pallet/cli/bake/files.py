@@ -89,7 +89,7 @@ def _as_hcl(name: str, text: str) -> Body | None:
     try:
         return syntax.parse(text, f"{name}.hcl")
     except HclError as error:
-        from pallet.cli.bake.compose import problem_of
+        from pallet.cli.bake.composefiles import problem_of
 
         problem = problem_of(text)
         if not problem:

@@ -19,6 +19,7 @@ GOLDEN = Path(__file__).parent.parent / "golden/bake.json"
 def written(case: dict[str, Any], directory: Path) -> None:
     """Write a case's files."""
     for name, text in case["files"].items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(text, encoding="utf-8")
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from pallet.cli.bake.board import Shared, TargetView, prefixed
 from pallet.cli.bake.building import option_line
-from pallet.cli.bake.compose import interpolate
 from pallet.cli.bake.hcl.functions import FUNCTIONS
+from pallet.cli.bake.interpolation import interpolate
 from pallet.cli.errors import CommandError
 
 if TYPE_CHECKING:
