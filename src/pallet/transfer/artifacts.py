@@ -11,12 +11,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pallet.transfer.cancellation import Cancellation
 from pallet.transfer.client import RepositoryClient
 from pallet.transfer.failures import RegistryError, for_pull
 from pallet.transfer.fetch import fetch
 from pallet.transfer.push import PushBlob, PushImage, PushManifest, PushRequest
 from pallet.transfer.retry import Retries
-from pallet.transfer.transport import Cancellation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from pallet.spec.image import Descriptor
     from pallet.storage.content import ContentStore
+    from pallet.transfer.cancellation import Cancellation
     from pallet.transfer.client import RepositoryClient
     from pallet.transfer.image_pull import Protection
-    from pallet.transfer.transport import Cancellation
     from pallet.types import Digest
 
 logger = logging.getLogger(__name__)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from urllib3.response import HTTPResponse
 
+    from pallet.transfer.cancellation import Cancellation
     from pallet.transfer.retry import Retries
-    from pallet.transfer.transport import Cancellation
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 

@@ -20,10 +20,11 @@ from pallet.spec import digest as digests
 from pallet.spec import image
 from pallet.spec import platform as platforms
 from pallet.transfer import attestations, failures, progress
+from pallet.transfer.cancellation import Cancellation
 from pallet.transfer.client import refusal
 from pallet.transfer.failures import BadContentError
 from pallet.transfer.layer_job import LayerSource
-from pallet.transfer.transport import Cancellation, read_document
+from pallet.transfer.transport import read_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -25,8 +25,8 @@ from pallet.layer.worker import ApplyReply, ApplyRequest, ProgressWriter
 from pallet.spec import digest as digests
 from pallet.storage.content import DigestMismatchError
 from pallet.transfer import progress
+from pallet.transfer.cancellation import Cancellation
 from pallet.transfer.retry import Retries, RetryPolicy
-from pallet.transfer.transport import Cancellation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -21,11 +21,11 @@ from pallet.errors import DataLossError
 from pallet.spec import digest as digests
 from pallet.spec.image import Descriptor, StoredManifest
 from pallet.transfer import failures, progress
+from pallet.transfer.cancellation import Cancellation
 from pallet.transfer.client import RepositoryClient
 from pallet.transfer.failures import RefusedError, RegistryError, UnreachableError
 from pallet.transfer.packing import PackedBlob
 from pallet.transfer.retry import Retries, RetryPolicy
-from pallet.transfer.transport import Cancellation
 from pallet.transfer.upload import Attempts, Outcome, find, upload, upload_packed
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from pallet.transfer.failures import RefusedError, RegistryError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pallet.transfer.transport import Cancellation
+    from pallet.transfer.cancellation import Cancellation
 
 _MAX_DELAY_S = 30.0
 _MAX_RESUMES = 200

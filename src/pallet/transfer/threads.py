@@ -12,11 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from pallet.errors import SystemFailureError
+from pallet.transfer.cancellation import Cancellation, under
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from pallet.transfer.transport import Cancellation
 
 T = TypeVar("T")
 
@@ -37,15 +36,17 @@ class TransferThreads:
     async def run(self, fn: Callable[[], T], cancel: Cancellation | None = None) -> T:
         """Run ``fn`` in a thread. When cancelled, trip ``cancel`` and wait until ``fn`` has ended.
 
+        What ``fn`` asks a registry meanwhile ends at once then, with or without a ``cancel`` of the caller's.
+
         Raises:
             SystemFailureError: the disk refused; other exceptions pass through.
         """
-        future = asyncio.get_running_loop().run_in_executor(self._pool, fn)
+        cancel = cancel or Cancellation()
+        future = asyncio.get_running_loop().run_in_executor(self._pool, under, cancel, fn)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            if cancel is not None:
-                cancel.cancel()
+            cancel.cancel()
             await _ended(future)
             raise
         except OSError as error:

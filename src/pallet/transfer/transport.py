@@ -11,23 +11,22 @@ from __future__ import annotations
 import ipaddress
 import socket
 import threading
-from contextlib import suppress
-from typing import IO, TYPE_CHECKING, Protocol, cast
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
 import urllib3.exceptions as u3
-from urllib3.connection import HTTPSConnection
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.response import BaseHTTPResponse, HTTPResponse
 
 from pallet import __version__
-from pallet.errors import CancelledRequestError
-from pallet.transfer import tls
+from pallet.transfer import cancellation, tls
 from pallet.transfer.failures import BadContentError, from_exception
 from pallet.transfer.proxies import ProxySettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 CHUNK_BYTES = 1 << 20
@@ -59,57 +58,54 @@ class BodyFile(Protocol):
 Body = bytes | BodyFile | None
 
 
-class Cancellation:
-    """Tells a transfer thread to stop, also while it waits for a socket.
+@contextmanager
+def _shut_on_cancel(connection: HTTPConnection) -> Iterator[None]:
+    """While a request is sent or its answer awaited, cancelling ends that. Making a connection is not interrupted."""
+    cancel = cancellation.current()
+    if cancel is None:
+        yield
+        return
 
-    ``cancel`` may be called from any thread, any number of times.
-    """
+    def shut() -> None:
+        if isinstance(connection.sock, socket.socket):
+            socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)  # below TLS, which another thread is reading
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._cancelled = False
-        self._closers: set[Callable[[], None]] = set()
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether ``cancel`` was called."""
-        return self._cancelled
-
-    def cancel(self) -> None:
-        """Stop the transfer: its next check raises and its socket is shut down."""
-        with self._lock:
-            self._cancelled = True
-            closers, self._closers = self._closers, set()
-        for closer in closers:
-            with suppress(OSError, ValueError, RuntimeError):  # the reply was given back meanwhile
-                closer()
-
-    def check(self) -> None:
-        """Raise when cancelled.
-
-        Raises:
-            CancelledRequestError: ``cancel`` was called.
-        """
-        if self._cancelled:
-            message = "context canceled"
-            raise CancelledRequestError(message)
-
-    def add(self, closer: Callable[[], None]) -> None:
-        """Call ``closer`` on cancellation, at once if that has happened already."""
-        with self._lock:
-            if not self._cancelled:
-                self._closers.add(closer)
-                return
-        with suppress(OSError, ValueError, RuntimeError):
-            closer()
-
-    def discard(self, closer: Callable[[], None]) -> None:
-        """Forget ``closer``."""
-        with self._lock:
-            self._closers.discard(closer)
+    cancel.add(shut)
+    try:
+        yield
+    finally:
+        cancel.discard(shut)
 
 
-class _InsecureConnection(HTTPSConnection):
+class _Connection(HTTPConnection):
+    def request(self, *args: Any, **options: Any) -> None:
+        with _shut_on_cancel(self):
+            super().request(*args, **options)
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3 itself has it
+        with _shut_on_cancel(self):
+            return super().getresponse()
+
+
+class _TlsConnection(HTTPSConnection):
+    def request(self, *args: Any, **options: Any) -> None:
+        with _shut_on_cancel(self):
+            super().request(*args, **options)
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3 itself has it
+        with _shut_on_cancel(self):
+            return super().getresponse()
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+class _InsecureConnection(_TlsConnection):
     def connect(self) -> None:
         super().connect()
         # The registry was listed as insecure: a warning on every connection tells nobody anything.
@@ -193,7 +189,8 @@ class Transport:
                     retries=False, redirect=False, preload_content=False, decode_content=False)
             except u3.ProtocolError as error:
                 # A pooled connection the server had closed meanwhile: once more on a new one.
-                if again and _never_answered(error):
+                cancel = cancellation.current()
+                if again and _never_answered(error) and not (cancel and cancel.cancelled):
                     again = False
                     continue
                 raise from_exception(method, url, error) from error
@@ -227,8 +224,7 @@ class Transport:
                                         proxy_headers=_proxy_headers(proxy), blocksize=_BLOCK_BYTES)
         else:
             pool = urllib3.PoolManager(maxsize=size, ssl_context=context, blocksize=_BLOCK_BYTES)
-        if insecure:
-            pool.pool_classes_by_scheme = {**pool.pool_classes_by_scheme, "https": _InsecurePool}
+        pool.pool_classes_by_scheme = {"http": _Pool, "https": _InsecurePool if insecure else _TlsPool}
         return pool
 
     def close(self) -> None:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from pallet.transfer.cancellation import Cancellation
     from pallet.transfer.client import RepositoryClient
     from pallet.transfer.packing import PackedBlob
     from pallet.transfer.retry import Retries
-    from pallet.transfer.transport import Cancellation
     from pallet.types import Digest
 
 CHUNK_BYTES = 16 << 20

@@ -9,10 +9,10 @@ import pytest
 from urllib3.response import HTTPResponse
 
 from pallet.errors import CancelledRequestError
+from pallet.transfer.cancellation import Cancellation
 from pallet.transfer.failures import BadContentError, RefusedError, RegistryError, UnreachableError
 from pallet.transfer.fetch import fetch
 from pallet.transfer.retry import Retries, RetryPolicy
-from pallet.transfer.transport import Cancellation
 
 if TYPE_CHECKING:
     from collections.abc import Callable

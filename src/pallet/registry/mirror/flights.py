@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 from pallet.errors import CancelledRequestError
 from pallet.registry.mirror.spool import Spool, locked, recorded_size
 from pallet.spec import digest as digests
+from pallet.transfer.cancellation import Cancellation
 from pallet.transfer.failures import BadContentError, RefusedError, RegistryError
 from pallet.transfer.fetch import fetch
 from pallet.transfer.retry import Retries, RetryPolicy
-from pallet.transfer.transport import CHUNK_BYTES, Cancellation, abandon
+from pallet.transfer.transport import CHUNK_BYTES, abandon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
