@@ -50,8 +50,8 @@ class RemoteContext:
         self._workers = workers
         self._scratch = scratch
         self._layers: Sequence[DiffID] = ()
-        self._text: bytes | None = None
-        """The Dockerfile itself, where the URL is of one."""
+        self.text: bytes | None = None
+        """The file itself, where the URL is of one."""
 
     async def load(self, job: Job, limit_bytes: int) -> None:
         """Bring it here.
@@ -68,7 +68,7 @@ class RemoteContext:
         (solved,) = await self._solver.solve([download], job)
         found = await self._copy_out(solved.layers, _FILE, limit_bytes)
         if found is not None and not is_archive(found):
-            self._text = found
+            self.text = found
             return
         action = CopyAction(input=0, paths=(f"/{_FILE}",), dest="/", unpack=True, wildcards=False)
         vertex = Vertex(op=FileOp(actions=(action,), has_base=False), inputs=(download,),
@@ -82,14 +82,14 @@ class RemoteContext:
 
     async def entries(self, path: str) -> list[Entry] | None:
         """What there is at a path: itself, by the name "", and of a directory what is in it. None if it is absent."""
-        if self._text is not None:
-            return [Entry("", os.stat_result((0o100600, 0, 0, 1, 0, 0, len(self._text), 0, 0, 0)))]
+        if self.text is not None:
+            return [Entry("", os.stat_result((0o100600, 0, 0, 1, 0, 0, len(self.text), 0, 0, 0)))]
         return await self._look(self._layers, path, _entries)
 
     async def read(self, path: str, limit_bytes: int) -> bytes | None:
         """Read a file; None if it is absent. A URL of a Dockerfile has that alone."""
-        if self._text is not None:
-            return None if path.endswith(".dockerignore") else self._text
+        if self.text is not None:
+            return None if path.endswith(".dockerignore") else self.text
         return await self._copy_out(self._layers, path, limit_bytes)
 
     async def _copy_out(self, layers: Sequence[DiffID], path: str, limit_bytes: int) -> bytes | None:

@@ -6,8 +6,10 @@ Runs   at the first build. ``engine`` and ``build`` do not know each other: this
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import UNSET
 
 from pallet.build.backend import BuildDoors
@@ -20,6 +22,8 @@ from pallet.errors import SystemFailureError
 from pallet.layer.remove import discard
 from pallet.spec.engine.auth import AuthConfig
 from pallet.spec.engine.options import PushOptions
+from pallet.transfer.push import PushAux
+from pallet.types import Digest
 
 if TYPE_CHECKING:
     from pallet.build.assembly import SolverParts
@@ -33,7 +37,6 @@ if TYPE_CHECKING:
     from pallet.spec.engine.progress import ProgressMessage
     from pallet.spec.reference import Reference
     from pallet.supervisor.client import Supervisor
-    from pallet.types import Digest
 
 _TOKEN_USER = "<token>"  # noqa: S105 - the name that says what comes with it
 
@@ -62,18 +65,24 @@ class BuildPushes:
         self._images = images
 
     async def push(self, reference: Reference, credentials: tuple[str, str] | None, watch: Watch,
-                   vertex: Digest) -> None:
-        """Push one name of the image store."""
+                   vertex: Digest) -> tuple[Digest, int]:
+        """Push one name of the image store; return what it names at its registry."""
         user, secret = credentials or ("", "")
         auth = AuthConfig(identitytoken=secret) if user == _TOKEN_USER else AuthConfig(
             username=user, password=secret)
 
+        pushed: list[PushAux] = []
+
         def tell(message: ProgressMessage) -> None:
+            if message.aux is not UNSET:
+                with suppress(msgspec.ValidationError):  # another kind of note
+                    pushed.append(msgspec.json.decode(message.aux, type=PushAux))
             _tell(message, watch, vertex)
 
         await self._images.push(PushOptions(
             reference=reference.familiar_name, tag=reference.tag or "", platform="", auth=auth,
             meta_headers={}), tell)
+        return Digest(pushed[-1].digest), pushed[-1].size
 
 
 def _tell(message: ProgressMessage, watch: Watch, vertex: Digest) -> None:

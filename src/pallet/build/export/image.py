@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import base64
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pallet.aio import run_blocking
 from pallet.build.export import attest
@@ -119,7 +121,9 @@ async def export_image(job: ExportJob, export: Export) -> dict[str, str]:
                 job.note("tag", main.id, name.familiar())
     if flag(export.attributes, "push"):
         for name in names:
-            await job.push(name)
+            digest, size_bytes = await job.push(name)
+            if digest != stored.top.digest:  # layers were compressed on their way: this is what others can ask for
+                stored = replace(stored, top=msgspec.structs.replace(stored.top, digest=digest, size=size_bytes))
     job.image_id = ImageId(main.id)
     job.digest = Digest(stored.top.digest)
     return stored.response(names)

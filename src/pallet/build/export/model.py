@@ -36,8 +36,8 @@ class Pushes(Protocol):
     """Pushes what is in the image store: the engine."""
 
     async def push(self, reference: Reference, credentials: tuple[str, str] | None, watch: Watch,
-                   vertex: Digest) -> None:
-        """Push one name."""
+                   vertex: Digest) -> tuple[Digest, int]:
+        """Push one name; return digest and size in bytes of the manifest or index that it names there."""
         ...
 
 
@@ -145,8 +145,8 @@ class ExportJob:
         """Tell the event stream."""
         self.notes.emit("image", action, image_id, {"name": name})
 
-    async def push(self, name: Reference) -> None:
-        """Push a name that is in the store."""
+    async def push(self, name: Reference) -> tuple[Digest, int]:
+        """Push a name that is in the store; see ``Pushes``."""
         credentials = await self.client.credentials(name.domain)
         with self.progress.vertex(f"pushing {name}") as vertex:
-            await self.pushes.push(name, credentials, self.progress.watch, vertex.digest)
+            return await self.pushes.push(name, credentials, self.progress.watch, vertex.digest)

@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pallet.build.ports import BuildClient
-    from pallet.build.progress import Event
+    from pallet.build.progress import Event, Watch
+    from pallet.build.remote import RemoteContext
     from pallet.build.service import Builder
 
 _LIMIT_BYTES = 1 << 20
+_MOST_FILES, _MOST_BYTES = 100, 1 << 20
 _MAX_DEPTH = 50
 """Of builds on results of builds."""
 _PIPED = "http://buildkit-session/context"
@@ -91,12 +93,32 @@ class OwnDoor:
         client = OwnClient(wire, self._builder.contexts, call)
         wanted = replace(request_of(call), inputs=self._inputs(call, client))
         watch = _nobody if call.quiet else wire.watch
+        if call.files:
+            return CallResult(texts=await self._files(call, wanted, client, watch))
         if call.call:
             texts = await self._builder.describe(_SUBREQUESTS[call.call], wanted, client, watch)
             return CallResult(texts={name: text.decode("utf-8", "replace") for name, text in texts.items()})
         result = await self._builder.build(wanted, client, watch)
         return CallResult(image_id=result.image_id or "", digest=result.digest or "",
                           response=dict(result.response))
+
+    async def _files(self, call: BuildCall, wanted: BuildRequest, client: BuildClient, watch: Watch) -> dict[str, str]:
+        """Texts of a remote context."""
+        if not call.remote or len(call.files) > _MOST_FILES:
+            message = "files can only be read of a remote context, and not too many at once"
+            raise InvalidParameterError(message)
+
+        async def look(tree: RemoteContext) -> dict[str, bytes | None]:
+            if tree.text is not None:
+                return {"": tree.text}
+            return {name: await tree.read(name, _MOST_BYTES) for name in call.files}
+
+        found = await self._builder.files(wanted, client, watch, look, source=True)
+        try:
+            return {name: data.decode() for name, data in found.items() if data is not None}
+        except UnicodeDecodeError as error:
+            message = "a file of the remote context is no text"
+            raise InvalidParameterError(message) from error
 
     def _inputs(self, call: BuildCall, client: OwnClient,
                 depth: int = 0) -> dict[str, tuple[BuildRequest, BuildClient]]:

@@ -10,7 +10,9 @@ import posixpath
 import threading
 import time
 
+from pallet.cli.bake import composefiles
 from pallet.cli.bake.board import CancelledError, Shared, TargetView
+from pallet.cli.bake.remote import HERE, is_url
 from pallet.cli.bake.resolve import links
 from pallet.cli.build.request import prepare
 from pallet.cli.build.talk import BuildFailedError, Conversation
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
+    from pallet.cli.bake.remote import Remote
     from pallet.cli.bake.resolve import Plan
     from pallet.cli.build.request import Prepared
     from pallet.cli.build.talk import View
@@ -75,8 +78,11 @@ def _short(entry: Mapping[str, Any]) -> str:
     return ",".join(parts)
 
 
-def prepared(session: Session, plan: Plan) -> dict[str, Prepared]:
+def prepared(session: Session, plan: Plan, remote: Remote | None = None) -> dict[str, Prepared]:
     """All targets as requests, with those that they are built on inside.
+
+    Args:
+        remote: where their paths are, for a definition that is not from here.
 
     Raises:
         CommandError: a field has no meaning, or a file is not there.
@@ -84,11 +90,14 @@ def prepared(session: Session, plan: Plan) -> dict[str, Prepared]:
     found: dict[str, Prepared] = {}
     for name, target in plan.targets.items():
         flags = Flags(BUILD_FLAGS)
+        located = target if remote is None else remote.located(target)
         try:
-            flags.parse(option_line(target))
+            flags.parse(option_line(located))
         except PalletError as error:
             raise CommandError(f"target {name}: {error}") from None
         inline = target.get("dockerfile-inline")
+        if inline is None and target["dockerfile"].startswith(HERE) and is_url(located["context"]):
+            inline = composefiles.read(target["dockerfile"].removeprefix(HERE))
         if target["context"] == "-" and len(plan.targets) > 1:
             raise CommandError("context can not be - when several targets are built")
         found[name] = prepare(session, flags, None if inline is None else inline.encode())
@@ -133,10 +142,10 @@ class Bakery:
         self.error: CommandError | None = None
         self._lock = threading.Lock()
 
-    def tell(self, read: Sequence[tuple[str, int]], started_ns: int) -> None:
+    def tell(self, read: Sequence[tuple[str, int]], started_ns: int, *, remote: bool) -> None:
         """Show which files the definition was read from."""
         digest, now_ns = "bake:definitions", time.time_ns()
-        name = "[internal] load local bake definitions"
+        name = f"[internal] load {'remote' if remote else 'local'} bake definitions"
         events = [{"vertex": {"digest": digest, "name": name, "started": started_ns}}]
         events += [{"status": {"id": f"reading {file}", "name": f"reading {file}", "vertex": digest, "current": size,
                                "total": size, "timestamp": now_ns, "started": started_ns, "completed": now_ns}}

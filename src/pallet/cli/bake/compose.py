@@ -17,7 +17,7 @@ from pallet.cli.errors import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from pallet.cli.bake.definition import Definition
@@ -25,18 +25,20 @@ if TYPE_CHECKING:
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]+")
 
 
-def add_compose(files: Sequence[tuple[str, str]], environment: Mapping[str, str], into: Definition) -> None:
+def add_compose(files: Sequence[tuple[str, str]], environment: Mapping[str, str], into: Definition,
+                read: Callable[[str], str]) -> None:
     """Add the targets of Compose files, each over the one before.
 
     Args:
         files: names and texts.
         environment: for interpolation, over what ``.env`` has.
+        read: reads those that they name.
 
     Raises:
         CommandError: one is no Compose file.
     """
     known = {**dotenv([".env"], environment, required=False), **environment}
-    whole = merged(files, environment)
+    whole = merged(files, environment, read)
     secrets = whole.get("secrets") or {}
     names = []
     services = whole.get("services") or {}

@@ -20,7 +20,7 @@ from pallet.cli.errors import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
 _BOOL = "tag:yaml.org,2002:bool"
@@ -50,26 +50,30 @@ def problem_of(text: str) -> str:
     return "" if "services" in found or "include" in found else "no services"
 
 
-def merged(files: Sequence[tuple[str, str]], environment: Mapping[str, str]) -> dict[str, Any]:
+def merged(files: Sequence[tuple[str, str]], environment: Mapping[str, str],
+           reader: Callable[[str], str]) -> dict[str, Any]:
     """Read files, each over the one before.
 
     Args:
         files: names and texts; their paths are relative to the working directory.
         environment: for interpolation, over what ``.env`` has.
+        reader: reads the files that they name.
 
     Raises:
         CommandError: one is no Compose file, or names another that is not there.
     """
-    return _Project("", {**dotenv([".env"], environment, required=False), **environment}, ()).load(files)
+    return _Project("", {**dotenv([".env"], environment, required=False), **environment}, (), reader).load(files)
 
 
 class _Project:
     """Files that belong together: one directory, one environment."""
 
-    def __init__(self, directory: str, known: Mapping[str, str], including: tuple[str, ...]) -> None:
+    def __init__(self, directory: str, known: Mapping[str, str], including: tuple[str, ...],
+                 reader: Callable[[str], str]) -> None:
         self._directory = directory
         self.known = known
         self._including = including
+        self._read = reader
 
     def load(self, files: Sequence[tuple[str, str]]) -> dict[str, Any]:
         """The files as one, paths below ``directory``."""
@@ -116,7 +120,7 @@ class _Project:
         if other:
             place = other if posixpath.isabs(other) else posixpath.join(posixpath.dirname(file), other)
             path = place if file else _below(self._directory, place)
-            found = self._document(path, read(path)).get("services") or {}
+            found = self._document(path, self._read(path)).get("services") or {}
             place = path
         if name not in found:
             where = f" in {place}" if other else ""
@@ -140,11 +144,11 @@ class _Project:
         given = about.get("project_directory")
         directory = _below(self._directory, given) if given else posixpath.dirname(paths[0])
         if about.get("env_file"):
-            more = dotenv([_below(self._directory, path) for path in _texts(about["env_file"])], self.known)
+            more = dotenv([_below(self._directory, path) for path in _texts(about["env_file"])], self.known, self._read)
         else:
-            more = dotenv([_below(directory, ".env")], self.known, required=False)
-        inner = _Project(directory, {**more, **self.known}, (*self._including, paths[0]))
-        found = inner.load([(path, read(path)) for path in paths])
+            more = dotenv([_below(directory, ".env")], self.known, self._read, required=False)
+        inner = _Project(directory, {**more, **self.known}, (*self._including, paths[0]), self._read)
+        found = inner.load([(path, self._read(path)) for path in paths])
         for section in _SECTIONS:
             have = whole.setdefault(section, {}) or {}
             for name, value in (found.get(section) or {}).items():
@@ -221,7 +225,8 @@ def read(path: str) -> str:
         raise CommandError(f"failed to parse {path}: it is no text") from None
 
 
-def dotenv(paths: Sequence[str], known: Mapping[str, str], *, required: bool = True) -> dict[str, str]:
+def dotenv(paths: Sequence[str], known: Mapping[str, str], reader: Callable[[str], str] = read, *,
+           required: bool = True) -> dict[str, str]:
     """What environment files say, the later over the earlier; ``known`` is what their values may name.
 
     Raises:
@@ -230,7 +235,7 @@ def dotenv(paths: Sequence[str], known: Mapping[str, str], *, required: bool = T
     found: dict[str, str] = {}
     for path in paths:
         try:
-            lines = read(path).splitlines()
+            lines = reader(path).splitlines()
         except CommandError:
             if not required:
                 continue

@@ -6,6 +6,7 @@ Spec   docker buildx bake ``--file``, ``BUILDX_BAKE_FILE``.
 from __future__ import annotations
 
 import os
+import posixpath
 import sys
 
 from pallet.cli.bake.definition import Definition, evaluate
@@ -18,30 +19,32 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pallet.cli.bake.hcl.syntax import Body
+    from pallet.cli.bake.remote import Remote
 
 _COMPOSE = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
 _DEFAULT = (*_COMPOSE, "docker-bake.json", "docker-bake.hcl", "docker-bake.override.json", "docker-bake.override.hcl")
 
 
 def load(given: Sequence[str], environment: Mapping[str, str],
-         read: list[tuple[str, int]] | None = None) -> Definition:
+         read: list[tuple[str, int]] | None = None, remote: Remote | None = None) -> Definition:
     """Read the files and evaluate them.
 
     Args:
         given: names, ``-`` for standard input; none are the usual ones.
         environment: of the process, with ``--var`` over it.
         read: takes the names of the files and their sizes in bytes.
+        remote: where the files are that do not begin with ``cwd://``; None is here.
 
     Raises:
         CommandError: one is not there or cannot be understood.
     """
-    names = list(given) or _from_environment(environment) or [name for name in _DEFAULT if os.path.isfile(name)]
-    if not names:
+    names = list(given) or _from_environment(environment)
+    texts = _here(names) if remote is None else _there(names, remote)
+    if not texts:
         raise CommandError("couldn't find a bake definition")
     compose: list[tuple[str, str]] = []
     bodies: list[Body] = []
-    for name in names:
-        text = _read(name)
+    for name, text in texts:
         if read is not None:
             read.append((name, len(text.encode("utf-8", "surrogateescape"))))
         body = _as_hcl(name, text) if not name.endswith((".yml", ".yaml")) else None
@@ -52,11 +55,35 @@ def load(given: Sequence[str], environment: Mapping[str, str],
     made = Definition()
     if compose:
         from pallet.cli.bake.compose import add_compose
+        from pallet.cli.bake.composefiles import read as local
 
-        add_compose(compose, environment, made)
+        add_compose(compose, environment, made, local if remote is None or remote.is_file else remote.require)
     if bodies:
         evaluate(bodies, environment, made)
     return made
+
+
+def _here(names: Sequence[str]) -> list[tuple[str, str]]:
+    return [(name, _read(name)) for name in names or [name for name in _DEFAULT if os.path.isfile(name)]]
+
+
+def _there(names: Sequence[str], remote: Remote) -> list[tuple[str, str]]:
+    """Files of a remote; those that begin with ``cwd://`` are here."""
+    wanted = [name for name in names or _DEFAULT if not name.startswith("cwd://")]
+    found = remote.read([posixpath.normpath(name) for name in wanted]) if wanted else {}
+    if remote.is_file:
+        return [*found.items(), *((name, _read(name)) for name in names if name.startswith("cwd://"))]
+    if not names:
+        return [(name, found[name]) for name in _DEFAULT if name in found]
+    texts = []
+    for name in names:
+        if name.startswith("cwd://"):
+            texts.append((name, _read(name)))
+        elif (path := posixpath.normpath(name)) in found:
+            texts.append((name, found[path]))
+        else:
+            raise CommandError(f"failed to solve: lstat {name}: no such file or directory")
+    return texts
 
 
 def _from_environment(environment: Mapping[str, str]) -> list[str]:

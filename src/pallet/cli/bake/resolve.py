@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pallet.cli.bake.definition import Definition
+    from pallet.cli.bake.remote import Remote
 
 _NAMED = {"args": "args requires name", "contexts": "contexts requires name", "labels": "labels requires name"}
 _TRUTHS = ("no-cache", "pull", "push", "load")
@@ -42,6 +43,10 @@ class Plan:
     def __init__(self) -> None:
         self.groups: dict[str, list[str]] = {}
         self.targets: dict[str, dict[str, Any]] = {}
+
+    def rebase(self, remote: Remote) -> None:
+        """Say what the contexts of a definition from elsewhere are, to be printed."""
+        self.targets = {name: remote.rebase(target) for name, target in self.targets.items()}
 
 
 def overrides(given: Sequence[str], names: Sequence[str],
@@ -253,4 +258,9 @@ def links(target: Mapping[str, Any]) -> dict[str, str]:
 def document(plan: Plan) -> dict[str, Any]:
     """What ``--print`` prints."""
     return {"group": {name: {"targets": targets} for name, targets in plan.groups.items()},
-            "target": {name: fields.printed(target) for name, target in plan.targets.items()}}
+            "target": {name: fields.printed({**target, "context": _shown(target["context"])})
+                       for name, target in plan.targets.items()}}
+
+
+def _shown(context: str) -> str:
+    return context.removeprefix("cwd://") or "." if context.startswith("cwd://") else context

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pallet.cli.bake.building import Bakery
     from pallet.cli.bake.definition import Definition
+    from pallet.cli.bake.remote import Remote
     from pallet.cli.bake.resolve import Plan
     from pallet.cli.flags import Flags, Table
     from pallet.cli.session import Session
@@ -43,25 +44,30 @@ BAKE_FLAGS: Table = (
     ("set", "", "list", 'Override target value (e.g., "targetpattern.key=value")'),
     ("var", "", "list", 'Set a variable value (e.g., "name=value")'),
 )
-_ENTITLEMENTS = {"network.host": "Running build containers that can access host network",
-                 "security.insecure": "Running privileged containers that can make system changes"}
 
 
 def bake(session: Session, flags: Flags) -> int:
     """``pallet bake``: builds targets at the same time; progress on stderr, ``--print`` and ``--list`` on stdout."""
     from pallet.cli.bake import files, resolve
     from pallet.cli.bake.hcl.errors import HclError
+    from pallet.cli.bake.remote import Remote, is_url
 
     if flags["print"] and flags["list"]:
         raise CommandError("--print and --list are mutually exclusive")
     started_ns = time.time_ns()
+    words = list(flags.args)
+    remote = Remote(session, words.pop(0)) if words and is_url(words[0]) else None
+    around = words.pop(0) if remote is not None and words and is_url(words[0]) else ""
     read: list[tuple[str, int]] = []
     try:
-        definition = files.load(flags["file"], _environment(session, flags["var"]), read)
+        environment = _environment(session, flags["var"])
+        if around:
+            environment["BAKE_CMD_CONTEXT"] = around
+        definition = files.load(flags["file"], environment, read, remote)
         if flags["list"]:
             return _list(definition, flags["list"])
         given = resolve.overrides(_sets(flags), list(definition.targets), session.env)
-        plan = resolve.resolve(definition, flags.args, given)
+        plan = resolve.resolve(definition, words, given)
         for target in plan.targets.values() if _called(flags) else ():
             target["call"] = _called(flags)
     except HclError as error:
@@ -72,11 +78,13 @@ def bake(session: Session, flags: Flags) -> int:
     except RecursionError:
         return _error("the definition is nested too deeply")
     if flags["print"]:
+        if remote is not None:
+            plan.rebase(remote)
         from pallet.client import wire
 
         out(wire.indent(wire.escape_html(wire.encode_text(resolve.document(plan))), "  "))
         return 0
-    return _build(session, flags, plan, (read, started_ns))
+    return _build(session, flags, plan, (read, started_ns), remote)
 
 
 def _error(text: str) -> int:
@@ -169,22 +177,24 @@ def _tabulate(rows: list[list[str]]) -> None:
 # --- building --------------------------------------------------------------------------------------
 
 
-def _build(session: Session, flags: Flags, plan: Plan, told: tuple[list[tuple[str, int]], int]) -> int:
+def _build(session: Session, flags: Flags, plan: Plan, told: tuple[list[tuple[str, int]], int],
+           remote: Remote | None) -> int:
+    from pallet.cli.bake import privileges
     from pallet.cli.bake.building import Bakery, prepared
     from pallet.cli.build.talk import BuildFailedError
     from pallet.cli.commands.build import view_of
 
-    if problem := _privileges(plan, flags["allow"]):
-        warn(problem)
+    if missing := privileges.problem(plan.targets, flags["allow"], remote=remote is not None, environment=session.env):
+        warn(missing)
         return _error("additional privileges requested")
     try:
-        wanted = prepared(session, plan)
+        wanted = prepared(session, plan, remote)
     except CommandError as error:
         return _error(str(error))
     calls = {name for name, made in wanted.items() if made.call["call"]}
     progress = "quiet" if calls else "quiet" if flags["progress"] == "none" else flags["progress"]
     bakery = Bakery(session, wanted, view_of(progress))
-    bakery.tell(*told)
+    bakery.tell(*told, remote=remote is not None)
     bakery.run()
     if bakery.error is not None:
         for text in bakery.snippet():
@@ -212,16 +222,3 @@ def _answers(bakery: Bakery, calls: dict[str, str]) -> int:
             out(f"{name}\n")
         code = max(code, print_answer(call, bakery.results[name]))
     return code
-
-
-def _privileges(plan: Plan, allowed: Sequence[str]) -> str:
-    """What targets want that has to be granted; "" for nothing."""
-    wanted = {one for target in plan.targets.values() for one in (
-        *target.get("entitlements", ()), *(["network.host"] if target.get("network") == "host" else []))}
-    missing = sorted(wanted & _ENTITLEMENTS.keys() - set(allowed))
-    if not missing:
-        return ""
-    lines = ["Your build is requesting privileges for following possibly insecure capabilities:", ""]
-    lines += [f" - {_ENTITLEMENTS[name]}" for name in missing]
-    options = " ".join(f"--allow {name}" for name in missing)
-    return "\n".join([*lines, "", f'Pass "{options}" to grant requested privileges.'])

@@ -61,6 +61,8 @@ class BuildCall(Struct, frozen=True, kw_only=True):
     cache_to: list[CacheCall] = []
     attestations: dict[str, str] = {}
     squash: bool = False
+    files: list[str] = []
+    """Read these of ``remote`` instead of building it; ``CallResult.texts`` has those that are there."""
     call: str = ""
     """``check``, ``outline``, ``targets``: say, do not build."""
     debug: bool = False
@@ -101,7 +103,7 @@ class CallResult(Struct, frozen=True, kw_only=True):
     digest: str = ""
     response: dict[str, str] = {}
     texts: dict[str, str] = {}
-    """Of a ``call``: ``result.json``, ``result.txt``."""
+    """Of a ``call``: ``result.json``, ``result.txt``. Of ``files``: by their names, or what the URL itself is by ""."""
 
 
 class CallError(Struct, frozen=True, kw_only=True):

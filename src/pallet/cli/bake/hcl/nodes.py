@@ -6,6 +6,7 @@ Spec   hcl/hclsyntax/spec.md, "Expressions" and "Templates". Numbers are ``int``
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from decimal import Decimal
 
 from pallet.cli.bake.hcl.errors import HclError, Span
@@ -33,13 +34,11 @@ if TYPE_CHECKING:
             """What ``name.step.…`` means as a reference to a block, and the number of steps that took."""
 
 
+@dataclass(slots=True, eq=False)
 class Node:
     """An expression."""
 
-    __slots__ = ("span",)
-
-    def __init__(self, span: Span) -> None:
-        self.span = span
+    span: Span
 
     def value(self, scope: Scope) -> Any:
         """What it comes to.
@@ -58,14 +57,11 @@ class Node:
         return HclError(summary, detail, self.span)
 
 
+@dataclass(slots=True, eq=False)
 class Literal(Node):
     """A number, a truth, null, a piece of text."""
 
-    __slots__ = ("literal",)
-
-    def __init__(self, span: Span, literal: Any) -> None:
-        super().__init__(span)
-        self.literal = literal
+    literal: Any
 
     def value(self, scope: Scope) -> Any:
         del scope
@@ -78,30 +74,25 @@ class Literal(Node):
         return Span(self.span.file, self.span.source, (line, first + 1), (line, last - 1))
 
 
+@dataclass(slots=True, eq=False)
 class Variable(Node):
     """A name."""
 
-    __slots__ = ("name",)
-
-    def __init__(self, span: Span, name: str) -> None:
-        super().__init__(span)
-        self.name = name
+    name: str
 
     def value(self, scope: Scope) -> Any:
         return scope.variable(self.name, self.span)
 
 
+@dataclass(slots=True, eq=False)
 class Call(Node):
     """``name(argument, …)``; with ``spread`` the last argument is a list of arguments."""
 
-    __slots__ = ("arguments", "name", "name_span", "spread")
-
-    def __init__(self, span: Span, name_span: Span, name: str, arguments: list[Node], *, spread: bool) -> None:
-        super().__init__(span)
-        self.name_span = name_span
-        self.name = name
-        self.arguments = arguments
-        self.spread = spread
+    name_span: Span
+    name: str
+    arguments: list[Node]
+    _: KW_ONLY
+    spread: bool
 
     def value(self, scope: Scope) -> Any:
         if self.name in ("try", "can"):
@@ -129,14 +120,11 @@ class Call(Node):
         raise self.fail("Error in function call", 'Call to function "try" failed: no expression succeeded.')
 
 
+@dataclass(slots=True, eq=False)
 class Tuple(Node):
     """``[a, b]``."""
 
-    __slots__ = ("items",)
-
-    def __init__(self, span: Span, items: list[Node]) -> None:
-        super().__init__(span)
-        self.items = items
+    items: list[Node]
 
     def first_span(self) -> Span:
         line, column = self.span.start
@@ -146,14 +134,11 @@ class Tuple(Node):
         return [item.value(scope) for item in self.items]
 
 
+@dataclass(slots=True, eq=False)
 class Object(Node):
     """``{a = b}``; a key that is a bare name is that name."""
 
-    __slots__ = ("items",)
-
-    def __init__(self, span: Span, items: list[tuple[Node, Node]]) -> None:
-        super().__init__(span)
-        self.items = items
+    items: list[tuple[Node, Node]]
 
     def first_span(self) -> Span:
         line, column = self.span.start
@@ -169,20 +154,17 @@ class Object(Node):
         return found
 
 
+@dataclass(slots=True, eq=False)
 class For(Node):
     """``[for k, v in many : value if condition]`` and its form with braces, which has a key."""
 
-    __slots__ = ("condition", "group", "key", "many", "names", "result")
-
-    def __init__(self, span: Span, names: list[str], many: Node, *, key: Node | None, result: Node,
-                 condition: Node | None, group: bool) -> None:
-        super().__init__(span)
-        self.names = names
-        self.many = many
-        self.key = key
-        self.result = result
-        self.condition = condition
-        self.group = group
+    names: list[str]
+    many: Node
+    _: KW_ONLY
+    key: Node | None
+    result: Node
+    condition: Node | None
+    group: bool
 
     def value(self, scope: Scope) -> Any:
         listed: list[Any] = []
@@ -206,16 +188,13 @@ class For(Node):
         return listed if self.key is None else dict(sorted(keyed.items()))
 
 
+@dataclass(slots=True, eq=False)
 class Conditional(Node):
     """``a ? b : c``; both sides become one type."""
 
-    __slots__ = ("condition", "no", "yes")
-
-    def __init__(self, span: Span, condition: Node, yes: Node, no: Node) -> None:
-        super().__init__(span)
-        self.condition = condition
-        self.yes = yes
-        self.no = no
+    condition: Node
+    yes: Node
+    no: Node
 
     def value(self, scope: Scope) -> Any:
         try:
@@ -227,15 +206,12 @@ class Conditional(Node):
         return sides[0] if chosen else sides[1]
 
 
+@dataclass(slots=True, eq=False)
 class Unary(Node):
     """``-a``, ``!a``."""
 
-    __slots__ = ("operand", "operator")
-
-    def __init__(self, span: Span, operator: str, operand: Node) -> None:
-        super().__init__(span)
-        self.operator = operator
-        self.operand = operand
+    operator: str
+    operand: Node
 
     def value(self, scope: Scope) -> Any:
         found = self.operand.value(scope)
@@ -245,16 +221,13 @@ class Unary(Node):
             raise self.operand.fail("Invalid operand", f"Unsuitable value for unary operand: {error}.") from None
 
 
+@dataclass(slots=True, eq=False)
 class Binary(Node):
     """An operator between two."""
 
-    __slots__ = ("left", "operator", "right")
-
-    def __init__(self, span: Span, operator: str, left: Node, right: Node) -> None:
-        super().__init__(span)
-        self.operator = operator
-        self.left = left
-        self.right = right
+    operator: str
+    left: Node
+    right: Node
 
     def value(self, scope: Scope) -> Any:
         left = self.left.value(scope)
@@ -292,15 +265,12 @@ class Binary(Node):
             raise node.fail("Invalid operand", f"Unsuitable value for {side} operand: {error}.") from None
 
 
+@dataclass(slots=True, eq=False)
 class Index(Node):
     """``a.b``, ``a[b]``."""
 
-    __slots__ = ("key", "whole")
-
-    def __init__(self, span: Span, whole: Node, key: Node) -> None:
-        super().__init__(span)
-        self.whole = whole
-        self.key = key
+    whole: Node
+    key: Node
 
     def value(self, scope: Scope) -> Any:
         names = list(self._names())
@@ -343,15 +313,12 @@ class Index(Node):
                             "value.") from None
 
 
+@dataclass(slots=True, eq=False)
 class Splat(Node):
     """``a[*].b``: what ``each`` makes of every item, which is the variable `` item``."""
 
-    __slots__ = ("each", "whole")
-
-    def __init__(self, span: Span, whole: Node, each: Node) -> None:
-        super().__init__(span)
-        self.whole = whole
-        self.each = each
+    whole: Node
+    each: Node
 
     def value(self, scope: Scope) -> Any:
         whole = self.whole.value(scope)
@@ -362,14 +329,11 @@ class Splat(Node):
 SPLAT = " item"
 
 
+@dataclass(slots=True, eq=False)
 class Template(Node):
     """Text with interpolations. One that is nothing but an interpolation keeps its type."""
 
-    __slots__ = ("parts",)
-
-    def __init__(self, span: Span, parts: list[Node]) -> None:
-        super().__init__(span)
-        self.parts = parts
+    parts: list[Node]
 
     def value(self, scope: Scope) -> Any:
         if len(self.parts) == 1 and not isinstance(self.parts[0], (Literal, TemplateFor)):
@@ -388,27 +352,24 @@ class Template(Node):
         return "".join(texts)
 
 
+@dataclass(slots=True, eq=False)
 class TemplateFor(Node):
     """``%{for x in y}…%{endfor}``."""
 
-    __slots__ = ("body", "many", "names")
-
-    def __init__(self, span: Span, names: list[str], many: Node, body: Node) -> None:
-        super().__init__(span)
-        self.names = names
-        self.many = many
-        self.body = body
+    names: list[str]
+    many: Node
+    body: Node
 
     def value(self, scope: Scope) -> Any:
         return "".join(as_string(self.body.value(inner)) for inner in iterated(self.many, self.names, scope))
 
 
+@dataclass(slots=True, eq=False)
 class Inner:
     """A scope with some more names."""
 
-    def __init__(self, outer: Scope, names: dict[str, Any]) -> None:
-        self._outer = outer
-        self._names = names
+    _outer: Scope
+    _names: dict[str, Any]
 
     def variable(self, name: str, span: Span) -> Any:
         """See ``Scope``."""
