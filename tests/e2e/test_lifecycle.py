@@ -174,7 +174,9 @@ def test_list_and_filters(docker: DockerCli, name: str) -> None:
     made = {}
     for kind, flags in {"a": ("-l", "k=1"), "b": ("-l", "k=2"), "c": ()}.items():
         made[kind] = docker.ok("run", "-d", "--init", "--name", f"{name}-{kind}", *flags, "busybox",
-                               "sleep", "600")  # fmt: skip
+                               "sh", "-c", "echo up; exec sleep 600")  # fmt: skip
+    # A first process that has not begun yet is deaf to signals.
+    eventually(lambda: docker.ok("logs", f"{name}-c") == "up")
     docker.ok("stop", f"{name}-c")
 
     def listed(*filters: str, everything: bool = True) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,11 +37,12 @@ async def run_and_return(lab: Lab, *args: str, **changes: object) -> int:
 
 
 def has_only_its_own(pid: int) -> bool:
-    """A spare has its connection, and the pipe on which it hears of its next container's end."""
+    """A spare has its connection, the pipe on which it hears of its next container's end, and that one's cgroup."""
     directory = f"/proc/{pid}/fd"
-    kinds = sorted(os.readlink(f"{directory}/{fd}").partition(":")[0]
-                   for fd in os.listdir(directory))
-    return kinds == ["/dev/null"] * 3 + ["pipe"] * 2 + ["socket"]
+    links = [os.readlink(f"{directory}/{fd}") for fd in os.listdir(directory)]
+    ahead = [link for link in links if link == "/" or re.fullmatch(r"/sys/fs/cgroup/.*/ahead-[^/]*/tasks", link)]
+    kinds = sorted(link.partition(":")[0] for link in links if link not in ahead)
+    return kinds == ["/dev/null"] * 3 + ["pipe"] * 2 + ["socket"] and ahead.count("/") == 1
 
 
 async def test_a_shim_serves_one_container_after_another(lab: Lab) -> None:

@@ -62,7 +62,7 @@ from pallet.image.repair import repair
 from pallet.image.store import ImageStore
 from pallet.network.controller import NetworkController
 from pallet.paths import LAYOUT_VERSION, DataPaths, ExecPaths
-from pallet.runtime.cgroup import remove_parent
+from pallet.runtime.cgroup import remove_parent, sweep_ahead
 from pallet.runtime.seccomp_profile import SeccompCache
 from pallet.storage import erofs, stubs
 from pallet.storage.content import ContentStore
@@ -297,6 +297,7 @@ class Daemon:
             PalletError: the daemon cannot work with these settings on this host.
         """
         await self.supervisor.start()
+        sweep_ahead(self.config.cgroup_parent or "/pallet", driver=self.config.cgroup_driver)
         self.content.sweep()
         self.snapshotter.sweep()
         await run_blocking(self.images.collect)

@@ -164,6 +164,8 @@ class StreamResponse:
     content_type: str = ""
     headers: Sequence[tuple[str, str]] = ()
     prelude: bytes = b""
+    single: bool = False
+    """There is one piece: it and the end travel together."""
 
 
 class Hijacked:

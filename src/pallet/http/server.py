@@ -333,6 +333,9 @@ class _Connection(asyncio.Protocol):
         async for data in reply.chunks:
             if not data:
                 continue
+            if reply.single:
+                self._write(h1.chunk(data) + h1.LAST_CHUNK if chunked else data)
+                return
             self._write(h1.chunk(data) if chunked else data)
             if self._writing_paused:
                 await self._drain()

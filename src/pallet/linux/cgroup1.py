@@ -43,8 +43,14 @@ class Cgroup1:
 
     def __init__(self, path: str, mounts: dict[str, str]) -> None:
         self.path = path
+        self._mounts = mounts
         self.directories = {name: mount + path for name, mount in mounts.items()}
-        self._unique = tuple(dict.fromkeys(self.directories.values()))
+        self.unique = tuple(dict.fromkeys(self.directories.values()))
+        """One directory for each hierarchy."""
+
+    def beside(self, name: str) -> Cgroup1:
+        """Another one of the same parent."""
+        return Cgroup1(f"{self.path.rpartition('/')[0]}/{name}", self._mounts)
 
     def controllers(self) -> frozenset[str]:
         """Return the names of the controllers there are hierarchies of."""
@@ -52,20 +58,23 @@ class Cgroup1:
 
     def exists(self) -> bool:
         """Tell whether the cgroup is there in any hierarchy."""
-        return any(os.path.isdir(directory) for directory in self._unique)
+        return any(os.path.isdir(directory) for directory in self.unique)
 
-    def create(self) -> None:
+    def create(self, *, parents: bool = True) -> None:
         """Make the cgroup in every hierarchy, its parents too; one that exists is taken over.
+
+        Args:
+            parents: make those that are not there.
 
         Raises:
             SyscallError: EROFS, EACCES where it may not be made; ENOSPC when a parent's cpuset is
                 empty and cannot be filled.
         """
-        for directory in self._unique:
+        for directory in self.unique:
             try:
                 cgroupfs.make_directory(directory)
             except SyscallError as error:
-                if error.errno != errno.ENOENT:
+                if error.errno != errno.ENOENT or not parents:
                     raise
                 os.makedirs(directory, exist_ok=True)
         cpuset = self.directories.get("cpuset")
@@ -139,7 +148,7 @@ class Cgroup1:
             SyscallError: ESRCH when it is gone; ENOSPC when the cpuset is empty.
         """
         value = str(pid).encode()
-        for directory in self._unique:
+        for directory in self.unique:
             cgroupfs.write(f"{directory}/cgroup.procs", value)
 
     def join(self) -> None:
@@ -148,7 +157,7 @@ class Cgroup1:
         Raises:
             SyscallError: ENOENT when the cgroup is gone; ENOSPC when the cpuset is empty.
         """
-        for directory in self._unique:
+        for directory in self.unique:
             cgroupfs.write(f"{directory}/tasks", b"0")
 
     def pids(self) -> list[int]:
@@ -160,7 +169,7 @@ class Cgroup1:
         for name in ("pids", "freezer", "memory", "devices"):
             if name in self.directories:
                 return self.directories[name]
-        return self._unique[0]
+        return self.unique[0]
 
     def freeze(self) -> None:
         """Stop every process in the cgroup and wait until they have stopped.
@@ -294,7 +303,7 @@ class Cgroup1:
         Raises:
             SyscallError: EBUSY when processes stay in it.
         """
-        cgroupfs.remove_tree(self._unique)
+        cgroupfs.remove_tree(self.unique)
 
 
 def parse_io(text: str) -> tuple[IoCounter, ...]:

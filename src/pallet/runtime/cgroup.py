@@ -29,11 +29,15 @@ from pallet.linux import cgroup1, cgroupfs
 from pallet.linux.cgroup1 import Cgroup1
 from pallet.linux.cgroup2 import Cgroup2
 from pallet.runtime.cgroup_settings import Group, device_policy, v1_settings, v2_settings
+from pallet.runtime.cgroupahead import Ahead, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pallet.linux.bpfdevices import DevicePolicy
     from pallet.linux.cgroupfs import Counters, Mounts, Setting
+    from pallet.runtime.cgroupmount import CgroupSource, Ready
+    from pallet.runtime.options import MountOptions
     from pallet.spec.runtime import LinuxResources
 
 
@@ -159,6 +163,27 @@ class Cgroup(Protocol):
         """Return its raw counters."""
         ...
 
+    def take(self, ahead: Ahead) -> None:
+        """Let ``create`` use a cgroup that was made ahead, where it suits; the caller goes on owning it."""
+        ...
+
+    @property
+    def ready(self) -> Ready | None:
+        """Its mounts, where ``create`` used a cgroup that was made ahead with them."""
+        ...
+
+    def shown(self, source: CgroupSource, options: MountOptions) -> None:
+        """Note how the container sees it: ``make_ahead`` makes such mounts."""
+        ...
+
+    def make_ahead(self) -> Ahead | None:
+        """Make a cgroup for the next container of the same kind; None where that is no use.
+
+        Raises:
+            SyscallError: it cannot be made.
+        """
+        ...
+
     def delete(self) -> None:
         """Remove it and all below it; idempotent. Its parents stay (see ``remove_parent``).
 
@@ -176,6 +201,30 @@ class _HostCgroup:
         self._unified = unified
         self._fresh = False
         self._born_inside = False
+        self._ahead: Ahead | None = None
+        self._policy: DevicePolicy | None = None
+        self._shown: tuple[CgroupSource, MountOptions] | None = None
+
+    def take(self, ahead: Ahead) -> None:
+        """Let ``create`` use a cgroup that was made ahead, where it suits; the caller goes on owning it."""
+        if isinstance(self._main, Cgroup1) and self._main.path.rpartition("/")[0] == ahead.parent:
+            self._ahead = ahead
+
+    @property
+    def ready(self) -> Ready | None:
+        return self._ahead.ready if self._ahead is not None else None
+
+    def shown(self, source: CgroupSource, options: MountOptions) -> None:
+        """Note how the container sees it: the next one may see it the same way."""
+        self._shown = source, options
+
+    def make_ahead(self) -> Ahead | None:
+        """Make one for the next container of the same kind; None where there is no such thing.
+
+        Raises:
+            SyscallError: it cannot be made.
+        """
+        return Ahead(self._main, self._policy, self._shown) if isinstance(self._main, Cgroup1) else None
 
     @property
     def path(self) -> str:
@@ -190,13 +239,17 @@ class _HostCgroup:
         return self._main.exists()
 
     def create(self) -> None:
-        self._main.create()
+        if self._ahead is None or not isinstance(self._main, Cgroup1) or not self._ahead.become(self._main):
+            self._ahead = None
+            self._main.create()
         self._fresh = True
 
     def apply(self, resources: LinuxResources) -> None:
         main = self._main
         if self._fresh or resources.devices:
-            main.set_devices(device_policy(resources), fresh=self._fresh)
+            self._policy = device_policy(resources)
+            if self._ahead is None or self._ahead.policy != self._policy:
+                main.set_devices(self._policy, fresh=self._fresh)
             self._fresh = False
         if isinstance(main, Cgroup2):
             groups = v2_settings(resources, main.has_file)
@@ -249,7 +302,9 @@ class _HostCgroup:
     def join(self) -> None:
         if self._born_inside:
             return
-        for part in self._joined():
+        if self._ahead is not None:
+            self._ahead.join()
+        for part in self._joined() if self._ahead is None else self._joined()[1:]:
             part.join()
 
     def pids(self) -> list[int]:
@@ -399,6 +454,14 @@ def remove_parent(path: str, *, driver: str = "cgroupfs", mounts: Mounts | None 
     to make it again.
     """
     found = cgroupfs.detect() if mounts is None else mounts
+    sweep_ahead(path, driver=driver, mounts=found)
     resolved = expand_slice(path) if driver == "systemd" else resolve_path(path, driver)
     roots = list(dict.fromkeys(found.v1.values())) + ([found.v2] if found.v2 else [])
     cgroup1.remove_empty(resolved, roots)
+
+
+def sweep_ahead(path: str, *, driver: str = "cgroupfs", mounts: Mounts | None = None) -> None:
+    """Remove the cgroups that killed shims had made ahead below a parent cgroup."""
+    found = cgroupfs.detect() if mounts is None else mounts
+    resolved = expand_slice(path) if driver == "systemd" else resolve_path(path, driver)
+    sweep(resolved, dict.fromkeys(found.v1.values()))

@@ -15,14 +15,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pallet.linux import mount as m
-from pallet.linux import safepath
+from pallet.linux import namespaces, safepath
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pallet.runtime.options import MountOptions
     from pallet.runtime.rootfs import Prepared
 
+_ANYWHERE = "/dev"
+"""A directory that is there on every host, and below which nothing is looked for."""
 _PER_MOUNT = m.MS_RDONLY | m.MS_NOSUID | m.MS_NODEV | m.MS_NOEXEC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """The mounts of one cgroup as a detached tree."""
+
+    tree_fd: int
+    options: MountOptions
+    """That they were made with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +48,8 @@ class CgroupSource:
     directories: Mapping[str, str]
     """Controller to the container's directory on this host; "" is cgroup2's."""
     namespaced: bool
+    ready: Ready | None = None
+    """The mounts of version 1, made ahead."""
 
     def mount(self, root_fd: int, prepared: Prepared) -> None:
         """Carry out the mount ``prepared`` below ``root_fd``; may change the cwd."""
@@ -58,11 +72,15 @@ class CgroupSource:
         _bind(self.directories[""], top_fd, prepared.options.attributes())
 
     def _mount_v1(self, root_fd: int, top_fd: int, prepared: Prepared) -> None:
-        parsed = prepared.options
-        m.mount("tmpfs", f"/proc/self/fd/{top_fd}", "tmpfs",
-                flags=parsed.flags & _PER_MOUNT & ~m.MS_RDONLY, data="mode=755")
-        tmpfs_fd = safepath.open_in_root(root_fd, prepared.mount.destination,
-                                         os.O_RDONLY | os.O_DIRECTORY)
+        options = prepared.options
+        if self.ready is not None and self.ready.options == options and not self.namespaced:
+            m.attach_tree(self.ready.tree_fd, top_fd)
+            return
+        _mount_top(f"/proc/self/fd/{top_fd}", options)
+        self.fill_v1(safepath.open_in_root(root_fd, prepared.mount.destination, os.O_RDONLY | os.O_DIRECTORY), options)
+
+    def fill_v1(self, tmpfs_fd: int, options: MountOptions) -> None:
+        """Mount what belongs into the tmpfs; ``tmpfs_fd`` is closed here."""
         try:
             os.fchdir(tmpfs_fd)
             done: set[str] = set()
@@ -71,28 +89,56 @@ class CgroupSource:
                 if mount_point not in done:
                     done.add(mount_point)
                     os.mkdir(name, 0o755)
-                    self._mount_controller(name, controller, mount_point, prepared)
+                    self._mount_controller(name, controller, mount_point, options)
                 alias = controller.removeprefix("name=")
                 if alias != name:
                     os.symlink(name, alias)
             if self.v2 is not None and self.namespaced:
                 # As runc on a hybrid host: only a namespace keeps the rest of the tree out.
                 os.mkdir("unified", 0o755)
-                m.mount("cgroup2", "unified", "cgroup2", flags=parsed.flags & _PER_MOUNT)
+                m.mount("cgroup2", "unified", "cgroup2", flags=options.flags & _PER_MOUNT)
             if not self.namespaced:
-                _set_all(tmpfs_fd, parsed.attributes())
+                _set_all(tmpfs_fd, options.attributes())
         finally:
             os.close(tmpfs_fd)
 
     def _mount_controller(self, name: str, controller: str, mount_point: str,
-                          prepared: Prepared) -> None:
+                          options: MountOptions) -> None:
         if self.namespaced:
             shared = [other for other, where in self.v1.items() if where == mount_point]
             m.mount("cgroup", name, "cgroup",
-                    flags=prepared.options.flags & _PER_MOUNT, data=",".join(shared))
+                    flags=options.flags & _PER_MOUNT, data=",".join(shared))
             return
         # The cwd is the tmpfs: by far the shortest way for nine hierarchies.
         m.mount(self.directories.get(controller, mount_point), name, flags=m.MS_BIND)
+
+
+def make_ready(source: CgroupSource, options: MountOptions) -> Ready | None:
+    """Make the mounts of version 1 for a container to come; None where they cannot be made ahead.
+
+    Runs in a process with one thread, whose working directory becomes ``/``.
+
+    Raises:
+        OSError: they cannot be made, or this process cannot go back to its mount namespace.
+    """
+    if not source.v1 or source.namespaced:
+        return None
+    own_fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        namespaces.unshare(namespaces.CLONE_NEWNS)
+        try:
+            m.mount(None, "/", flags=m.MS_PRIVATE | m.MS_REC)
+            _mount_top(_ANYWHERE, options)
+            source.fill_v1(os.open(_ANYWHERE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), options)
+            return Ready(tree_fd=m.clone_tree(_ANYWHERE, recursive=True), options=options)
+        finally:
+            namespaces.setns(own_fd, namespaces.CLONE_NEWNS)
+    finally:
+        os.close(own_fd)
+
+
+def _mount_top(path: str, options: MountOptions) -> None:
+    m.mount("tmpfs", path, "tmpfs", flags=options.flags & _PER_MOUNT & ~m.MS_RDONLY, data="mode=755")
 
 
 def _set_all(top_fd: int, attributes: int) -> None:

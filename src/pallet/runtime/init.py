@@ -215,6 +215,8 @@ def _mount_everything(plan: InitPlan, prepared: list[Prepared], sync: InitSide, 
         if source is None:
             source = _join_cgroup(plan, sync)
         rootfs.attach_cgroup(root_fd, entry, source)
+        if plan.cgroup is not None:
+            plan.cgroup.shown(source, entry.options)
     if source is None:
         _join_cgroup(plan, sync)
 
@@ -232,7 +234,8 @@ def _join_cgroup(plan: InitPlan, sync: InitSide) -> CgroupSource:
     mounts = cgroupfs.detect()
     return CgroupSource(
         v1=mounts.v1, v2=mounts.v2, namespaced=entry is not None,
-        directories=plan.cgroup.directories() if plan.cgroup is not None else {})
+        directories=plan.cgroup.directories() if plan.cgroup is not None else {},
+        ready=plan.cgroup.ready if plan.cgroup is not None else None)
 
 
 def _enter_cgroup_namespace(entry: Namespace) -> None:

@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import logging
 import os
+import socket
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -25,7 +26,6 @@ from pallet.supervisor.shims import Exit, Shim
 from pallet.zygote import channel, messages
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterable, Sequence
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ _SPARES_KEPT = 4
 _TOP_UP_DELAY_S = 0.015
 """After a start; the shim of a container that has ended by then comes back by itself."""
 _SETTLE_S = 2.0
+_SETTLE_INTERVAL_S, _SETTLE_LOOKS = 0.002, 1000
 _START_ATTEMPTS = 2 + _SPARES
 
 
@@ -89,10 +90,23 @@ class Supervisor:
             await asyncio.get_running_loop().run_in_executor(None, zygote.reap)
 
     async def settle(self) -> None:
-        """Wait until what has ended is taken down, too: its cgroup is gone then."""
-        leaving = {shim.gone for shim in self._shims.values() if not shim.running and not shim.gone.done()}
+        """Wait until what has ended is taken down, too: its cgroup is gone then, as are those made ahead.
+
+        Shims that wait are ended; no start may come any more.
+        """
+        leaving: set[asyncio.Future[None]] = {
+            shim.gone for shim in self._shims.values() if not shim.running and not shim.gone.done()}
         if leaving:
             await asyncio.wait(leaving, timeout=_SETTLE_S)
+        for _ in range(_SETTLE_LOOKS):  # those that are about to come back
+            if all(shim.running for shim in self._connected):
+                break
+            await asyncio.sleep(_SETTLE_INTERVAL_S)
+        self._closed = True
+        ending = {asyncio.ensure_future(_end_spare(spare)) for spare in self._spares}
+        self._spares.clear()
+        if ending:
+            await asyncio.wait(ending, timeout=_SETTLE_S)
 
     @property
     def zygote_pid(self) -> int:
@@ -399,6 +413,18 @@ async def _writable(sock: socket.socket) -> None:
         await ready
     finally:
         loop.remove_writer(sock.fileno())
+
+
+async def _end_spare(spare: socket.socket) -> None:
+    """Tell a shim that waits to end, and wait until it has."""
+    try:
+        spare.shutdown(socket.SHUT_WR)
+        while await asyncio.get_running_loop().sock_recv(spare, 4096):
+            pass
+    except OSError:
+        return
+    finally:
+        spare.close()
 
 
 async def _receive(sock: socket.socket) -> tuple[bytes, list[int]] | None:

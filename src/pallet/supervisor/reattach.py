@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _HELLO_TIMEOUT_S = 10.0
+_LISTEN_INTERVAL_S = 0.01
+_LISTEN_LOOKS = 200
 _END_INTERVAL_S = 0.01
 _END_LOOKS = 500
 
@@ -41,16 +43,29 @@ class Lost:
 
 async def find(shim_dir: str, on_close: Callable[[Shim], None]) -> Shim | Exit | Lost | None:
     """Connect to the shim in ``shim_dir``, or say how it ended; None where none ever started."""
-    if (shim := await _connect(shim_dir, on_close)) is not None:
-        return shim
-    # A shim that ends writes ``exit`` before it closes its socket, so look only now.
-    if (document := _read(os.path.join(shim_dir, "exit"))) is not None:
-        await _wait_for_end(shim_dir)
-        event = messages.exit_decoder.decode(document)
-        return Exit(exit_code=event.exit_code, oom_killed=event.oom_killed,
-                    finished_at_ns=event.finished_at_ns, error=event.error,
-                    started_at_ns=_started_at_ns(shim_dir))
+    for _ in range(_LISTEN_LOOKS):
+        if (shim := await _connect(shim_dir, on_close)) is not None:
+            return shim
+        # A shim that ends writes ``exit`` before it closes its socket, so look only now.
+        if (document := _read(os.path.join(shim_dir, "exit"))) is not None:
+            await _wait_for_end(shim_dir)
+            event = messages.exit_decoder.decode(document)
+            return Exit(exit_code=event.exit_code, oom_killed=event.oom_killed,
+                        finished_at_ns=event.finished_at_ns, error=event.error,
+                        started_at_ns=_started_at_ns(shim_dir))
+        # One that has just started its process listens only after it has said so.
+        if not _is_served(shim_dir):
+            break
+        await asyncio.sleep(_LISTEN_INTERVAL_S)
     return Lost.now() if has_state(shim_dir) else None
+
+
+def _is_served(shim_dir: str) -> bool:
+    document = _read(os.path.join(shim_dir, "state.json"))
+    if document is None:
+        return False
+    state = messages.state_decoder.decode(document)
+    return procfs.is_alive(state.shim_pid, state.shim_start_time)
 
 
 def has_state(shim_dir: str) -> bool:

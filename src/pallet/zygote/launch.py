@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pallet.runtime.cgroup import Cgroup
+    from pallet.runtime.cgroupahead import Ahead
     from pallet.runtime.sync import FailureReport, InitSide, ShimSide
     from pallet.spec.runtime import LinuxResources
     from pallet.zygote.stdio import Hub
@@ -130,17 +131,22 @@ def _bundle(request: messages.StartContainer) -> str:
 
 
 def container(request: messages.StartContainer, hub: Hub, netns_fd: int,
-              born: Callable[[Launched], None]) -> Launched:
+              born: Callable[[Launched], None], ahead: Ahead | None = None) -> Launched:
     """Make a container's init.
 
     Args:
         netns_fd: closed here.
+        ahead: a cgroup to use if it suits.
         born: called once the process exists and waits to be let go on; it calls ``sync.go``.
     """
     child_fds = (-1, -1, -1) if request.spec.process.terminal else hub.make_pipes()
     plan = _plan(request, netns_fd, child_fds)
-    launched = _borrow(request, plan, born) if _may_borrow(request, plan) \
-        else _fork(request, plan, born)
+    if _may_borrow(request, plan):
+        if ahead is not None and plan.cgroup is not None:
+            plan.cgroup.take(ahead)
+        launched = _borrow(request, plan, born)
+    else:
+        launched = _fork(request, plan, born)
     for fd in (netns_fd, *child_fds):
         if fd >= 0:
             os.close(fd)

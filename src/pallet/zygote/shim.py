@@ -28,6 +28,7 @@ from pallet.zygote.stdio import Hub
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pallet.runtime.cgroupahead import Ahead
     from pallet.zygote.launch import Launched
 
 _TEAR_DOWN_DELAY_S = 0.003
@@ -45,7 +46,11 @@ _request_decoder = msgspec.json.Decoder(Request)
 class Shim:
     """The state of one shim process."""
 
-    def __init__(self, reply: socket.socket) -> None:
+    def __init__(self, reply: socket.socket, ahead: Ahead | None = None) -> None:
+        """``ahead`` is a cgroup for the container; dropped here, unless ``run`` fails."""
+        self._ahead = ahead
+        self.next_ahead: Ahead | None = None
+        """A cgroup for the container after this one; for the caller to drop."""
         self.poller = Poller()
         self.hub = Hub(self.poller, messages.Stdio(), terminal=False, fork=self.fork_helper,
                        on_stream_end=self._on_stream_end)
@@ -92,6 +97,11 @@ class Shim:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, priority + _TEAR_DOWN_NICE)
         self._tear_down()
+        if self._ahead is not None:
+            self._ahead.drop()
+        if self._launched is not None and self._launched.borrowed and self._launched.cgroup is not None:
+            with contextlib.suppress(OSError):
+                self.next_ahead = self._launched.cgroup.make_ahead()
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, priority)
         while not self.hub.idle or self._backlog:
@@ -117,7 +127,9 @@ class Shim:
             os.waitpid(-1, os.WNOHANG)
             return False
         # What is left open belongs to somebody: rather a new process than a leak.
-        return len(os.listdir("/proc/self/fd")) == len((0, 1, 2, "the connection", "the listing"))
+        expected = len((0, 1, 2, "the connection", "the listing"))
+        expected += self.next_ahead.descriptors if self.next_ahead is not None else 0
+        return len(os.listdir("/proc/self/fd")) == expected
 
     def _launch(self, request: Request, fds: list[int]) -> None:
         self._id = request.id
@@ -144,7 +156,11 @@ class Shim:
             launched.prepare_cgroup()
             launched.sync.go()
 
-        launched = _start(request, self.hub, netns_fd, born)
+        try:
+            launched = _start(request, self.hub, netns_fd, born, self._ahead)
+        finally:
+            if self._ahead is not None:
+                self._ahead.close()
         # The process is on its way; what follows is done beside it.
         for fd, attach in zip(attach_fds, request.stdio.attach, strict=True):
             self._add_client(fd, attach, self._reply)
@@ -152,7 +168,6 @@ class Shim:
         self._pidfd = os.pidfd_open(launched.pid)
         if listeners:
             self._ports = ports.Ports(self.poller, self.fork_helper, listeners, listener_fds)
-        self._listen()
         self.poller.watch(launched.sync.fileno(), READ, lambda _events: self._on_sync())
         self.poller.call_later(request.start_timeout_s, self._on_start_timeout)
 
@@ -193,6 +208,7 @@ class Shim:
         self._reply.setblocking(False)
         self._send(self._reply, started, [self._pidfd])
         self._answered = True
+        self._listen()  # a daemon that comes meanwhile waits for it: see supervisor/reattach.py
         for stream_id, how in self._early_ends:
             self._send(self._reply, messages.AttachEnded(stream_id=stream_id, how=how))
         if self._reply in self._connections:
@@ -500,11 +516,11 @@ class Shim:
 
 
 def _start(request: Request, hub: Hub, netns_fd: int, born: Callable[[Launched], None],
-           ) -> Launched:
+           ahead: Ahead | None) -> Launched:
     if request.runtime is not None:
         launched = foreign.launch(request, request.runtime, hub, netns_fd)
     elif isinstance(request, messages.StartContainer):
-        return launch.container(request, hub, netns_fd, born)
+        return launch.container(request, hub, netns_fd, born, ahead)
     else:
         launched = launch.run_exec(request, hub)
     born(launched)

@@ -24,6 +24,8 @@ from pallet.zygote import shim as shims
 if TYPE_CHECKING:
     import socket
 
+    from pallet.runtime.cgroupahead import Ahead
+
 _LIVES = 200
 """Containers a shim serves before it ends: what each may leave in its heap stays bounded."""
 
@@ -34,21 +36,27 @@ def wait(sock: socket.socket) -> None:
     shim = shims.Shim(sock)
     launch.rehearse()
     rehearsal.of_shim()
-    for _ in range(_LIVES):
-        received = _next_request(sock)
-        if received is None:
-            return
-        shim.run(*received)
-        del received
-        if not shim.release():
-            return
-        gc.collect(0)
-        gc.disable()
-        shim = shims.Shim(sock)
-        try:
-            channel.send(sock, messages.encoder.encode(messages.Idle()))
-        except OSError:
-            return
+    ahead: Ahead | None = None
+    try:
+        for _ in range(_LIVES):
+            received = _next_request(sock)
+            if received is None:
+                return
+            shim.run(*received)
+            del received
+            ahead = shim.next_ahead or ahead
+            if not shim.release():
+                return
+            gc.collect(0)
+            gc.disable()
+            shim = shims.Shim(sock, ahead)
+            try:
+                channel.send(sock, messages.encoder.encode(messages.Idle()))
+            except OSError:
+                return
+    finally:
+        if ahead is not None:
+            ahead.drop()
 
 
 def _next_request(sock: socket.socket) -> tuple[shims.Request, list[int]] | None:

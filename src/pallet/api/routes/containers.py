@@ -204,7 +204,7 @@ class ContainerRoutes:
                 return json_reply(await handle.result())
             finally:
                 handle.close()
-        return StreamResponse(_wait_result(handle), close=close, content_type=JSON)
+        return StreamResponse(_wait_result(handle), close=close, content_type=JSON, single=True)
 
 
 async def _wait_result(handle: WaitHandle) -> AsyncIterator[bytes]:
