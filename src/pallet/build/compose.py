@@ -41,6 +41,7 @@ def solved_target(target: Target, results: Mapping[Vertex, Solved], *, epoch_s: 
     base_history = list(base.history or ()) if base is not None else []
     layers = list(solved.layers)
     steps = [_entry(step, results, epoch_s) for step in target.steps]
+    kept = not classic or not any(step.created_by.startswith(("CMD ", "ENTRYPOINT ")) for step in steps)
     if classic:
         steps = _classic(steps, target)
     covered = sum(1 for entry in [*base_history, *steps] if not entry.empty_layer)
@@ -53,7 +54,7 @@ def solved_target(target: Target, results: Mapping[Vertex, Solved], *, epoch_s: 
     if created_at is None and epoch_s is not None:
         created_at = rfc3339_nano(epoch_s * 1_000_000_000)
     run = target.config.config
-    if classic and run is not None:
+    if run is not None and not kept:
         run = msgspec.structs.replace(run, args_escaped=False)
     config = msgspec.structs.replace(
         target.config, config=run, created=created_at, rootfs=spec.RootFS(diff_ids=layers), history=history)
@@ -78,7 +79,7 @@ def _classic(steps: Sequence[spec.History], target: Target) -> list[spec.History
     """History as the classic builder writes it: commands bare, the rest behind ``#(nop)``."""
     base = target.base_config.config if target.base_config is not None else None
     shell = " ".join((base.shell if base is not None else None) or ("/bin/sh", "-c"))
-    found = []
+    found, author = [], ""
     for step in steps:
         text = step.created_by.removesuffix(_BUILDKIT)
         name, _, rest = text.partition(" ")
@@ -94,7 +95,7 @@ def _classic(steps: Sequence[spec.History], target: Target) -> list[spec.History
             text = f"{shell} #(nop) {text}"
         else:
             text = f"{shell} #(nop)  {text}"
-        found.append(msgspec.structs.replace(step, created_by=text, comment=""))
+        found.append(msgspec.structs.replace(step, created_by=text, comment="", author=author))
     return found
 
 
@@ -107,6 +108,8 @@ def _with_times(history: Sequence[spec.History]) -> list[spec.History]:
     lacking = False
     for entry in history:
         if entry.created is None:
+        if name == "MAINTAINER":
+            author = rest
             lacking = True
             continue
         created = entry.created

@@ -125,7 +125,8 @@ class Planner:
         check = self._options.build_args.get("BUILDKIT_DOCKERFILE_CHECK")
         if check is None:
             check = document.directives.get("check", ("", 0))[0]
-        self.linter = Linter(read_check(check), self._span)
+        if not self._options.ignore_syntax:
+            self.linter = Linter(read_check(check), self._span)
         lint_lines(document, self.linter)
         self.text = FileText()
         try:
@@ -263,6 +264,9 @@ def _target(state: StageState, options: FrontendOptions, vertices: dict[Draft, V
     steps = tuple(HistoryStep(
         created_by=entry.created_by, comment="buildkit.dockerfile.v0",
         vertex=vertices[entry.draft] if entry.draft is not None else None) for entry in state.history)
+    if options.ignore_syntax:  # the classic builder's labels are instructions
+        steps += tuple(HistoryStep(created_by=f"LABEL {name}={value}", comment="", vertex=None)
+                       for name, value in sorted(options.labels.items()))
     return Target(
         platform=state.platform, vertex=vertices[state.root()], config=config, steps=steps,
         base_config=base)
