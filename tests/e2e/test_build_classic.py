@@ -42,6 +42,11 @@ CASES: dict[str, tuple[dict[str, str], list[str]]] = {
     "no FROM": ({"Dockerfile": "RUN true\n"}, []),
     "from scratch": ({"Dockerfile": "FROM scratch\nLABEL a=b\n"}, []),
     "continued lines": ({"Dockerfile": BASE + "RUN echo a && \\\n  # inner\n  echo b\n"}, []),
+    "no file of a pattern": ({"Dockerfile": BASE + "COPY q* /x/\n"}, []),
+    "no directory of a pattern": ({"Dockerfile": BASE + "ADD nope/* /x/\n"}, []),
+    "one pattern of two": ({"Dockerfile": BASE + "COPY a nope/* /x/\nRUN ls /x\n", "a": "1"}, []),
+    "no file in an image": ({"Dockerfile": BASE + "COPY --from=busybox /nope /x/\n"}, []),
+    "checks are comments": ({"Dockerfile": f"# check=x=y;error=true\n{BASE}WORKDIR a\n"}, []),
     "ignored": ({"Dockerfile": BASE + "COPY . /ctx\nRUN ls /ctx\n", "a": "1", "b": "2", ".dockerignore": "b\n"}, []),
 }
 UNUSED = re.compile(r"(?<=build-args )\[(.*)\]")
@@ -95,12 +100,12 @@ def test_output_is_that_of_dockerd(pair: tuple[Daemon, Daemon], context: Path, c
 @pytest.mark.needs("dockerd")
 def test_history_and_config_are_those_of_dockerd(pair: tuple[Daemon, Daemon], context: Path) -> None:
     write(context, {"Dockerfile": BASE + "ENV A=b\nRUN echo hi > /x\nLABEL x=y\nVOLUME /v\nEXPOSE 80\nUSER 1\n"
-                    "STOPSIGNAL SIGINT\nCMD [\"cat\"]\n"})
+                    "STOPSIGNAL SIGINT\nMAINTAINER me\nENTRYPOINT [\"cat\"]\n"})
     found = []
     for daemon in pair:
-        assert build(daemon, context, "-t", "side:history").code == 0
+        assert build(daemon, context, "-t", "side:history", "--label", "b=x y", "--label", "a=1").code == 0
         image = daemon.api.call("GET", "/images/side:history/json").json
-        kept = ("Env", "Cmd", "Labels", "Volumes", "ExposedPorts", "User", "StopSignal", "Entrypoint", "OnBuild")
+        kept = ("Env", "ArgsEscaped", "Cmd", "Labels", "Volumes", "ExposedPorts", "User", "StopSignal", "Entrypoint", "OnBuild")
         steps = daemon.api.call("GET", "/images/side:history/history").json
         found.append(({key: image["Config"].get(key) for key in kept},
                       [step["CreatedBy"] for step in steps if "EXPOSE" not in step["CreatedBy"]]))

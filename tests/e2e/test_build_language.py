@@ -51,3 +51,15 @@ def test_error_is_buildkits(buildx: DockerCli, tmp_path: Path, name: str) -> Non
     result = buildx.run("buildx", "build", "--progress", "plain", str(tmp_path))
     assert result.code == 1
     assert result.err.splitlines()[-1] == f"ERROR: failed to build: failed to solve: {case['error']}"
+
+
+def test_the_first_missing_file_is_told_where_it_stands(buildx: DockerCli, tmp_path: Path) -> None:
+    """Steps further down are looked at all the same: it is not they that are broken."""
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "Dockerfile").write_text(
+        "FROM busybox\nCOPY a /\nCOPY nope/one /\nCOPY a /b\nCOPY nope/two /\nCOPY --from=busybox /srv /x/\n")
+    result = buildx.run("buildx", "build", "--progress", "plain", str(tmp_path))
+    assert result.code == 1
+    assert "3 | >>> COPY nope/one /\n" in result.err
+    assert '"/nope/one": not found' in result.err.splitlines()[-1]
+    assert "> [stage-0 3/6] COPY nope/one /:" in result.err

@@ -34,7 +34,7 @@ _LATER: dict[str, dict[str, object]] = {
     "RunOp": {"readonly_root": False, "valid_exit_codes": (), "extra_hosts": (), "ulimits": (), "cgroup_parent": ""},
     "RunMount": {"kept": False},
     "CopyAction": {"include": (), "itself": False, "follow": True, "matches": False, "makes_parents": True,
-                   "time_ns": None},
+                   "time_ns": None, "lenient": False},
     "WriteAction": {"makes_parents": True, "time_ns": None},
     "MakeDirectoryAction": {"makes_parents": True, "time_ns": None},
 }
@@ -143,7 +143,7 @@ def uses(op: graph.Op, inputs: int) -> list[Use]:
 def _selection(action: graph.CopyAction) -> Selection:
     """What a copy looks at: with patterns of what it takes, what it leaves out counts as well."""
     return Selection(paths=action.paths, exclude=() if action.include else action.exclude,
-                     wildcards=action.wildcards, parents=action.parents, follow=action.follow)
+                     wildcards=action.wildcards, parents=action.parents, follow=action.follow, lenient=action.lenient)
 
 
 def in_order(targets: Sequence[graph.Vertex]) -> list[graph.Vertex]:

@@ -176,6 +176,8 @@ class CopyAction:
     """A link is what it leads to."""
     matches: bool = False
     """Wildcards have to match something."""
+    lenient: bool = False
+    """Wildcards may be looked for in a directory that is not there."""
     makes_parents: bool = True
     time_ns: int | None = None
     """Of everything that is copied; None keeps the source's."""

@@ -17,6 +17,7 @@ from msgspec import UNSET
 
 from pallet.build.classic.view import ClassicView, KnownSteps, arguments_of, steps_of
 from pallet.build.errors import BuildError
+from pallet.build.graph import CopyAction, FileOp, LocalSource
 from pallet.build.ports import FrontendOptions
 from pallet.build.request import BuildRequest, CacheLink, Export
 from pallet.build.treeclient import TreeClient, unpacked
@@ -30,7 +31,7 @@ from pallet.spec.engine.progress import ErrorDetail, ProgressMessage
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from pallet.build.graph import Plan
+    from pallet.build.graph import Plan, Vertex
     from pallet.build.request import BuildResult
     from pallet.build.service import Builder
     from pallet.build.treeclient import WorkerRunner
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
 
 _SHORT: Final = 12
 _NO_STAGE: Final = re.compile(r'target stage "([^"]*)" could not be found')
-_NO_FILE: Final = re.compile(r'failed to compute cache key: .*"/(.*)": not found\Z', re.DOTALL)
+_NO_FILE: Final = re.compile(r'failed to compute cache key: .*"/(.*)": not found', re.DOTALL)
+_NO_FILE_OF_IMAGE: Final = re.compile(r"lstat /(.*): no such file or directory", re.DOTALL)
+_NO_MATCH: Final = re.compile(r"/.* not found", re.DOTALL)
 _PREDEFINED: Final = frozenset(name for upper in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
                                for name in (upper, upper.lower()))
 _SESSION: Final = "client-session"
@@ -100,7 +103,7 @@ class ClassicDoor:
         try:
             result = await self._builder.build(request, client, view, on_plan=planned)
         except DockerfileError as error:
-            raise InvalidParameterError(_classic_words(str(error))) from error
+            raise InvalidParameterError(_classic_words(str(error), None)) from error
         except InvalidParameterError as error:
             if "failed to read dockerfile" in str(error):
                 message = f"Cannot locate specified Dockerfile: {request.options.filename}"
@@ -130,7 +133,7 @@ class ClassicDoor:
     @staticmethod
     def _tell_failure(error: BuildError, progress: Callable[[ProgressMessage], None]) -> None:
         """A step's failure travels in the stream with the command's exit code."""
-        text = _classic_words(error.classic)
+        text = _classic_words(error.classic, error.vertex)
         progress(ProgressMessage(
             error_detail=ErrorDetail(code=error.exit_code if error.exit_code is not None else UNSET, message=text),
             error=text))
@@ -141,16 +144,27 @@ async def _nothing() -> AsyncIterator[bytes]:
     yield bytes(1024)
 
 
-def _classic_words(text: str) -> str:
+def _classic_words(text: str, vertex: Vertex | None) -> str:
     """The classic builder's words for what BuildKit says otherwise."""
+    keyword = "ADD" if vertex is not None and "] ADD " in vertex.name else "COPY"
     if found := _NO_STAGE.match(text):
         return f"failed to reach build target {found[1]} in Dockerfile"
-    if found := _NO_FILE.search(text):
-        return ("COPY failed: file not found in build context or excluded by .dockerignore: "
-                f"stat {found[1]}: file does not exist")
+    if _NO_MATCH.fullmatch(text):
+        return f"{keyword} failed: no source files were specified"
+    if found := _NO_FILE.fullmatch(text) or _NO_FILE_OF_IMAGE.fullmatch(text):
+        where = "" if _of_stage(vertex) else "file not found in build context or excluded by .dockerignore: "
+        return f"{keyword} failed: {where}stat {found[1]}: file does not exist"
     if text == "file with no instructions":
         return f"failed to parse Dockerfile: {text}"
     return text
+
+
+def _of_stage(vertex: Vertex | None) -> bool:
+    """Whether a COPY takes files of a stage or an image."""
+    op = vertex.op if vertex is not None else None
+    return vertex is not None and isinstance(op, FileOp) and any(
+        isinstance(action, CopyAction) and not isinstance(vertex.inputs[action.input].op, LocalSource)
+        for action in op.actions)
 
 
 def request_of(options: BuildOptions) -> BuildRequest:

@@ -52,10 +52,9 @@ def copy(state: StageState, command: ins.Copy, scope: Scope, words: Words) -> No
         DockerfileError: flags that do not fit one another or what is copied.
     """
     given = _Words(
-        sources=words.all(command.sources), dest=words.word(command.dest),
-        chown=words.word(command.chown), chmod=words.word(command.chmod),
-        exclude=command.exclude,
-        checksum=words.word(command.checksum) if isinstance(command, ins.Add) else "")
+        chown=words.word(command.chown), chmod=words.word(command.chmod), exclude=command.exclude,
+        checksum=words.word(command.checksum) if isinstance(command, ins.Add) else "",
+        sources=words.all(command.sources), dest=words.word(command.dest))
     _check(command, given)
     shown = texts.shown_code(command, state.env, scope.escape, scope.budget)
     name = texts.numbered(state, shown)
@@ -106,6 +105,7 @@ class _Making:
                  name: str) -> None:
         self._state, self._command, self._scope, self._given = state, command, scope, given
         self._name = name
+        self._classic = scope.options.ignore_syntax
         self._actions: list[CopyAction] = []
         self._inputs: list[Draft] = []
         self._dest = destination(state.config.working_dir, given.dest)
@@ -140,7 +140,8 @@ class _Making:
         self._actions.append(CopyAction(
             input=self._inputs.index(draft), paths=(path,), dest=self._dest, owner=given.chown,
             keep_owner=keep_owner, mode=given.chmod, exclude=given.exclude, parents=parents,
-            unpack=unpack, wildcards=wildcards))
+            unpack=unpack, wildcards=wildcards, lenient=parents or (wildcards and self._classic),
+            matches=wildcards and self._classic and len(given.sources) == 1))
 
     def _take_git(self, command: ins.Add, git: GitSource) -> None:
         if command.keep_git_dir is not None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pallet.build.dockerfile.scope import Scope
     from pallet.build.dockerfile.stages import FileText
     from pallet.build.dockerfile.state import StageState
-    from pallet.spec.dockerfile.parser import Document
+    from pallet.spec.dockerfile.parser import Document, Node
 
 _RESERVED = frozenset({"context", "scratch"})
 _SECRET = re.compile(r"(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)",
@@ -35,6 +35,7 @@ _SECRET = re.compile(r"(?:_|^)(?:apikey|auth|credentials?|key|password|pword|pas
 _NO_SECRET = re.compile(r"(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
 _MAX_KNOWN = 1000
 _SCANNED = frozenset({"BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"})
+_MAINTAINER = "Maintainer instruction is deprecated in favor of using label"
 _TARGET_PLATFORM = frozenset({"$TARGETPLATFORM", "${TARGETPLATFORM}"})
 
 
@@ -52,9 +53,14 @@ def lint_instructions(text: FileText, linter: Linter) -> None:
     for argument in text.arguments:
         _describe_arg(argument, linter)
     for stage in text.stages:
-        _stage_start(stage.start, linter)
+        start = stage.start
+        _stage_casing(start.keyword, start.as_keyword, start.alias_as_written, start.lines, linter)
+        if start.alias:
+            _describe(start, "FROM", [start.alias], linter)
         for command in stage.commands:
             _command(command, linter)
+    if text.failed is not None:
+        _failed(text.failed, linter)
 
 
 def lint_file(text: FileText, linter: Linter) -> None:
@@ -78,16 +84,19 @@ def _casing(text: FileText, linter: Linter) -> None:
                           f"Command '{word}' should match the case of the command majority ({majority})")
 
 
-def _stage_start(start: ins.From, linter: Linter) -> None:
-    name, lines = start.alias_as_written, start.lines
+def _failed(node: Node, linter: Linter) -> None:
+    """What is looked at before an instruction is understood."""
+    if node.name == "from" and len(node.args) == 3 and node.args[1].lower() == "as":
+        _stage_casing(node.command, node.args[1], node.args[2], node.lines, linter)
+    elif node.name == "maintainer":
+        linter.report("MaintainerDeprecated", node.lines, _MAINTAINER)
+
+
+def _stage_casing(keyword: str, as_keyword: str, name: str, lines: tuple[int, int], linter: Linter) -> None:
     if name and name != name.lower():
         linter.report("StageNameCasing", lines, f"Stage name '{name}' should be lowercase")
-    if start.as_keyword and (start.as_keyword.islower() != start.keyword.islower()
-                             or start.as_keyword.isupper() != start.keyword.isupper()):
-        linter.report("FromAsCasing", lines,
-                      f"'{start.as_keyword}' and '{start.keyword}' keywords' casing do not match")
-    if start.alias:
-        _describe(start, "FROM", [start.alias], linter)
+    if as_keyword and (as_keyword.islower() != keyword.islower() or as_keyword.isupper() != keyword.isupper()):
+        linter.report("FromAsCasing", lines, f"'{as_keyword}' and '{keyword}' keywords' casing do not match")
 
 
 def _stage_name(start: ins.From, seen: set[str], linter: Linter) -> None:
@@ -105,8 +114,7 @@ def _stage_name(start: ins.From, seen: set[str], linter: Linter) -> None:
 def _command(command: ins.Instruction, linter: Linter) -> None:
     match command:
         case ins.Maintainer():
-            linter.report("MaintainerDeprecated", command.lines,
-                          "Maintainer instruction is deprecated in favor of using label")
+            linter.report("MaintainerDeprecated", command.lines, _MAINTAINER)
         case ins.Arg():
             _describe_arg(command, linter)
 

@@ -8,6 +8,7 @@ Spec   Dockerfile reference "FROM", multi-stage builds.
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pallet.build.dockerfile.scope import Scope
-    from pallet.spec.dockerfile.parser import Document
+    from pallet.spec.dockerfile.parser import Document, Node
 
 SCRATCH = "scratch"
 _HEX = frozenset("0123456789abcdef")
 _MAX_INDEX_DIGITS = 9
+_INDEX = re.compile(r"[-+]?[0-9]+")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,6 +51,8 @@ class FileText:
     arguments: list[ins.Arg] = field(default_factory=list)
     """Before the first FROM."""
     stages: list[StageText] = field(default_factory=list)
+    failed: Node | None = None
+    """The instruction that could not be understood."""
 
 
 def read_stages(document: Document, text: FileText) -> None:
@@ -58,6 +62,7 @@ def read_stages(document: Document, text: FileText) -> None:
         DockerfileError: one that is malformed, or stands before any FROM.
     """
     for node in document.nodes:
+        text.failed = node
         instruction = interpret(node)
         if isinstance(instruction, ins.From):
             text.stages.append(StageText(start=instruction))
@@ -68,6 +73,7 @@ def read_stages(document: Document, text: FileText) -> None:
         else:
             message = "no build stage in current context"
             raise DockerfileError(message, node.lines)
+        text.failed = None
     if not text.stages:
         message = "dockerfile contains no stages to build"
         raise DockerfileError(message)
@@ -191,13 +197,13 @@ class Stages:
         if "$" in name:
             message = ("variable expansion is not supported for --from, define a new stage with FROM "
                        "using ARG from global scope as a workaround")
-            raise DockerfileError(message)
+            raise _UnplacedError(message)
         found = self._by_name.get(name.lower())
         if found is not None:
             return found
-        if name.isascii() and name.isdecimal():
+        if _INDEX.fullmatch(name):
             index = int(name) if len(name) <= _MAX_INDEX_DIGITS else len(self.all)
-            if index >= len(self.all):
+            if not 0 <= index < len(self.all):
                 message = f"invalid stage index {name}"
                 raise _UnplacedError(message)
             return self.all[index]

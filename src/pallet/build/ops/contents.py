@@ -62,7 +62,7 @@ class Contents:
         reply = await self._workers.run_worker("build.digest", DigestRequest(
             input=await self._layers.input(solved.layers), paths=list(wanted.paths),
             exclude=list(wanted.exclude), wildcards=wanted.wildcards, parents=wanted.parents,
-            follow=wanted.follow),
+            follow=wanted.follow, lenient=wanted.lenient),
             reply_type=FilesReply)
         return reply.check().digest
 

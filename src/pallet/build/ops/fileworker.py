@@ -78,6 +78,7 @@ class FileAction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     itself: bool = False
     follow: bool = True
     matches: bool = False
+    lenient: bool = False
     makes_parents: bool = True
     may_be_absent: bool = False
     target: str = ""
@@ -106,6 +107,7 @@ class DigestRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     wildcards: bool = True
     parents: bool = False
     follow: bool = True
+    lenient: bool = False
 
 
 class FilesReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -164,7 +166,8 @@ def run_digest(request: bytes, _fds: Sequence[int]) -> bytes:
         fd = open_input(wanted.input)
         found = selection.digest(
             fd, Selection(paths=tuple(wanted.paths), exclude=tuple(wanted.exclude),
-                          wildcards=wanted.wildcards, parents=wanted.parents, follow=wanted.follow),
+                          wildcards=wanted.wildcards, parents=wanted.parents, follow=wanted.follow,
+                          lenient=wanted.lenient),
             excluder=excluder_of(wanted.exclude))
         reply = FilesReply(digest=found)
     except (PalletError, OSError, RecursionError) as error:
@@ -231,7 +234,9 @@ def _carry_out(wanted: FilesRequest) -> None:
             if error.errno == errno.ENOTDIR:
                 message = f"mkdir {path}: not a directory"
             elif error.errno == errno.ELOOP:
-                message = "too many links" if action.kind == "copy" else f"lstat {path}: {error.strerror}"
+                message = "too many links"
+                if action.kind != "copy":
+                    message = f"lstat {path}: too many levels of symbolic links"
             else:
                 raise
             raise InvalidParameterError(message) from error
@@ -263,7 +268,7 @@ def _act(action: FileAction, root_fd: int, under_fd: int, inputs: Sequence[int],
         _make(action, root_fd, look)
     else:
         chosen = Selection(paths=tuple(action.paths), exclude=tuple(action.exclude), wildcards=action.wildcards,
-                           parents=action.parents, follow=action.follow)
+                           parents=action.parents, follow=action.follow, lenient=action.lenient)
         if not action.makes_parents:
             editing.check_parent(root_fd, action.path)
         if action.matches and not selection.find(inputs[action.input], chosen):

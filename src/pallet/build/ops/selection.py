@@ -84,6 +84,8 @@ class Selection:
     parents: bool = False
     follow: bool = True
     """A link is what it leads to."""
+    lenient: bool = False
+    """Wildcards may be looked for in a directory that is not there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +116,7 @@ def find(root_fd: int, wanted: Selection) -> list[Found]:
         clean = _clean(pattern)
         matches = [clean]
         if wanted.wildcards and not _WILD.isdisjoint(clean):
-            matches = _expand(root_fd, clean, may_be_absent=wanted.parents)
+            matches = _expand(root_fd, clean, lenient=wanted.lenient)
         for path in matches:
             if wanted.parents:
                 base = _clean(pivot or "/")
@@ -275,7 +277,7 @@ def _no_file(path: str) -> NotFoundError:
     return NotFoundError(f"lstat {path}: no such file or directory")
 
 
-def _expand(root_fd: int, pattern: str, *, may_be_absent: bool) -> list[str]:
+def _expand(root_fd: int, pattern: str, *, lenient: bool) -> list[str]:
     parts = pattern.strip("/").split("/")
     plain: list[str] = []
     while parts and _WILD.isdisjoint(parts[0]):
@@ -286,7 +288,7 @@ def _expand(root_fd: int, pattern: str, *, may_be_absent: bool) -> list[str]:
     except SyscallError as error:
         if error.errno == errno.ELOOP:
             raise SourceError(_LOOP) from error
-        if error.errno == errno.ENOENT and not may_be_absent:
+        if error.errno == errno.ENOENT and not lenient:
             raise _no_file(safepath.resolve_in_root(root_fd, base)) from error
         if error.errno in _MISSING:
             return []
