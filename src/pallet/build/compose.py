@@ -85,6 +85,8 @@ def _classic(steps: Sequence[spec.History], target: Target) -> list[spec.History
         name, _, rest = text.partition(" ")
         if name == "SHELL":
             shell = rest.strip("[]")
+        if name == "MAINTAINER":
+            author = rest
         if name == "RUN":
             text = rest
         elif name in {"COPY", "ADD"}:
@@ -108,8 +110,6 @@ def _with_times(history: Sequence[spec.History]) -> list[spec.History]:
     lacking = False
     for entry in history:
         if entry.created is None:
-        if name == "MAINTAINER":
-            author = rest
             lacking = True
             continue
         created = entry.created
