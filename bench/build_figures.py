@@ -1,7 +1,8 @@
 """Builds side by side: a rebuild without changes, a cold build of a C project, a large context.
 
-dockerd builds with its classic builder (Debian's has no buildx); a dockerd with BuildKit takes part when
-``BENCH_BUILDKIT_HOST`` names its socket and docker has the buildx plugin; buildah when it is installed.
+dockerd builds with its classic builder, and with the BuildKit inside it (what ``docker build`` uses since version
+23) where docker's buildx plugin has been fetched; a newer BuildKit takes part when ``BENCH_BUILDKIT_HOST`` names its
+daemon's socket; buildah when it is installed. The disk is synced before each build that is timed.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING
 
-from bench.engines import command_line
+from bench.engines import command_line, settle
 from bench.model import Figure
 from tests.support.dockercli import DockerCli, docker_binaries
+from tests.support.plugins import with_plugins
+from tests.support.probes import lacking
 from tests.support.scratch import busybox_tar
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
     from tests.support.daemon import Daemon
 
+_BUILDKIT = "dockerd, BuildKit"
 STEPS = 20
 FILES = 50_000
 SOURCES = 12
@@ -59,6 +63,8 @@ def _builders(engines: dict[str, Daemon], top: Path) -> dict[str, Callable[..., 
         cli = daemon.cli(command_line(name))
         cli.env["DOCKER_BUILDKIT"] = "0"
         found[name] = partial(_with_cli, cli)
+    if "dockerd" in engines and not lacking("buildx"):
+        found[_BUILDKIT] = partial(_with_cli, with_plugins(engines["dockerd"]))
     if host := os.environ.get("BENCH_BUILDKIT_HOST"):
         cli = DockerCli([docker_binaries()[0], "buildx"], host, top / "buildkit")
         cli.env["DOCKER_CONFIG"] = os.environ.get("BENCH_BUILDKIT_CONFIG", cli.env["DOCKER_CONFIG"])
@@ -105,6 +111,7 @@ def _timed(figure: Figure, builders: dict[str, Callable[..., object]], rounds: i
             options = prepare(number)
             if name in failed:
                 continue
+            settle()
             began = time.monotonic()
             try:
                 build(directory, *options)
