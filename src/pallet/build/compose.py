@@ -44,6 +44,8 @@ def solved_target(target: Target, results: Mapping[Vertex, Solved], *, epoch_s: 
     kept = not classic or not any(step.created_by.startswith(("CMD ", "ENTRYPOINT ")) for step in steps)
     if classic:
         steps = _classic(steps, target)
+    if target.base_config is not None and target.made:
+        base_history = _accounted(base_history, target.made, layers, results, epoch_s)
     covered = sum(1 for entry in [*base_history, *steps] if not entry.empty_layer)
     if covered < len(layers):
         # Layers that no step accounts for lie between the base's and the steps'.
@@ -51,6 +53,8 @@ def solved_target(target: Target, results: Mapping[Vertex, Solved], *, epoch_s: 
         base_history += [spec.History(created=created, comment=_COMMENT)] * (len(layers) - covered)
     history = _with_times([*base_history, *steps])
     created_at = history[-1].created if steps else base.created if base is not None else None
+    if created_at is None and target.made:
+        created_at = next((entry.created for entry in reversed(history) if entry.created), None)
     if created_at is None and epoch_s is not None:
         created_at = rfc3339_nano(epoch_s * 1_000_000_000)
     run = target.config.config
@@ -73,6 +77,25 @@ def _entry(step: HistoryStep, results: Mapping[Vertex, Solved], epoch_s: int | N
         created = rfc3339_nano(epoch_s * 1_000_000_000)
     return spec.History(created=created, created_by=step.created_by, comment=step.comment,
                         empty_layer=step.vertex is None)
+
+
+def _accounted(history: Sequence[spec.History], made: Sequence[HistoryStep], layers: Sequence[str],
+               results: Mapping[Vertex, Solved], epoch_s: int | None) -> list[spec.History]:
+    """A history that others wrote, with the times of layers, and with lines for those that it lacks."""
+    made = made[-len(layers):] if layers else ()
+    makers: list[HistoryStep | None] = [None] * (len(layers) - len(made)) + list(made)
+    found: list[spec.History] = []
+    at = 0
+    for entry in history:
+        if not entry.empty_layer:
+            if at == len(layers):
+                entry = msgspec.structs.replace(entry, empty_layer=True)  # noqa: PLW2901
+            elif (maker := makers[at]) is not None and entry.created is None:
+                entry = msgspec.structs.replace(entry, created=_entry(maker, results, epoch_s).created)  # noqa: PLW2901
+            at += not entry.empty_layer
+        found.append(entry)
+    return found + [spec.History(comment=_COMMENT) if maker is None else _entry(maker, results, epoch_s)
+                    for maker in makers[at:]]
 
 
 def _classic(steps: Sequence[spec.History], target: Target) -> list[spec.History]:

@@ -308,6 +308,8 @@ class Target:
     """After the base's history."""
     base_config: ImageConfigFile | None = None
     """The config of the image at the bottom; None for scratch."""
+    made: tuple[HistoryStep, ...] = ()
+    """Where others made the config (it is ``base_config``, ``steps`` is empty): what made the topmost layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

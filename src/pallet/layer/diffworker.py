@@ -27,7 +27,7 @@ class DiffRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Read a container. fds: where the answer goes, then a pidfd if ``running``."""
 
     root: RootMount
-    """As it is or would be mounted."""
+    """As it is or would be mounted; without a writable directory these are layers, to be compared with ``base``."""
     base: RootMount | None = None
     """The image, for a snapshotter without upper directories."""
     stubs: list[str] = []
@@ -88,7 +88,7 @@ def _layer(wanted: DiffRequest, fds: Sequence[int]) -> DiffReply:
     upper_fd, base_fd = _sides(wanted)
     if wanted.base is not None:
         done = treediff.write_difference(upper_fd, base_fd, fds[0], epoch_s=wanted.epoch_s,
-                                        stubs=_paths(wanted))
+                                        stubs=_paths(wanted), contents=wanted.root.upper is None)
     else:
         done = diff.write_layer(
             upper_fd, fds[0], epoch_s=wanted.epoch_s, root_entry=_root_differs(upper_fd, base_fd),
@@ -124,7 +124,9 @@ def _changes(wanted: DiffRequest, fds: Sequence[int]) -> DiffReply:
 def _sides(wanted: DiffRequest) -> tuple[int, int]:
     """Open the container's own files and what they are compared with."""
     root = wanted.root
-    assert root.upper is not None, "a container's root has a writable directory"
+    if root.upper is None:
+        assert wanted.base is not None, "layers are compared with others"
+        return rootview.open_readonly(root), rootview.open_readonly(wanted.base)
     upper_fd = os.open(os.path.join(root.base_dir, root.upper), _DIRECTORY | os.O_NOFOLLOW)
     base = wanted.base or msgspec.structs.replace(root, upper=None, work=None)
     return upper_fd, rootview.open_readonly(base)

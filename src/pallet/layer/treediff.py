@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_PIECE_BYTES = 1 << 18
 
 
 @dataclass(slots=True)
@@ -57,8 +59,12 @@ def changes(new_fd: int, old_fd: int, *, stubs: frozenset[bytes] = frozenset()) 
 
 
 def write_difference(new_fd: int, old_fd: int, out_fd: int, *, epoch_s: int | None = None,
-                     stubs: frozenset[bytes] = frozenset()) -> Written:
-    """Write the differences as a layer's tar; see ``diff.write_layer``."""
+                     stubs: frozenset[bytes] = frozenset(), contents: bool = False) -> Written:
+    """Write the differences as a layer's tar; see ``diff.write_layer``.
+
+    Args:
+        contents: neither tree is a copy of the other: files that look the same are read.
+    """
     sink = TarSink(out_fd, epoch_s)
     skipped = 0
 
@@ -77,7 +83,7 @@ def write_difference(new_fd: int, old_fd: int, out_fd: int, *, epoch_s: int | No
         else:
             sink.node(name, path, status, _xattrs(name))
 
-    _Comparison(tell, stubs).run(new_fd, old_fd)
+    _Comparison(tell, stubs, contents=contents).run(new_fd, old_fd)
     sink.finish()
     return Written(sink.entries, skipped)
 
@@ -86,8 +92,9 @@ class _Comparison:
     """One walk over both trees. The working directory is the one of the entry that is told of."""
 
     def __init__(self, tell: Callable[[int, bytes, bytes, os.stat_result | None], None],
-                 stubs: frozenset[bytes]) -> None:
+                 stubs: frozenset[bytes], *, contents: bool = False) -> None:
         self._tell = tell
+        self._contents = contents
         self._stubs = stubs
         self._stack: list[_Directory] = []
 
@@ -125,7 +132,8 @@ class _Comparison:
         told = True
         if old is None and path not in self._stubs:
             self._report(ADDED, path, name, new)
-        elif old is not None and (_differs(new, old) or _xattrs(name) != _xattrs_at(name, parent.old_fd)):
+        elif old is not None and (_differs(new, old) or _xattrs(name) != _xattrs_at(name, parent.old_fd) or (
+                self._contents and not _holds_same(name, parent, new))):
             self._report(MODIFIED, path, name, new)
         else:
             told = False
@@ -161,6 +169,23 @@ def _look(name: bytes, dir_fd: int) -> os.stat_result | None:
 
 def _differs(new: os.stat_result, old: os.stat_result) -> bool:
     return differs(new, old) or (not stat.S_ISDIR(new.st_mode) and new.st_nlink != old.st_nlink)
+
+
+def _holds_same(name: bytes, parent: _Directory, status: os.stat_result) -> bool:
+    """Whether two entries that look the same also hold the same."""
+    if stat.S_ISLNK(status.st_mode):
+        return os.readlink(name, dir_fd=parent.new_fd) == os.readlink(name, dir_fd=parent.old_fd)
+    if not stat.S_ISREG(status.st_mode):
+        return True
+    fds = [os.open(name, _FILE, dir_fd=dir_fd) for dir_fd in (parent.new_fd, parent.old_fd)]
+    try:
+        while True:
+            one, other = (os.read(fd, _PIECE_BYTES) for fd in fds)
+            if one != other or not one:
+                return one == other
+    finally:
+        for fd in fds:
+            os.close(fd)
 
 
 def _xattrs(name: bytes) -> dict[bytes, bytes] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.machinery
+import importlib.util
+import marshal
 import subprocess
 import sys
 from functools import cache
@@ -29,6 +31,12 @@ def _libraries(path: str) -> set[str]:
     return {word for line in listed.splitlines() for word in line.split() if word.startswith("/")}
 
 
+def _compiled(path: Path) -> bytes:
+    """A module as a file that Python loads without its source."""
+    code = compile(path.read_bytes(), path.name, "exec", dont_inherit=True, optimize=1)
+    return importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(code)
+
+
 @cache
 def frontend_tar() -> bytes:
     """The file system as a tar: no more than what is imported."""
@@ -49,16 +57,20 @@ def frontend_tar() -> bytes:
     tar.directory(f"{_PLACE}/lib-dynload")
     for library in sorted(needed):
         tar.file(library.lstrip("/"), Path(library).resolve().read_bytes(), 0o755)
-    for name, path in files.items():
-        tar.file(name, path.read_bytes())
+    for name, source in files.items():
+        if source.suffix == ".py":  # compiled: it starts in half the time
+            tar.file(f"{name}c", _compiled(source))
+        else:
+            tar.file(name, source.read_bytes())
     return tar.finish()
 
 
 def changes() -> str:
     """The image's config, as ``POST /images/create`` takes it."""
     python = str(Path(sys.executable).resolve())
-    lines = (f'ENTRYPOINT ["{python}","-B","/app/program.py"]',
+    lines = (f'ENTRYPOINT ["{python}","/app/program.pyc"]',
              "LABEL moby.buildkit.frontend.network.none=true "
-             "moby.buildkit.frontend.caps=moby.buildkit.frontend.inputs,moby.buildkit.frontend.contexts",
+             "moby.buildkit.frontend.caps=moby.buildkit.frontend.inputs,moby.buildkit.frontend.contexts,"
+             "moby.buildkit.frontend.subrequests",
              "ENV FROM_IMAGE=yes")
     return "".join(f"&changes={quote(line)}" for line in lines)

@@ -214,6 +214,7 @@ class Work:
 
     async def do_input(self, name: str) -> None:
         reply = await self.call("Inputs", gw.InputsRequest(), gw.InputsResponse)
+        name = self.options.get(f"context:{name}", f"input:{name}").partition(":")[2]
         self.result = self.graph.merge(reply.Definitions[name])
 
     async def do_context(self, path: str) -> None:

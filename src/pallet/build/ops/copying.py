@@ -235,6 +235,10 @@ class Copier:
         os.close(self.directory(posixpath.dirname(path)))
         parent, name = posixpath.split(self._resolve(path))
         parent_fd = self.directory(parent)
+        if _exists(name, parent_fd):
+            os.close(parent_fd)
+            message = f"mkdir {path}: not a directory"
+            raise InvalidParameterError(message)
         try:
             self._tree(fd, os.fstat(fd), parent_fd, name, posixpath.join(parent, name), relative="", under=False)
         finally:
@@ -535,6 +539,14 @@ def is_archive(fd: int) -> bool:
         return tarheader.TarReader(stream).next() is not None
     except (ArchiveError, InvalidParameterError, OSError, EOFError):
         return False
+
+
+def _exists(name: str, dir_fd: int) -> bool:
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _open_directory(name: str, dir_fd: int, path: str) -> int:

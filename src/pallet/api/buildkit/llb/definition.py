@@ -4,7 +4,7 @@ Owns   the walk: which operation stands on which, names, places in sources, outp
 Runs   on the event loop; images are asked for on the way. Without recursion, as graphs may be deep.
 Spec   BuildKit's ``pb.Definition``: operations as bytes, known by the SHA-256 of these; the last one names the result.
 
-``build`` operations (a definition that another operation's files hold) are refused.
+A ``build`` operation is a definition that another operation's files hold: these are made while it is translated.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from google.protobuf.message import DecodeError
 
 from pallet.api.buildkit.grpc import decode
 from pallet.api.buildkit.llb import execs, files, names, sources
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
     from pallet.build.ports import Planning
 
 _MAX_OPERATIONS: Final = 100_000
+_MAX_OUTPUTS: Final = 64
+_MAX_NESTED_BYTES: Final = 16 << 20
+_MAX_DEPTH: Final = 16
+_NESTED: Final = "buildkit.llb.definition"
+_LLB_BUILDER: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,8 @@ class Translator:
     planning: Planning
     own: dict[str, Vertex] = field(default_factory=dict)
     """Sources that stand for results of this builder, by their identifiers."""
+    depth: int = 0
+    """Of definitions that lie in files of others."""
     _made: dict[tuple[str, int, bool], Vertex] = field(default_factory=dict)
 
     async def translate(self, definition: llb_pb2.Definition) -> Translated:
@@ -68,9 +77,21 @@ class Translator:
         head = found.head
         if head is None:
             return Translated(Vertex(op=ScratchOp(), name=""), {})
-        for digest in found.order(head.digest):
+        order = found.order(head.digest)
+        for digest in order:
+            self._check(found.ops[digest])
+        for digest in order:
             await self._make(found, digest)
         return Translated(in_layers(self._output(found, head)), found.texts)
+
+    def _check(self, op: llb_pb2.Op) -> None:
+        """Refuse what the client has not allowed, before anything is asked for."""
+        given = self.planning.request.options.entitlements
+        for name, needed in (("network.host", op.exec.network == llb_pb2.HOST),
+                             ("security.insecure", op.exec.security == llb_pb2.INSECURE)):
+            if needed and name not in given:
+                message = f"failed to load LLB: {name} is not allowed"
+                raise InvalidParameterError(message)
 
     async def _make(self, found: _Reading, digest: str) -> None:
         """Make the vertices of one operation's outputs; its inputs' are there."""
@@ -90,6 +111,8 @@ class Translator:
             outputs = {0: _merge([in_layers(inputs[_valid(one.input, inputs)]) for one in op.merge.inputs], place)}
         elif kind == "diff":
             outputs = {0: _diff(op.diff, inputs, place)}
+        elif kind == "build":
+            outputs = {0: await self._nested(op.build, inputs)}
         elif kind == "passthrough":
             outputs = dict(enumerate(inputs))
         else:
@@ -100,11 +123,40 @@ class Translator:
         self._made[digest, -1, place.ignore_cache] = next(iter(outputs.values()), Vertex(op=ScratchOp(), name=""))
 
     def _output(self, found: _Reading, wanted: llb_pb2.Input) -> Vertex:
-        vertex = self._made.get((wanted.digest, wanted.index, found.place(wanted.digest).ignore_cache))
+        ignore_cache = found.place(wanted.digest).ignore_cache
+        vertex = self._made.get((wanted.digest, wanted.index, ignore_cache)) if wanted.index >= 0 else None
         if vertex is None:
-            message = f"invalid output index {wanted.index} of {wanted.digest}"
+            number = sum((wanted.digest, index, ignore_cache) in self._made for index in range(_MAX_OUTPUTS))
+            message = f"invalid response from exec need {wanted.index} index but {number} results received"
             raise InvalidParameterError(message)
         return vertex
+
+    async def _nested(self, op: llb_pb2.BuildOp, inputs: Sequence[Vertex]) -> Vertex:
+        """The result of a definition that lies in a file.
+
+        Raises:
+            InvalidParameterError: there is none, or it is none.
+        """
+        given = op.inputs.get(_NESTED)
+        if op.builder != _LLB_BUILDER or given is None:
+            message = ("only LLB builder is currently allowed" if op.builder != _LLB_BUILDER
+                       else f"no {_NESTED} input")
+            raise InvalidParameterError(message)
+        if self.depth >= _MAX_DEPTH:
+            message = "definitions are nested too deeply"
+            raise InvalidParameterError(message)
+        path = op.attrs.get("llb.definition.filename", "") or _NESTED
+        data = await self.planning.read(in_layers(inputs[_valid(given.input, inputs)]), path, _MAX_NESTED_BYTES)
+        if data is None:
+            message = f"failed to read definition: open {path}: no such file or directory"
+            raise InvalidParameterError(message)
+        try:
+            definition = llb_pb2.Definition.FromString(data)
+        except DecodeError as error:
+            message = f"failed to parse the definition in {path}: {error}"
+            raise InvalidParameterError(message) from error
+        inner = Translator(self.planning, self.own, depth=self.depth + 1)
+        return (await inner.translate(definition)).vertex
 
     async def _source(self, op: llb_pb2.Op, place: Place) -> Vertex:
         identifier = op.source.identifier
@@ -153,7 +205,7 @@ class _Reading:
                 continue
             op = self.ops.get(digest)
             if op is None:
-                message = f"invalid missing input digest {digest}"
+                message = f"failed to load LLB: invalid missing input digest {digest}"
                 raise InvalidParameterError(message)
             pending.append((digest, True))
             pending += [(below.digest, False) for below in reversed(op.inputs) if below.digest not in done]

@@ -61,7 +61,7 @@ def vertices(op: llb_pb2.FileOp, inputs: Sequence[Vertex], place: Place) -> dict
             return _Chain(inputs[number])
         if 0 <= number - len(inputs) < len(chains):
             return chains[number - len(inputs)]
-        message = f"invalid input index {number} of a file action"
+        message = f"invalid input index {number}, {len(inputs) + len(op.actions)} provided"
         raise InvalidParameterError(message)
 
     for action in op.actions:

@@ -90,9 +90,8 @@ def target(vertex: Vertex, config: bytes | None, platform: Platform | None, plan
     bare = msgspec.structs.replace(document, rootfs=spec.RootFS(), history=None, created=None)
     if planned is not None and len(document.history or ()) == _length(planned):
         return dataclasses.replace(planned, config=bare)
-    before, steps = _history(document.history or (), _made(vertex))
-    base = msgspec.structs.replace(document, history=before)
-    return Target(platform=platform, vertex=vertex, config=bare, steps=steps, base_config=base)
+    return Target(platform=platform, vertex=vertex, config=bare, steps=(), base_config=document,
+                  made=_steps(_made(vertex)))
 
 
 def planned_config(planned: Target) -> bytes:
@@ -117,34 +116,29 @@ def _made(vertex: Vertex) -> list[Vertex]:
     found: list[Vertex] = []
     while True:
         op = vertex.op
-        on_base = (isinstance(op, RunOp) and op.output is None) or (isinstance(op, FileOp) and op.has_base)
-        if on_base or isinstance(op, FileOp):
-            found.append(vertex)
-        if not on_base:
+        base: int | None = 0
+        if isinstance(op, RunOp):
+            base = 0 if op.output is None else op.mounts[op.output].input
+        elif isinstance(op, FileOp):
+            base = 0 if op.has_base else None
+        else:
             return found[::-1]
-        vertex = vertex.inputs[0]
-
-
-def _history(history: Sequence[spec.History], made: Sequence[Vertex]
-             ) -> tuple[list[spec.History], tuple[HistoryStep, ...]]:
-    """Split a history into what is of the base, and the steps that made the topmost layers."""
-    if not history:
-        return [], _steps(made)
-    layers = sum(not entry.empty_layer for entry in history)
-    own = min(layers, len(made))
-    at = seen = 0
-    # Lines between the base's last layer and the first new one are the base's where they have a time.
-    while at < len(history) and (seen < layers - own or (history[at].empty_layer and history[at].created)):
-        seen += not history[at].empty_layer
-        at += 1
-    vertices = iter(made[len(made) - own:])
-    return list(history[:at]), tuple(
-        HistoryStep(created_by=entry.created_by, comment=entry.comment,
-                    vertex=None if entry.empty_layer else next(vertices)) for entry in history[at:])
+        found.append(vertex)
+        if base is None:
+            return found[::-1]
+        vertex = vertex.inputs[base]
 
 
 def _steps(made: Sequence[Vertex]) -> tuple[HistoryStep, ...]:
-    return tuple(HistoryStep(created_by=one.name, comment=_COMMENT, vertex=one) for one in made)
+    return tuple(HistoryStep(created_by=_text(one), comment=_COMMENT, vertex=one) for one in made)
+
+
+def _text(vertex: Vertex) -> str:
+    """What BuildKit writes of a layer that nobody has a line for."""
+    op = vertex.op
+    if not isinstance(op, RunOp):
+        return vertex.name
+    return f"mount {'/' if op.output is None else op.mounts[op.output].target} from exec {' '.join(op.args)}"
 
 
 def platform_of(key: str, known: Mapping[str, Platform]) -> Platform | None:

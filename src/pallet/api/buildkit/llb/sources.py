@@ -45,7 +45,7 @@ async def vertex(source: llb_pb2.SourceOp, place: Place, planning: Planning) -> 
     """
     scheme, sign, rest = source.identifier.partition("://")
     if not sign:
-        message = f"failed to parse {source.identifier}: invalid source identifier"
+        message = f"failed to load cache key: failed to parse {source.identifier}: invalid"
         raise InvalidParameterError(message)
     attrs = source.attrs
     operation: Op
@@ -62,7 +62,7 @@ async def vertex(source: llb_pb2.SourceOp, place: Place, planning: Planning) -> 
     elif scheme == "oci-layout":
         operation = await _layout(rest, attrs, place, planning)
     else:
-        message = f"scheme {scheme} is not supported"
+        message = f"failed to load cache key: unknown scheme {scheme}: not found"
         raise NotImplementedApiError(message)
     return _made(operation, place)
 
