@@ -23,19 +23,21 @@ _FRONTEND: Final = (
     "statfile",
 )
 _LLB: Final = (
-    "constraints", "exec.cgroup", "exec.meta.base", "exec.meta.cdi", "exec.meta.cgroup.parent", "exec.meta.network",
-    "exec.meta.proxyenv", "exec.meta.security", "exec.meta.ulimit", "exec.mount.bind",
-    "exec.mount.bind.readwrite-nooutput",
-    "exec.mount.cache", "exec.mount.cache.sharing", "exec.mount.secret", "exec.mount.ssh", "exec.mount.tmpfs",
-    "exec.mount.tmpfs.size", "exec.secretenv", "exporter.image.annotations", "exporter.image.attestations",
+    "constraints", "diffop", "exec.cgroup", "exec.meta.base", "exec.meta.cdi", "exec.meta.cgroup.parent",
+    "exec.meta.network", "exec.meta.proxyenv", "exec.meta.security", "exec.meta.setsdefaultpath", "exec.meta.ulimit",
+    "exec.mount.bind", "exec.mount.bind.readwrite-nooutput", "exec.mount.cache", "exec.mount.cache.sharing",
+    "exec.mount.secret", "exec.mount.selector", "exec.mount.ssh", "exec.mount.tmpfs", "exec.mount.tmpfs.size",
+    "exec.secretenv", "exec.validexitcode", "exporter.image.annotations", "exporter.image.attestations",
     "exporter.multiple", "exporter.sourcedateepoch", "file.base", "file.copy.alwaysreplaceexistingdestpaths",
-    "file.copy.includeexcludepatterns", "file.copy.modestring", "gc.freespacefilter", "mergeop", "meta.description",
-    "meta.ignorecache", "platform", "source.git", "source.git.checksum", "source.git.fullurl",
-    "source.git.httpauth", "source.git.keepgitdir", "source.git.knownsshhosts", "source.git.mountsshsock",
-    "source.git.subdir",
-    "source.http", "source.http.checksum", "source.image", "source.image.checksum", "source.image.resolvemode",
-    "source.local", "source.local.excludepatterns", "source.local.followpaths", "source.local.includepatterns",
-    "source.local.sessionid", "source.local.sharedkeyhint", "source.local.unique", "source.ocilayout",
+    "file.copy.includeexcludepatterns", "file.copy.modestring", "file.rm.nofollowsymlink", "file.rm.wildcard",
+    "file.symlink.create", "gc.freespacefilter", "mergeop", "meta.description", "meta.ignorecache", "passthroughop",
+    "platform", "soruce.http.uidgid", "source.buildop.llbfilename", "source.git", "source.git.checksum",
+    "source.git.fetchbycommit", "source.git.fullurl", "source.git.httpauth", "source.git.keepgitdir",
+    "source.git.knownsshhosts", "source.git.mountsshsock", "source.git.mtime", "source.git.skipsubmodules",
+    "source.git.subdir", "source.http", "source.http.checksum", "source.http.perm", "source.image",
+    "source.image.checksum", "source.image.resolvemode", "source.local", "source.local.excludepatterns",
+    "source.local.followpaths", "source.local.includepatterns", "source.local.sessionid", "source.local.sharedkeyhint",
+    "source.local.unique", "source.ocilayout",
 )
 BUILDKIT_PACKAGE: Final = "github.com/moby/buildkit"
 SNAPSHOTTER_LABEL: Final = "org.mobyproject.buildkit.worker.snapshotter"

@@ -111,7 +111,9 @@ def _git(rest: str, attrs: Mapping[str, str]) -> GitSource:
     clean = posixpath.normpath(f"/{subdirectory or attrs.get('git.subdir', '')}").strip("/")
     return GitSource(remote=remote, ref=ref, subdirectory=clean, checksum=attrs.get("git.checksum", ""),
                      keep_git_dir=attrs.get("git.keepgitdir", "").lower() in _TRUE,
-                     submodules=attrs.get("git.skipsubmodules", "").lower() not in _TRUE)
+                     submodules=attrs.get("git.skipsubmodules", "").lower() not in _TRUE,
+                     fetch_by_commit=attrs.get("git.fetchbycommit", "").lower() in _TRUE,
+                     mtime="commit" if attrs.get("git.mtime", "") == "commit" else "checkout")
 
 
 def _download(source: llb_pb2.SourceOp, place: Place) -> Vertex:
