@@ -10,7 +10,7 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -201,6 +201,42 @@ def test_it_asks_for_itself_once_more(buildx: DockerCli, context: Path) -> None:
     write(context, "file /deep 1", "config from=again", name="Again")
     build(buildx, context, *out(context))
     assert (context.parent / "out/deep").read_text() == "1\n"
+
+
+def test_results_for_several_platforms_are_an_index(buildx: DockerCli, context: Path) -> None:
+    write(context, "file /x y", "config a=b", "platforms linux/amd64 linux/arm64")
+    target = context.parent / "layout"
+    build(buildx, context, "--platform", "linux/amd64,linux/arm64", "-o", f"type=oci,dest={target},tar=false",
+          "--provenance=false")
+
+    def blob(descriptor: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((target / "blobs" / descriptor["digest"].replace(":", "/")).read_bytes())
+        return found
+
+    (index,) = json.loads((target / "index.json").read_bytes())["manifests"]
+    manifests = blob(index)["manifests"]
+    assert [one["platform"]["architecture"] for one in manifests] == ["amd64", "arm64"]
+    configs = [blob(blob(one)["config"]) for one in manifests]
+    assert [config["architecture"] for config in configs] == ["amd64", "arm64"]
+    assert configs[0]["rootfs"]["diff_ids"][0] == configs[1]["rootfs"]["diff_ids"][0]
+    assert configs[0]["rootfs"]["diff_ids"][1] != configs[1]["rootfs"]["diff_ids"][1]
+
+
+def test_its_warnings_are_the_builds(buildx: DockerCli, context: Path) -> None:
+    write(context, "warn look out", "file /x y")
+    assert "- look out" in build(buildx, context, *out(context)).err
+
+
+def test_provenance_names_it(buildx: DockerCli, context: Path) -> None:
+    write(context, "exec true")
+    told = context.parent / "metadata.json"
+    build(buildx, context, "--build-arg", "A=b", "--metadata-file", str(told))
+    provenance = json.loads(told.read_bytes())["buildx.build.provenance"]
+    assert provenance["invocation"]["parameters"] == {
+        "frontend": "gateway.v0", "args": {"build-arg:A": "b", "cmdline": "fe", "source": "fe"},
+        "locals": [{"name": "dockerfile"}]}
+    assert [one["uri"] for one in provenance["materials"]] == [
+        "pkg:docker/busybox@latest?platform=linux%2Famd64", "pkg:docker/fe@latest?platform=linux%2Famd64"]
 
 
 def test_results_of_other_targets_are_its_inputs(buildx: DockerCli, context: Path) -> None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pallet.spec.image import ImageConfigFile
     from pallet.spec.platform import Platform
     from pallet.types import Digest
@@ -325,6 +327,17 @@ class LintWarning:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FrontEnd:
+    """Who made a plan instead of the built-in front end."""
+
+    name: str = ""
+    """``gateway.v0``; "" for a client's own graph."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """What it was told."""
+    image: ImageSource | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """All that a Dockerfile came to."""
 
@@ -332,5 +345,7 @@ class Plan:
     warnings: tuple[LintWarning, ...] = ()
     sources: dict[str, bytes] = field(default_factory=dict)
     """Text of the files that spans name: for errors and warnings that show lines."""
+    front_end: FrontEnd | None = None
+    """None: the built-in one."""
     answers: dict[str, bytes] = field(default_factory=dict)
     """What a front end that is an image said of it: to subrequests, instead of targets."""

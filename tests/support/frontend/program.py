@@ -16,6 +16,9 @@ The file's first line names the front end; each further one is a word with argum
     crash CODE          end without a word
     hang                never end
     again IMAGE         ask another image
+    platforms NAME…     a result for each of these platforms
+    context PATH        a file of the client's context
+    on                  go on with what ``inner`` came to
 """
 
 from __future__ import annotations
@@ -234,6 +237,21 @@ class Work:
         entries = (await self.call("ReadDir", gw.ReadDirRequest(Ref=reference, DirPath="/"), gw.ReadDirResponse)).entries
         shown = f"{data.decode()}{stat.size} {oct(stat.mode)} {' '.join(one.path for one in entries)}\n"
         self.result = self.graph.add(mkfile(self.result, "/read", shown.encode()))
+
+    async def do_platforms(self, names: str) -> bool:
+        """A result for each, with a file that names it."""
+        result = gw.Result()
+        told = []
+        for name in names.split():
+            system, _, architecture = name.partition("/")
+            definition = self.graph.end(self.graph.add(mkfile(self.result, "/platform", name.encode())))
+            result.refs.refs[name].id = (await self.solve(Definition=definition)).ref.id
+            result.metadata[f"containerimage.config/{name}"] = json.dumps(
+                {**self.config, "architecture": architecture}).encode()
+            told.append({"ID": name, "Platform": {"os": system, "architecture": architecture}})
+        result.metadata["refs.platforms"] = json.dumps({"Platforms": told}).encode()
+        await self.give_back(result)
+        return True
 
     async def do_warn(self, text: str) -> None:
         await self.call("Warn", gw.WarnRequest(digest=f"sha256:{'0' * 64}", level=1, short=text.encode()),

@@ -9,6 +9,7 @@ Spec   BuildKit's ``gateway.v0``: environment, capabilities, LLBBridge. Containe
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import secrets
@@ -25,7 +26,7 @@ from pallet.api.buildkit.llb.definition import Translator
 from pallet.api.buildkit.status import Code, GrpcError
 from pallet.api.buildkit.wire import gateway_pb2, llb_pb2
 from pallet.build.errors import FrontEndError
-from pallet.build.graph import LintWarning, Plan, ScratchOp, Span, Vertex
+from pallet.build.graph import FrontEnd, ImageSource, LintWarning, Plan, ScratchOp, Span, Vertex
 from pallet.build.ports import FrontEndProcess
 from pallet.build.progress import WarningEvent
 from pallet.errors import InvalidParameterError, NotImplementedApiError, PalletError
@@ -49,6 +50,7 @@ _INPUTS: Final = "moby.buildkit.frontend.inputs"
 _CAPS_LABEL: Final = "moby.buildkit.frontend.caps"
 _NO_NETWORK_LABEL: Final = "moby.buildkit.frontend.network.none"
 _DEFINITION: Final = "/run/config/buildkit/metadata/frontend.bin"
+_LEAVING_S: Final = 5.0
 _MAX_DEPTH: Final = 8
 """Of front ends that ask for front ends."""
 
@@ -115,6 +117,7 @@ class _Conversation:
         self._references: dict[str, _Reference] = {}
         self._translator = Translator(planning)
         self._name = secrets.token_hex(8)
+        self._own_image: ImageSource | None = None
         self._returned: gateway_pb2.ReturnRequest | None = None
         self._failures: list[Exception] = []
         """What its calls failed with: it may return one of them as it is."""
@@ -132,18 +135,10 @@ class _Conversation:
         problem: PalletError | None = None
         process = await self._process()
         await self._learn_inputs()
-        here, there = socket.socketpair()
-        here.setblocking(False)
-        server = Server(self._methods())
         try:
-            await server.serve(here)
-            await self._planning.run(process, there)
+            await self._converse(process)
         except PalletError as error:
             problem = error
-        finally:
-            here.close()
-            there.close()
-            await server.close()
         returned = self._returned
         if returned is not None and returned.HasField("error"):
             raise self._error(returned)
@@ -154,6 +149,30 @@ class _Conversation:
             raise FrontEndError(message)
         return self._plan_of(returned.result)
 
+    async def _converse(self, process: FrontEndProcess) -> None:
+        """Run the process to its end, and answer it meanwhile. One that hangs up has a moment to go.
+
+        Raises:
+            FrontEndError: it did not go.
+            PalletError: it could not be run, or failed.
+        """
+        here, there = socket.socketpair()
+        here.setblocking(False)
+        server = Server(self._methods())
+        running = asyncio.ensure_future(self._planning.run(process, there))
+        try:
+            connection = await server.serve(here)
+            await asyncio.wait((running, connection.closed), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((running,), timeout=_LEAVING_S)
+            if not running.done():
+                message = "frontend grpc server closed unexpectedly"
+                raise FrontEndError(message)
+            running.result()
+        finally:
+            running.cancel()
+            await asyncio.wait((running,))
+            await server.close()
+
     # --- the process
 
     async def _process(self) -> FrontEndProcess:
@@ -163,6 +182,7 @@ class _Conversation:
             reference = reference.with_default_tag()
         platform = host()
         image = await self._planning.image(str(reference), platform)
+        self._own_image = ImageSource(reference=image.reference, digest=image.digest, platform=platform)
         config = image.config.config or spec.RunConfig()
         labels = config.labels or {}
         self._check_capabilities(labels.get(_CAPS_LABEL, ""))
@@ -410,12 +430,16 @@ class _Conversation:
             return Plan(targets=(), answers=metadata)
         targets: list[Target] = []
         sources: dict[str, bytes] = {}
-        for key, name in names.items():
+        for key in results.in_order(names, platforms):
+            name = names[key]
             one = self._reference(name) if name else _Reference(Vertex(op=ScratchOp(), name=""), {})
             sources.update(one.sources)
             targets.append(results.target(one.vertex, results.config_of(metadata, key),
                                           results.platform_of(key, platforms), one.planned))
-        return _plan(targets, sources)
+        whole = _plan(targets, sources)
+        if any(name and self._reference(name).planned is not None for name in names.values()):
+            return whole  # the built-in front end's, as it is told of
+        return replace(whole, front_end=FrontEnd(name="gateway.v0", attributes=self._attrs, image=self._own_image))
 
 
 def _plan(targets: list[Target], sources: Mapping[str, bytes]) -> Plan:

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 PROVENANCE = "https://slsa.dev/provenance/v0.2"
 SPDX = "https://spdx.dev/Document"
 _STATEMENT = "https://in-toto.io/Statement/v0.1"
+_NOT_TOLD = ("attest:", "filename", "context", "platform", "image-resolve-mode", "multi-platform", "cache-", "hostname",
+             "local-sessionid:", "sharedkey:", "frontend.caps")
+"""Of what a front end was told: what is told elsewhere, or is of one client."""
 _BUILD_TYPE = "https://mobyproject.org/buildkit@v1"
 _MEDIA_TYPE = "application/vnd.in-toto+json"
 _PREDICATE_KEY = "in-toto.io/predicate-type"
@@ -86,11 +89,15 @@ def provenance(request: BuildRequest, plan: Plan, target: Target, *, mode: str, 
     if options.target:
         args["target"] = options.target
     locals_ = sorted({vertex.op.name for vertex in vertices if isinstance(vertex.op, graph.LocalSource)}
-                     | {"dockerfile"})
+                     | ({"dockerfile"} if plan.front_end is None or plan.front_end.name else set()))
     source: dict[str, Any] = {"entryPoint": options.filename}
     if options.remote_context:
         source["uri"] = options.remote_context
-    parameters: dict[str, Any] = {"frontend": "dockerfile.v0"}
+    front_end = plan.front_end or graph.FrontEnd(name="dockerfile.v0")
+    args |= {name: value for name, value in front_end.attributes.items() if not name.startswith(_NOT_TOLD)}
+    if front_end.image is not None:
+        vertices.append(graph.Vertex(op=front_end.image, name=""))
+    parameters: dict[str, Any] = {"frontend": front_end.name} if front_end.name else {}
     if args:
         parameters["args"] = args
     if not options.remote_context:

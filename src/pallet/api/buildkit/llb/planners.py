@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pallet.api.buildkit.llb import results
 from pallet.api.buildkit.llb.definition import Translator
-from pallet.build.graph import Plan, ScratchOp, Vertex
+from pallet.build.graph import FrontEnd, Plan, ScratchOp, Vertex
 from pallet.build.request import BuildRequest
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def of_definition(definition: llb_pb2.Definition) -> Planner:
     async def plan(planning: Planning) -> Plan:
         found = await Translator(planning).translate(definition)
         platform = next(iter(planning.request.options.platforms), None)
-        return Plan(targets=(results.target(found.vertex, None, platform),), sources=dict(found.sources))
+        return Plan(targets=(results.target(found.vertex, None, platform),), sources=dict(found.sources),
+                    front_end=FrontEnd())
 
     return plan
 
@@ -42,7 +43,8 @@ def of_parts(parts: Mapping[str, llb_pb2.Definition | BuildRequest | None], meta
         platforms = results.platforms_of(metadata)
         targets: list[Target] = []
         sources: dict[str, bytes] = {}
-        for key, part in parts.items():
+        for key in results.in_order(parts, platforms):
+            part = parts[key]
             platform = results.platform_of(key, platforms)
             vertex, planned = Vertex(op=ScratchOp(), name=""), None
             if isinstance(part, BuildRequest):
@@ -55,6 +57,6 @@ def of_parts(parts: Mapping[str, llb_pb2.Definition | BuildRequest | None], meta
                 vertex = found.vertex
                 sources.update(found.sources)
             targets.append(results.target(vertex, results.config_of(metadata, key), platform, planned))
-        return Plan(targets=tuple(targets), sources=sources)
+        return Plan(targets=tuple(targets), sources=sources, front_end=FrontEnd())
 
     return plan

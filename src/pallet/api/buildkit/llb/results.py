@@ -19,7 +19,7 @@ from pallet.spec import image as spec
 from pallet.spec.platform import Platform, host, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pallet.build.graph import Vertex
 
@@ -139,6 +139,12 @@ def _text(vertex: Vertex) -> str:
     if not isinstance(op, RunOp):
         return vertex.name
     return f"mount {'/' if op.output is None else op.mounts[op.output].target} from exec {' '.join(op.args)}"
+
+
+def in_order(keys: Iterable[str], known: Mapping[str, Platform]) -> list[str]:
+    """Ids of references in the order that their front end gave them: maps on the wire have none."""
+    order = {key: number for number, key in enumerate(known)}
+    return sorted(keys, key=lambda key: (order.get(key, len(order)), key))
 
 
 def platform_of(key: str, known: Mapping[str, Platform]) -> Platform | None:
