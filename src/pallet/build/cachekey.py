@@ -34,7 +34,7 @@ _LATER: dict[str, dict[str, object]] = {
     "RunOp": {"readonly_root": False, "valid_exit_codes": (), "extra_hosts": (), "ulimits": (), "cgroup_parent": ""},
     "RunMount": {"kept": False},
     "CopyAction": {"include": (), "itself": False, "follow": True, "matches": False, "makes_parents": True,
-                   "time_ns": None, "lenient": False},
+                   "replaces": False, "time_ns": None, "lenient": False},
     "WriteAction": {"makes_parents": True, "time_ns": None},
     "MakeDirectoryAction": {"makes_parents": True, "time_ns": None},
 }

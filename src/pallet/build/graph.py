@@ -181,6 +181,8 @@ class CopyAction:
     lenient: bool = False
     """Wildcards may be looked for in a directory that is not there."""
     makes_parents: bool = True
+    replaces: bool = False
+    """Directories at the destination make room for files, and files for directories."""
     time_ns: int | None = None
     """Of everything that is copied; None keeps the source's."""
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from pallet.build.ops import includes, selection
 from pallet.build.ops.filedata import copy_small, copy_sparse
+from pallet.build.ops.places import exists, make_room, make_way, open_directory
 from pallet.errors import InvalidParameterError, SyscallError
 from pallet.layer import tarheader
 from pallet.layer.copy import copy_data
@@ -63,6 +64,8 @@ class Look:
     """Time of what has none of its own: directories made on the way."""
     time_ns: int | None = None
     """Of everything; None keeps the source's."""
+    replaces: bool = False
+    """Directories make room for files, and files for directories."""
 
 
 class Copier:
@@ -128,7 +131,7 @@ class Copier:
         parent, name = posixpath.split(self._resolve(path))
         parent_fd = self.directory(parent)
         try:
-            _make_room(name, parent_fd, path)
+            make_room(name, parent_fd, path)
             fd = os.open(name, _CREATE, 0o600, dir_fd=parent_fd)
             try:
                 view = memoryview(data)
@@ -235,7 +238,7 @@ class Copier:
         os.close(self.directory(posixpath.dirname(path)))
         parent, name = posixpath.split(self._resolve(path))
         parent_fd = self.directory(parent)
-        if _exists(name, parent_fd):
+        if exists(name, parent_fd):
             os.close(parent_fd)
             message = f"mkdir {path}: not a directory"
             raise InvalidParameterError(message)
@@ -363,10 +366,10 @@ class Copier:
         """Open a directory below ``dir_fd``; a new one looks like ``original``."""
         with suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=dir_fd)
-            fd = _open_directory(name, dir_fd, path)
+            fd = open_directory(name, dir_fd, path)
             self._dress(original, fd, os.fstat(original))
             return fd
-        return _open_directory(name, dir_fd, path)
+        return open_directory(name, dir_fd, path)
 
     # Trees
 
@@ -385,7 +388,7 @@ class Copier:
             if stat.S_ISREG(status.st_mode):
                 # Most of what there is: as few calls as it takes.
                 if not fresh:
-                    _make_room(name, target_fd, place)
+                    make_room(name, target_fd, place, replace=self._look.replaces)
                 if not self._linked(status, target_fd, name, place, fresh=fresh):
                     fd = os.open(name, _READ, dir_fd=source_fd)
                     try:
@@ -406,7 +409,7 @@ class Copier:
         if stat.S_ISDIR(status.st_mode):
             self._tree(fd, status, dir_fd, name, path, relative=relative or name, under=fresh)
             return
-        _make_room(name, dir_fd, path)
+        make_room(name, dir_fd, path, replace=self._look.replaces)
         if self._linked(status, dir_fd, name, path, fresh=fresh):
             return
         if stat.S_ISREG(status.st_mode):
@@ -436,12 +439,14 @@ class Copier:
     def _tree(self, fd: int, status: os.stat_result, dir_fd: int, name: str,
               path: str, *, relative: str, under: bool) -> None:
         fresh = self._half is not None
+        if self._look.replaces:
+            make_way(name, dir_fd)
         with suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=dir_fd)
             fresh = True
         source = os.open(".", _DIRECTORY, dir_fd=fd)
         try:
-            target = _open_directory(name, dir_fd, path)
+            target = open_directory(name, dir_fd, path)
             try:
                 if fresh and not under and self._under_fd >= 0:
                     target = self._go_under(target, path)
@@ -539,37 +544,6 @@ def is_archive(fd: int) -> bool:
         return tarheader.TarReader(stream).next() is not None
     except (ArchiveError, InvalidParameterError, OSError, EOFError):
         return False
-
-
-def _exists(name: str, dir_fd: int) -> bool:
-    try:
-        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _open_directory(name: str, dir_fd: int, path: str) -> int:
-    try:
-        return os.open(name, _DIRECTORY, dir_fd=dir_fd)
-    except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.ELOOP):
-            message = f"cannot copy to non-directory: {path}"
-            raise InvalidParameterError(message) from error
-        raise
-
-
-def _make_room(name: str, dir_fd: int, path: str) -> None:
-    """Remove what a file replaces."""
-    try:
-        os.unlink(name, dir_fd=dir_fd)
-    except FileNotFoundError:
-        return
-    except (IsADirectoryError, PermissionError) as error:
-        if stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
-            message = f"cannot replace to directory {path} with file"
-            raise InvalidParameterError(message) from error
-        raise
 
 
 def _names(fd: int, *, files: bool) -> list[str]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
-import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pallet.build.ops import selection
+from pallet.build.ops.places import remove_tree
 from pallet.build.ops.selection import Selection
 from pallet.errors import InvalidParameterError, SyscallError
 from pallet.linux import safepath
@@ -42,24 +42,11 @@ def remove(root_fd: int, path: str, *, may_be_absent: bool, wildcards: bool) -> 
             raise InvalidParameterError(message)
         try:
             with _parent(root_fd, one) as parent_fd:
-                _remove(name, parent_fd)
+                remove_tree(name, parent_fd)
         except FileNotFoundError as error:
             if not may_be_absent:
                 message = f"stat {one}: no such file or directory"
                 raise InvalidParameterError(message) from error
-
-
-def _remove(name: str, dir_fd: int) -> None:
-    if not stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
-        os.unlink(name, dir_fd=dir_fd)
-        return
-    fd = os.open(name, _DIRECTORY, dir_fd=dir_fd)
-    try:
-        for below in os.listdir(fd):
-            _remove(below, fd)
-    finally:
-        os.close(fd)
-    os.rmdir(name, dir_fd=dir_fd)
 
 
 def link(root_fd: int, path: str, target: str, *, owner: tuple[int, int], time_ns: int | None) -> None:

@@ -80,6 +80,7 @@ class FileAction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     matches: bool = False
     lenient: bool = False
     makes_parents: bool = True
+    replaces: bool = False
     may_be_absent: bool = False
     target: str = ""
     time_ns: int | None = None
@@ -259,7 +260,7 @@ def _act(action: FileAction, root_fd: int, under_fd: int, inputs: Sequence[int],
     owner = _owner(root_fd, action)
     mode = modes.parse(action.mode) if action.mode else None
     look = Look(owner=owner, mode=mode, epoch_ns=None if wanted.epoch_s is None else wanted.epoch_s * _NANO,
-                time_ns=action.time_ns)
+                time_ns=action.time_ns, replaces=action.replaces)
     if action.kind == "remove":
         editing.remove(root_fd, action.path, may_be_absent=action.may_be_absent, wildcards=action.wildcards)
     elif action.kind == "link":

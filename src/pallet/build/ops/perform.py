@@ -174,4 +174,4 @@ def _action(action: graph.Action, numbers: dict[int, int]) -> FileAction:
         exclude=list(action.exclude), wildcards=action.wildcards, parents=action.parents, unpack=action.unpack,
         owner=action.owner, keep_owner=action.keep_owner, mode=action.mode, include=list(action.include),
         itself=action.itself, follow=action.follow, matches=action.matches, makes_parents=action.makes_parents,
-        time_ns=action.time_ns, lenient=action.lenient)
+        replaces=action.replaces, time_ns=action.time_ns, lenient=action.lenient)

@@ -11,7 +11,7 @@ import tarfile
 from typing import TYPE_CHECKING, Any
 
 from pallet.api.buildkit.grpc import Client, Server
-from pallet.api.buildkit.wire import control_pb2
+from pallet.api.buildkit.wire import control_pb2, gateway_pb2
 from pallet.api.buildkit.wire import llb_pb2 as pb
 from tests.unit.api.buildkit.clients import SessionServer
 
@@ -121,13 +121,13 @@ class LlbClient:
         self._path = path
         self.session = SessionServer()
         self._server = Server(self.session.table())
-        self._id = secrets.token_hex(12)
+        self.session_id = secrets.token_hex(12)
 
     async def __aenter__(self) -> LlbClient:
         self.client = await Client.on_socket(await _upgrade(self._path, "/grpc"))
         methods = [("X-Docker-Expose-Session-Grpc-Method", name) for name in self.session.table()]
         await self._server.serve(await _upgrade(self._path, "/session", [
-            ("X-Docker-Expose-Session-Uuid", self._id), ("X-Docker-Expose-Session-Name", "t"), *methods]))
+            ("X-Docker-Expose-Session-Uuid", self.session_id), ("X-Docker-Expose-Session-Name", "t"), *methods]))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -137,7 +137,7 @@ class LlbClient:
     async def solve(self, definition: pb.Definition | None = None, **fields: Any) -> control_pb2.SolveResponse:
         """Solve with whatever exporter."""
         return await self.client.unary(f"{CONTROL}/Solve", control_pb2.SolveRequest(
-            Ref=secrets.token_hex(12), Session=self._id, Definition=definition, **fields), control_pb2.SolveResponse)
+            Ref=secrets.token_hex(12), Session=self.session_id, Definition=definition, **fields), control_pb2.SolveResponse)
 
     async def tree(self, definition: pb.Definition, **fields: Any) -> dict[str, tuple[Any, ...]]:
         """Solve; what came out, by path: kind, mode, owner, link, content, time where it is a whole day's."""
@@ -154,3 +154,30 @@ class LlbClient:
                     entry.type.decode(), f"{entry.mode:o}", entry.uid, entry.gid, entry.linkname, text,
                     time_s if time_s % 86400 == 0 else 0)
         return found
+
+
+class Driver:
+    """One build that a client drives over the bridge."""
+
+    def __init__(self, client: LlbClient, exporters: Sequence[control_pb2.Exporter]) -> None:
+        reference = secrets.token_hex(12)
+        self._client = client.client
+        self._metadata = [("buildkit-controlapi-buildid", reference)]
+        self._solved = asyncio.ensure_future(client.client.unary(f"{CONTROL}/Solve", control_pb2.SolveRequest(
+            Ref=reference, Session=client.session_id, Exporters=exporters), control_pb2.SolveResponse))
+
+    async def call(self, method: str, request: Any, kind: Any) -> Any:
+        """Call a method of the bridge."""
+        return await self._client.unary(f"/moby.buildkit.v1.frontend.LLBBridge/{method}", request, kind,
+                                        metadata=self._metadata)
+
+    async def solve(self, definition: pb.Definition) -> str:
+        """Solve a definition; its reference."""
+        reply = await self.call("Solve", gateway_pb2.SolveRequest(
+            Definition=definition, allowResultReturn=True), gateway_pb2.SolveResponse)
+        return str(reply.result.ref.id)
+
+    async def give_back(self, result: gateway_pb2.Result) -> control_pb2.SolveResponse:
+        """Return a result; what the exporters said."""
+        await self.call("Return", gateway_pb2.ReturnRequest(result=result), gateway_pb2.ReturnResponse)
+        return await self._solved

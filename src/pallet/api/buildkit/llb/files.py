@@ -129,6 +129,7 @@ def _with_copy(chain: _Chain, copy: llb_pb2.FileActionCopy, source: Vertex) -> _
         unpack=copy.attemptUnpackDockerCompatibility, wildcards=copy.allowWildcard,
         include=tuple(copy.include_patterns), itself=not copy.dirCopyContents, follow=copy.followSymlink,
         matches=copy.allowWildcard and not copy.allowEmptyWildcard, makes_parents=copy.createDestPath,
+        replaces=copy.alwaysReplaceExistingDestPaths,
         time_ns=_time(copy.timestamp))
     return dataclasses.replace(chain, actions=(*chain.actions, made), others=others)
 
