@@ -89,6 +89,11 @@ class Builder:
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
 
+    def collect_soon(self) -> None:
+        """Look whether the cache is over its limits, which may have changed since an earlier daemon's builds."""
+        if not self._closed:
+            self._collector.kick()
+
     async def end_steps(self) -> None:
         """End the steps of all builds, and give these a moment to tell their clients. No build begins any more."""
         self._closed = True
@@ -296,7 +301,7 @@ class Builder:
         if source is None:
             message = f"failed to read dockerfile: open {name}: no such file or directory"
             raise InvalidParameterError(message)
-        if not source.strip():
+        if not source:
             shown = f" ({name})" if request.classic else ""
             message = f"the Dockerfile{shown} cannot be empty"
             raise InvalidParameterError(message)

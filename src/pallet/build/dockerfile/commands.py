@@ -42,7 +42,7 @@ async def carry_out(state: StageState, scope: Scope) -> None:
         try:
             dispatch(state, command, scope)
         except DockerfileError as error:
-            if not isinstance(error, ExpansionError):
+            if not isinstance(error, ExpansionError) and not isinstance(command, ins.Expose):
                 lint_command(state, command, scope)
             raise error.at(command.lines) from None
         lint_command(state, command, scope)

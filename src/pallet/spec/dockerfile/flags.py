@@ -28,15 +28,18 @@ class Flags:
         name, equals, value = word.removeprefix("--").partition("=")
         kind = known.get(name)
         if kind is None:
-            message = f"unknown flag: --{name}{did_you_mean(name, known)}"
+            message = f"unknown flag: --{name}{did_you_mean(name, known, ignore_case=False)}"
             raise DockerfileError(message)
         if name in self._values and kind != "list":
             message = f"duplicate flag specified: --{name}"
             raise DockerfileError(message)
         if kind == "bool":
-            value = value.lower() if equals else "true"
+            if equals and not value:
+                message = f"missing a value on flag: --{name}"
+                raise DockerfileError(message)
+            given, value = value, value.lower() if equals else "true"
             if value not in ("true", "false"):
-                message = f"expecting boolean value for flag --{name}, not: {value}"
+                message = f"expecting boolean value for flag --{name}, not: {given}"
                 raise DockerfileError(message)
         elif not equals:
             message = f"missing a value on flag: --{name}"

@@ -46,7 +46,8 @@ def interpret(node: Node, *, where: bool = True) -> ins.Instruction:
     try:
         if reader is None:
             # A node without a command cannot be: lines of nothing are no nodes.
-            message = f"unknown instruction: {node.command}{did_you_mean(node.command, KEYWORDS)}"
+            meant = did_you_mean(node.command, KEYWORDS)
+            message = f"unknown instruction: {node.command}{meant if node.command.isupper() else meant.lower()}"
             raise DockerfileError(message)
         return reader(node, Flags(node.flags, _TAKES_FLAGS.get(node.name, {})))
     except DockerfileError as error:
@@ -269,7 +270,8 @@ def _retries(text: str) -> int:
     if not text:
         return 0
     if not re.fullmatch(r"[+-]?\d{1,9}", text):
-        message = f"strconv.ParseInt: parsing {json.dumps(text)}: invalid syntax"
+        wrong = "value out of range" if re.fullmatch(r"[+-]?\d+", text) else "invalid syntax"
+        message = f"strconv.ParseInt: parsing {json.dumps(text)}: {wrong}"
         raise DockerfileError(message)
     value = int(text)
     if value < 0:

@@ -21,6 +21,8 @@ _COMMAND_END = re.compile(r"[\t\v\f\r ]+")
 _DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*", re.DOTALL)
 _DIRECTIVES = frozenset({"syntax", "escape", "check"})
 _HEREDOC = re.compile(r"(\d*)<<(-?)([^<]*)", re.DOTALL)
+_HEREDOC_APART = re.compile(r"(\d*)<<")
+"""``<< EOF``: the delimiter is the word after it."""
 _HEREDOC_STYLE = expand.Style(raw_quotes=True, raw_escapes=True, keep_unset=True)
 _WORD_STYLE = expand.Style(keep_unset=True)
 _WITH_HEREDOC = frozenset({"add", "copy", "run"})
@@ -121,7 +123,7 @@ class _Reader:
         self.at += 1
         if len(line) > _MAX_LINE_BYTES // 4 and len(line.encode()) > _MAX_LINE_BYTES:
             message = f"dockerfile line greater than max allowed size of {_MAX_LINE_BYTES - 1}"
-            raise DockerfileError(message, (self.at, self.at))
+            raise DockerfileError(message, (self.at - 1, self.at - 1) if self.at > 1 else None)
         return line
 
 
@@ -156,7 +158,7 @@ def parse(source: bytes) -> Document:
         comments = []
     if not nodes:
         message = "file with no instructions"
-        raise DockerfileError(message)
+        raise DockerfileError(message, (reader.at, reader.at) if reader.at else None)
     return Document(nodes=tuple(nodes), escape=reader.escape, directives=reader.directives,
                     empty_continuations=tuple(empty))
 
@@ -378,11 +380,12 @@ def heredocs_in(line: str) -> list[Heredoc]:
     """Find the here-documents that a line opens, their text still empty; none where a quote is not closed."""
     found = []
     try:
-        words = expand.expand(line, {}, _HEREDOC_STYLE).words
+        words = iter(expand.expand(line, {}, _HEREDOC_STYLE).words)
     except DockerfileError:
         return []
     for word in words:
-        opened = heredoc_word(word)
+        apart = _HEREDOC_APART.fullmatch(word)
+        opened = heredoc_word(word) if apart is None else _opened(next(words, ""), apart[1])
         if opened is not None:
             found.append(opened)
     return found
@@ -391,17 +394,20 @@ def heredocs_in(line: str) -> list[Heredoc]:
 def heredoc_word(word: str) -> Heredoc | None:
     """Read ``<<EOF``, ``3<<-"EOF"``; None when the word opens no here-document."""
     match = _HEREDOC.fullmatch(word)
-    if match is None or not match[3]:
+    return None if match is None else _opened(match[3], match[1], chomp=bool(match[2]))
+
+
+def _opened(delimiter: str, fd: str, *, chomp: bool = False) -> Heredoc | None:
+    if not delimiter or "<" in delimiter:
         return None
     try:
-        plain = expand.expand(match[3], {}, _WORD_STYLE).words
-        raw = expand.expand(match[3], {}, _HEREDOC_STYLE).words
+        plain = expand.expand(delimiter, {}, _WORD_STYLE).words
+        raw = expand.expand(delimiter, {}, _HEREDOC_STYLE).words
     except DockerfileError:
         return None
     if len(plain) != 1 or len(raw) != 1:
         return None
-    return Heredoc(name=plain[0], text="", expand=plain[0] == raw[0], chomp=bool(match[2]),
-                   fd=int(match[1][:9] or 0))
+    return Heredoc(name=plain[0], text="", expand=plain[0] == raw[0], chomp=chomp, fd=int(fd[:9] or 0))
 
 
 def _body(reader: _Reader, opened: Heredoc, start: int) -> Heredoc:

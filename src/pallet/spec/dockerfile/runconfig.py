@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL = ("/bin/sh", "-c")
-_PORT = re.compile(r"(?P<first>\d{1,5})(?:-(?P<last>\d{1,5}))?")
+_PORT = re.compile(r"\+?(?P<first>\d{1,5})(?:-\+?(?P<last>\d{1,5}))?")
 _PROTOCOLS = frozenset({"tcp", "udp", "sctp"})
 _MAX_PORT = 65535
 _SHOWN = 256

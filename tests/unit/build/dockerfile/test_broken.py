@@ -65,6 +65,20 @@ CASES = {
     "a word with a tab": Told(
         text='FROM busybox\nCOPY ["a\'\\tb", "/x"]\n', places=[2],
         error='failed to process "a\'\\tb": unexpected end of statement while looking for matching single-quote'),
+    "a stage's name": Told(
+        text="FROM busybox as 9B\n", places=[1], rules=[*_CASING, ("StageNameCasing", 1)],
+        error='dockerfile parse error on line 1: invalid name for build stage: "9B", '
+              "name can't start with a number or contain symbols"),
+    "chown and chmod are expanded first": Told(
+        text="FROM busybox\nCOPY --chmod=$A --chown=$B a\"b $C\n", places=[2],
+        error='failed to process "a\\"b": unexpected end of statement while looking for matching double-quote',
+        rules=[("UndefinedVar", 2), ("UndefinedVar", 2)]),
+    "nothing but comments": Told(text="# a\n\n# b\n", error="file with no instructions", places=[3]),
+    "a long line": Told(
+        text="FROM busybox\n\nENV A=" + 70000 * "x" + "\n", places=[2],
+        error="dockerfile line greater than max allowed size of 65535"),
+    "ports that are none": Told(
+        text='FROM busybox\nEXPOSE 80:\n', error='invalid port: "80:": no port specified', places=[2]),
     "circle of two": Told(
         text="FROM busybox AS a\nCOPY --from=b /x /\nRUN true\nCOPY --from=b /y /\nFROM a AS b\nCOPY --from=a /z /\n",
         error="circular dependency detected on stage: a", places=[6, 4]),
