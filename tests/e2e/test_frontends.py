@@ -260,6 +260,10 @@ def test_pallet_build_runs_it(engine: Daemon, context: Path) -> None:
     assert result.code != 0
     assert "1 | >>> # syntax=fe" in result.err
     assert "in its own words" in result.err
+    assert "no warnings" in cli.ok("build", "--check", str(context))  # it was asked: what it is told is no Dockerfile
+    piped = cli.run("build", "-f", "-", *out(context), str(context), stdin="# syntax=fe\nfile /piped y\n")
+    assert piped.code == 0, piped.err
+    assert (context.parent / "out/piped").read_text() == "y\n"
 
 
 def test_a_client_that_goes_ends_it(engine: Daemon, buildx: DockerCli, context: Path) -> None:

@@ -65,7 +65,9 @@ class FrontEndImages:
         """See ``build.ports.FrontEnds``."""
         async def plan(planning: Planning) -> Plan:
             request = planning.request
-            attrs = dict(request.attributes) or attributes.attributes_of(request.options)
+            attrs = dict(request.attributes)
+            if not attrs.keys() - {"requestid"}:  # a client that does not speak so
+                attrs |= attributes.attributes_of(request.options)
             attrs |= {"cmdline": cmdline, "source": cmdline.partition(" ")[0]}
             return await _Conversation(self._door, planning, attrs, await _definitions(planning), 0).plan()
 

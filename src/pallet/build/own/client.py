@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
+import stat
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pallet.build.context import tree_key
+from pallet.build.contextindex import FileStat
 from pallet.build.own import events as documents
 from pallet.build.progress import StatusEvent
 from pallet.errors import CancelledRequestError, InvalidParameterError, NotFoundError
@@ -221,6 +223,8 @@ class OwnClient:
         if slash and owner.removeprefix(_INPUT) in self._inputs:
             inner = self._inputs[owner.removeprefix(_INPUT)]
             return await inner.tree(replace(source, name=rest), watch, vertex)
+        if source.name == "dockerfile" and source.name not in self._call.sources and self._given:
+            return await self._given_tree()
         if source.name not in self._call.sources:
             message = f"no local source {source.name} in this build"
             raise NotFoundError(message)
@@ -238,6 +242,23 @@ class OwnClient:
             tree = await transfer.finish()
         progress.end()
         return tree
+
+    async def _given_tree(self) -> ContextTree:
+        """The Dockerfile that came with the call, and is in no directory of the client's, as a tree: front ends ask."""
+        files = {path: data for path, data in self._given.items() if data and "/" not in path}
+        async with self._store.transfer("") as transfer:
+            for path, data in files.items():
+                transfer.entry(path, FileStat(mode=stat.S_IFREG | 0o644, size=len(data)))
+            await transfer.settle()
+
+            def write() -> None:
+                for path, data in files.items():
+                    writer = transfer.write(path)
+                    writer.write(data)
+                    writer.close()
+
+            await transfer.in_thread(write)
+            return await transfer.finish()
 
     async def read_file(self, source: str, path: str, limit_bytes: int) -> bytes | None:
         """Read a small file of a source; the Dockerfile came with the call where the client has it."""

@@ -137,6 +137,20 @@ async def test_downloads_stay_in_their_place(name: str) -> None:
         await translate(graph.end(graph.source("http://h/x", {"http.filename": name})))
 
 
+async def test_paths_of_mounts_stay_inside() -> None:
+    graph = Graph()
+    made = await translate(graph.end(graph.run("x", [graph.source(BUSYBOX)], [root(), pb.Mount(
+        input=0, dest="../../etc/x", selector="../../a/../b", output=-1)], meta={"cwd": "/w"})))
+    assert isinstance(made.op, own.RunOp)
+    assert [(mount.target, mount.source) for mount in made.op.mounts] == [("/etc/x", "/b")]
+
+
+async def test_other_builds_sources_are_not_to_be_had_by_name() -> None:
+    graph = Graph()
+    with pytest.raises(InvalidParameterError, match="invalid local source"):
+        await translate(graph.end(graph.source("local://input:base/context")))
+
+
 async def test_a_download_may_have_a_mode_and_an_owner() -> None:
     graph = Graph()
     made = await translate(graph.end(graph.source("http://h/x", {"http.perm": "0600", "http.uid": "5"})))

@@ -102,7 +102,7 @@ def _command(op: llb_pb2.ExecOp, mounts: tuple[RunMount, ...], *, readonly: bool
 
 def _mount(mount: llb_pb2.Mount, inputs: Sequence[Vertex], given: list[Vertex], cwd: str) -> RunMount:
     """One mount; what it comes from is added to the vertex's inputs."""
-    target = posixpath.join("/", cwd, mount.dest)
+    target = posixpath.normpath(posixpath.join("/", cwd, mount.dest))
     if mount.mountType == llb_pb2.TMPFS:
         return RunMount(kind="tmpfs", target=target, readonly=False, size_bytes=mount.TmpfsOpt.size)
     if mount.mountType in (llb_pb2.SECRET, llb_pb2.SSH):
@@ -116,7 +116,7 @@ def _mount(mount: llb_pb2.Mount, inputs: Sequence[Vertex], given: list[Vertex], 
         slot = next((number for number, one in enumerate(given) if number and one is below), len(given))
         if slot == len(given):
             given.append(below)
-    source = posixpath.join("/", mount.selector)
+    source = posixpath.normpath(f"/{mount.selector.lstrip('/')}")
     if mount.mountType == llb_pb2.CACHE:
         return RunMount(kind="cache", target=target, input=slot, source=source, readonly=mount.readonly,
                         id=mount.cacheOpt.ID, sharing=_SHARING.get(mount.cacheOpt.sharing, "shared"))

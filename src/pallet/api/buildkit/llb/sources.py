@@ -52,6 +52,9 @@ async def vertex(source: llb_pb2.SourceOp, place: Place, planning: Planning) -> 
     if scheme == "docker-image":
         operation = await _image(rest, attrs, place, planning)
     elif scheme == "local":
+        if rest.startswith("input:"):  # what other builds' sources are called here
+            message = f"invalid local source {json.dumps(rest)}"
+            raise InvalidParameterError(message)
         operation = LocalSource(name=rest, include=_texts(attrs, "local.includepattern"),
                                 exclude=_texts(attrs, "local.excludepatterns"),
                                 follow=_texts(attrs, "local.followpaths"))
