@@ -71,15 +71,16 @@ class RuntimeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CacheRule:
-    """One rule of the build cache's collection, as BuildKit has them."""
+class CachePrune:
+    """What is to go of the build cache: by ``buildx prune`` and ``builder prune``, or by a rule of its collection."""
 
     all: bool = False
-    """Also what images share, and internal things."""
+    """Also what images still use, and internal things."""
     filters: tuple[str, ...] = ()
-    """containerd's expressions, one of which has to match."""
+    """containerd's filter expressions, one of which has to match (``id~=…``, ``type==…``, ``until==…``)."""
     keep_duration_ns: int = 0
     reserved_bytes: int = 0
+    """Never shrink below this."""
     max_used_bytes: int = 0
     min_free_bytes: int = 0
 
@@ -89,7 +90,7 @@ class BuilderConfig:
     """How the build cache is collected."""
 
     gc: bool = True
-    rules: tuple[CacheRule, ...] | None = None
+    rules: tuple[CachePrune, ...] | None = None
     """None: Docker's, made with what follows; 0 in all of these means parts of the disk."""
     reserved_bytes: int = 0
     max_used_bytes: int = 0

@@ -44,3 +44,24 @@ def test_what_is_over_the_limit_goes(engine: Daemon, fresh_palletd: Callable[...
     big = "RUN dd if=/dev/zero of=/big bs=1M count=3"
     eventually(lambda: big not in kept(), timeout_s=20)
     assert "exec.cachemount" in kept()
+
+
+def test_a_start_under_other_limits_collects(engine: Daemon, fresh_palletd: Callable[..., Daemon],
+                                             tmp_path: Path) -> None:
+    """Without any build, and after the daemon serves."""
+    not_on_dockerd(engine, "its own")
+
+    def limited(most: str) -> None:
+        (tmp_path / "daemon.json").write_text(json.dumps({"builder": {"gc": {"policy": [
+            {"all": True, "maxUsedSpace": most, "filter": ["type=regular"]}]}}}))
+
+    limited("1GB")
+    daemon = fresh_palletd("--config-file", str(tmp_path / "daemon.json"))
+    buildx = with_plugins(daemon)
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN dd if=/dev/zero of=/big bs=1M count=3\n")
+    buildx.ok("buildx", "build", "-o", "type=cacheonly", str(tmp_path))
+    assert "count=3" in buildx.ok("buildx", "du", "--verbose")
+    daemon.stop()
+    limited("1MB")
+    daemon.start()
+    eventually(lambda: "count=3" not in buildx.ok("buildx", "du", "--verbose"), timeout_s=20)

@@ -1,4 +1,4 @@
-"""Collections of the build cache by rules, some time after builds: nobody waits for them.
+"""Collections of the build cache by rules, some time after builds and after a start: nobody waits for them.
 
 Owns   which rules hold where none are set (Docker's: parts of the disk), and when they are looked at.
 Runs   on the loop.
@@ -52,10 +52,7 @@ def rules_of(config: BuilderConfig, root: str) -> tuple[CachePrune, ...]:
     if not config.gc:
         return ()
     if config.rules is not None:
-        return tuple(CachePrune(
-            all=rule.all, filters=rule.filters, keep_duration_ns=rule.keep_duration_ns,
-            reserved_bytes=rule.reserved_bytes, max_used_bytes=rule.max_used_bytes,
-            min_free_bytes=rule.min_free_bytes) for rule in config.rules)
+        return config.rules
     reserved, most, free = config.reserved_bytes, config.max_used_bytes, config.min_free_bytes
     if not (reserved or most or free):
         reserved, most, free = _of_disk(root)
@@ -83,7 +80,7 @@ def _of_disk(root: str) -> tuple[int, int, int]:
 
 
 class CacheCollector:
-    """Collects after builds, at most once a minute."""
+    """Collects after builds and after a daemon's start, at most once a minute."""
 
     def __init__(self, keeper: Keeper, config: BuilderConfig, root: str, *, delay_s: float = _DELAY_S,
                  every_s: float = _EVERY_S) -> None:
@@ -97,7 +94,7 @@ class CacheCollector:
         self._task: asyncio.Task[None] | None = None
 
     def kick(self) -> None:
-        """A build has ended: look at the rules some time."""
+        """A build has ended, or the daemon begun: look at the rules some time."""
         self._wanted = self._config.gc
         if self._wanted and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._run())

@@ -16,6 +16,7 @@ from msgspec import UNSET
 
 from pallet.aio import run_blocking
 from pallet.build.cachekey import combine
+from pallet.build.credentials import login
 from pallet.build.ports import ResolvedImage
 from pallet.build.progress import StatusEvent, VertexEvent
 from pallet.errors import NotFoundError, PalletError
@@ -23,7 +24,6 @@ from pallet.image import variants
 from pallet.image.model import ImageNotFoundError
 from pallet.spec import platform as platforms
 from pallet.spec import reference as references
-from pallet.transfer.auth import LoginCredentials
 from pallet.transfer.pull import PullRequest
 from pallet.types import Digest
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from pallet.spec.reference import Reference
     from pallet.transfer.image_pull import PulledImage
 
-_TOKEN_USER = "<token>"  # noqa: S105 - the name that says what comes with it
 _SHORT_ID = 12
 
 
@@ -119,10 +118,7 @@ class BuildImages:
 
     async def _pull(self, reference: Reference, platform: Platform, client: BuildClient, watch: Watch,
                     vertex: Digest) -> Image:
-        credentials = await client.credentials(reference.domain)
-        user, secret = credentials or ("", "")
-        login = LoginCredentials(identity_token=secret) if user == _TOKEN_USER else LoginCredentials(
-            username=user, password=secret)
+        credentials = await login(client, reference)
         found: list[Image] = []
 
         async def record(pulled: PulledImage) -> bool:
@@ -133,7 +129,7 @@ class BuildImages:
 
         try:
             await self._puller.pull(
-                PullRequest(reference=reference, credentials=login, platform=platform, headers={}),
+                PullRequest(reference=reference, credentials=credentials, platform=platform, headers={}),
                 partial(_tell, watch, vertex), record)
         except BaseException:
             await run_blocking(self._images.collect)

@@ -136,7 +136,7 @@ class BuildClient(Protocol):
         ...
 
     async def credentials(self, host: str) -> tuple[str, str] | None:
-        """User and secret for a registry (an identity token has user ``<token>``); None for anonymous."""
+        """User and secret for a registry (tokens have users of their own: ``buildwire``); None for anonymous."""
         ...
 
     async def upload(self, url: str) -> AsyncIterator[bytes]:

@@ -16,6 +16,7 @@ from pallet.aio import first_error, run_blocking
 from pallet.build.contextworker import UntarReply, UntarRequest
 from pallet.errors import InvalidParameterError, NotFoundError, SyscallError
 from pallet.linux import safepath
+from pallet.spec.own.buildwire import IDENTITY_TOKEN_USER, REGISTRY_TOKEN_USER
 from pallet.transfer.resolver import login_domain
 
 if TYPE_CHECKING:
@@ -92,8 +93,10 @@ class TreeClient:
         for key, auth in self._registries.items():
             if login_domain(key) != login_domain(host):
                 continue
+            if auth.registrytoken:
+                return REGISTRY_TOKEN_USER, auth.registrytoken
             if auth.identitytoken:
-                return "<token>", auth.identitytoken
+                return IDENTITY_TOKEN_USER, auth.identitytoken
             return auth.username, auth.password
         return None
 

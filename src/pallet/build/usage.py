@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pallet.config import CachePrune
+
+__all__ = ["CachePrune", "CacheUsage"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheUsage:
@@ -26,18 +30,3 @@ class CacheUsage:
     shared: bool = False
     mutable: bool = False
     parents: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CachePrune:
-    """What ``buildx prune`` and ``builder prune`` ask for."""
-
-    all: bool = False
-    """Also what images still use, and internal things."""
-    filters: tuple[str, ...] = ()
-    """containerd's filter expressions, one of which has to match (``id~=…``, ``type==…``, ``until==…``)."""
-    keep_duration_ns: int = 0
-    reserved_bytes: int = 0
-    """Never shrink below this."""
-    max_used_bytes: int = 0
-    min_free_bytes: int = 0

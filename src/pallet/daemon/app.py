@@ -309,7 +309,7 @@ class Daemon:
         self.tasks.spawn(self._warm_up(), "warm-up")
         if self.data.build.is_dir():
             # There have been builds: what the last of them left is swept, away from the start.
-            self.tasks.spawn(run_blocking(lambda: self.build.builder), "builder")
+            self.tasks.spawn(self._wake_builder(), "builder")
         self.tasks.spawn(self._start_wanted(wanted), "starts after the daemon's own")
 
     async def _warm_up(self) -> None:
@@ -317,6 +317,10 @@ class Daemon:
         from pallet.engine.security import SecurityOptions
 
         await self.filters.select(SecurityOptions(), default_capabilities(), privileged=False)
+
+    async def _wake_builder(self) -> None:
+        await run_blocking(lambda: self.build.builder)
+        self.build.builder.collect_soon()
 
     async def _start_wanted(self, wanted: list[Container]) -> None:
         """Start what the restart policies want; those that join another's namespaces come last."""

@@ -15,12 +15,12 @@ from msgspec import UNSET
 from pallet.build.backend import BuildDoors
 from pallet.build.collector import CacheCollector
 from pallet.build.context import ContextStore
+from pallet.build.credentials import auth_config
 from pallet.build.progress import LogEvent, StatusEvent
 from pallet.build.service import Builder
 from pallet.engine.imagefilter import parse_until
 from pallet.errors import SystemFailureError
 from pallet.layer.remove import discard
-from pallet.spec.engine.auth import AuthConfig
 from pallet.spec.engine.options import PushOptions
 from pallet.transfer.push import PushAux
 from pallet.types import Digest
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from pallet.spec.engine.progress import ProgressMessage
     from pallet.spec.reference import Reference
     from pallet.supervisor.client import Supervisor
-
-_TOKEN_USER = "<token>"  # noqa: S105 - the name that says what comes with it
 
 
 def make_builder(*, data: DataPaths, parts: SolverParts, images: ImageStore, image_api: Images,
@@ -67,10 +65,6 @@ class BuildPushes:
     async def push(self, reference: Reference, credentials: tuple[str, str] | None, watch: Watch,
                    vertex: Digest) -> tuple[Digest, int]:
         """Push one name of the image store; return what it names at its registry."""
-        user, secret = credentials or ("", "")
-        auth = AuthConfig(identitytoken=secret) if user == _TOKEN_USER else AuthConfig(
-            username=user, password=secret)
-
         pushed: list[PushAux] = []
 
         def tell(message: ProgressMessage) -> None:
@@ -80,7 +74,8 @@ class BuildPushes:
             _tell(message, watch, vertex)
 
         await self._images.push(PushOptions(
-            reference=reference.familiar_name, tag=reference.tag or "", platform="", auth=auth,
+            reference=reference.familiar_name, tag=reference.tag or "", platform="",
+            auth=auth_config(credentials),
             meta_headers={}), tell)
         return Digest(pushed[-1].digest), pushed[-1].size
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pallet.config import BuilderConfig, CacheRule
+from pallet.config import BuilderConfig, CachePrune
 from pallet.errors import InvalidParameterError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def builder_config(document: object, read_size: Callable[[str], int]) -> Builder
         min_free_bytes=_size(gc, "defaultMinFreeSpace", read_size))
 
 
-def _rule(document: object, read_size: Callable[[str], int]) -> CacheRule:
+def _rule(document: object, read_size: Callable[[str], int]) -> CachePrune:
     rule = _object(document, "builder.gc.policy")
     everything, filters = rule.get("all", False), rule.get("filter") or []
     if not isinstance(everything, bool):
@@ -53,7 +53,7 @@ def _rule(document: object, read_size: Callable[[str], int]) -> CacheRule:
     if not isinstance(filters, list) or not all(isinstance(text, str) for text in filters):
         raise _wrong_type("builder.gc.policy.filter", "[]string")
     terms, age_ns = _filters(filters)
-    return CacheRule(
+    return CachePrune(
         all=everything, filters=terms, keep_duration_ns=age_ns,
         reserved_bytes=_size(rule, "reservedSpace", read_size) or _size(rule, "keepStorage", read_size),
         max_used_bytes=_size(rule, "maxUsedSpace", read_size), min_free_bytes=_size(rule, "minFreeSpace", read_size))

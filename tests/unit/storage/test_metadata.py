@@ -97,6 +97,18 @@ def test_leases(metadata: Metadata) -> None:
     assert not metadata.leased("blob", "sha256:b")
 
 
+def test_what_comes_after_a_leases_end_is_not_protected(metadata: Metadata) -> None:
+    """A thread that works on for a build that was cancelled must not bring its lease back."""
+    lease = Lease(metadata)
+    lease.add_blob(Digest("sha256:b"))
+    lease.end()
+    lease.add_blob(Digest("sha256:late"))
+    lease.add_layer(DiffID("sha256:late"))
+    lease.end()
+    assert metadata.leases() == {}
+    assert not metadata.leased("layer", "sha256:late")
+
+
 def test_transactions_are_all_or_nothing(metadata: Metadata) -> None:
     with pytest.raises(ZeroDivisionError), metadata.transaction():
         metadata.put_volume("v", b"1")

@@ -18,6 +18,7 @@ from pallet.api.buildkit.wire import auth_pb2, content_pb2, filesync_pb2, secret
 from pallet.build.context import tree_key
 from pallet.build.progress import StatusEvent
 from pallet.errors import DataLossError, InvalidParameterError, NotFoundError
+from pallet.spec.own import buildwire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _DIFF_COPY: Final = "/moby.filesync.v1.FileSync/DiffCopy"
 _FILE_SEND: Final = "/moby.filesync.v1.FileSend/DiffCopy"
 _CREDENTIALS: Final = "/moby.filesync.v1.Auth/Credentials"
+_FETCH_TOKEN: Final = "/moby.filesync.v1.Auth/FetchToken"  # noqa: S105
 _GET_SECRET: Final = "/moby.buildkit.secrets.v1.Secrets/GetSecret"  # noqa: S105
 _CHECK_AGENT: Final = "/moby.sshforward.v1.SSH/CheckAgent"
 _FORWARD_AGENT: Final = "/moby.sshforward.v1.SSH/ForwardAgent"
@@ -204,8 +206,24 @@ class SessionClient:
                 return None
             raise _readable(error) from error
         if not reply.Secret:
+            return await self._registry_token(host)
+        return reply.Username or buildwire.IDENTITY_TOKEN_USER, reply.Secret
+
+    async def _registry_token(self, host: str) -> tuple[str, str] | None:
+        """A token that the client's configuration has for a registry, which only comes as one that was fetched.
+
+        Without a realm there is nothing to fetch, so whoever has none answers with an error.
+        """
+        session = await self._offering(_FETCH_TOKEN)
+        if session is None:
             return None
-        return reply.Username or "<token>", reply.Secret
+        try:
+            reply = await session.client.unary(
+                _FETCH_TOKEN, auth_pb2.FetchTokenRequest(ClientID="pallet", Host=_HUB.get(host, host)),
+                auth_pb2.FetchTokenResponse, timeout_s=_CALL_TIMEOUT_S)
+        except GrpcError:
+            return None
+        return (buildwire.REGISTRY_TOKEN_USER, reply.Token) if reply.Token else None
 
     # --- outputs
 

@@ -18,6 +18,7 @@ from pallet.build.dockerfile.draft import Draft
 from pallet.build.dockerfile.owners import has_names, owner_of
 from pallet.build.dockerfile.state import Entry
 from pallet.build.graph import CopyAction, FileOp, GitSource, HttpSource, LocalSource, MergeOp, ScratchOp, WriteAction
+from pallet.build.paths import clean
 from pallet.errors import InvalidParameterError
 from pallet.spec import digest as digests
 from pallet.spec.dockerfile import instructions as ins
@@ -129,7 +130,7 @@ class _Making:
             keep_owner = not isinstance(draft.op, LocalSource)  # an archive's files have owners
             self._scope.paths.add(_followed(source, parents=command.parents))
         unpack = isinstance(command, ins.Add) and command.unpack is not False
-        path = _clean_with_pivot(source) if command.parents else _clean(source)
+        path = _clean_with_pivot(source) if command.parents else clean(source)
         self._copy(draft, path, keep_owner=keep_owner, unpack=unpack, parents=command.parents)
 
     def _copy(self, draft: Draft, path: str, *, keep_owner: bool = False, unpack: bool = False,
@@ -214,21 +215,17 @@ def destination(working_dir: str, dest: str) -> str:
     if dest in ("", "."):
         dest = "./"
     into = dest.endswith(("/", "/.")) or posixpath.basename(dest) == "."
-    path = _clean(posixpath.join(base, dest))
+    path = clean(posixpath.join(base, dest))
     return f"{path}/" if into and path != "/" else path
-
-
-def _clean(path: str) -> str:
-    return "/" + posixpath.normpath("/" + path).lstrip("/")
 
 
 def _clean_with_pivot(path: str) -> str:
     """Clean but for the first ``/./``, which says where the kept structure begins."""
     head, pivot, tail = path.partition("/./")
     if not pivot:
-        return _clean(path)
-    return f"{_clean(head).rstrip('/')}/.{_clean(tail)}"
+        return clean(path)
+    return f"{clean(head).rstrip('/')}/.{clean(tail)}"
 
 
 def _followed(path: str, *, parents: bool) -> str:
-    return _clean(path.replace("/./", "/")) if parents else _clean(path)
+    return clean(path.replace("/./", "/")) if parents else clean(path)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
+from pallet.build.paths import clean
 from pallet.build.summaries import directory_digest, entry_line
 from pallet.errors import InvalidParameterError, NotFoundError, SyscallError
 from pallet.layer.diff import read_xattrs
@@ -113,13 +114,13 @@ def find(root_fd: int, wanted: Selection) -> list[Found]:
     for text in wanted.paths:
         pivot, rest = _split_pivot(text) if wanted.parents else ("", text)
         pattern = posixpath.join(pivot, rest.lstrip("/")) if pivot else rest
-        clean = _clean(pattern)
-        matches = [clean]
-        if wanted.wildcards and not _WILD.isdisjoint(clean):
-            matches = _expand(root_fd, clean, lenient=wanted.lenient)
+        whole = clean(pattern)
+        matches = [whole]
+        if wanted.wildcards and not _WILD.isdisjoint(whole):
+            matches = _expand(root_fd, whole, lenient=wanted.lenient)
         for path in matches:
             if wanted.parents:
-                base = _clean(pivot or "/")
+                base = clean(pivot or "/")
                 found.append(Found(path=path, name=posixpath.relpath(path, base), pivot=base))
             else:
                 found.append(Found(path=path, name=posixpath.basename(path)))
@@ -260,10 +261,6 @@ def _go_on() -> None:
 
 
 # --- paths ---------------------------------------------------------------------------------------
-
-
-def _clean(path: str) -> str:
-    return "/" + posixpath.normpath("/" + path).lstrip("/")
 
 
 def _split_pivot(path: str) -> tuple[str, str]:

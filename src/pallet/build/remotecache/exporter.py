@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pallet.aio import run_blocking
+from pallet.build.credentials import login
 from pallet.build.export.values import flag
 from pallet.build.remotecache import document
 from pallet.build.remotecache.document import MEDIA_TYPE, UNCOMPRESSED, Entry
 from pallet.build.remotecache.importer import TAG as _TAG
-from pallet.build.remotecache.importer import login
 from pallet.build.remotecache.mounts import compress
 from pallet.errors import InvalidParameterError
 from pallet.spec import digest as digests

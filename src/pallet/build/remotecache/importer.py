@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from pallet.aio import run_blocking
+from pallet.build.credentials import login
 from pallet.build.ops.layers import new_key
 from pallet.build.remotecache import document
 from pallet.build.remotecache.document import MEDIA_TYPE, Imported
@@ -22,22 +23,20 @@ from pallet.layer.seal import SealReply, SealRequest
 from pallet.layer.worker import ApplyReply, ApplyRequest
 from pallet.spec import image as spec
 from pallet.spec import reference as references
-from pallet.transfer.auth import LoginCredentials
 from pallet.types import DiffID, Digest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from pallet.build.job import Job
-    from pallet.build.ports import BuildClient
     from pallet.build.remotecache.document import Entry
     from pallet.build.request import CacheLink
     from pallet.image.importer import WorkerRunner
     from pallet.image.store import ImageStore
     from pallet.spec.image import Descriptor, StoredManifest
     from pallet.spec.reference import Reference
+    from pallet.transfer.auth import LoginCredentials
 
-_TOKEN_USER = "<token>"  # noqa: S105 - the name that says what comes with it
 _MAX_DOCUMENT_BYTES = 32 << 20
 TAG = "org.opencontainers.image.ref.name"
 
@@ -57,17 +56,6 @@ class Registries(Protocol):
                    credentials: LoginCredentials) -> None:
         """Send blobs and the manifest that names them."""
         ...
-
-
-async def login(client: BuildClient, reference: Reference) -> LoginCredentials:
-    """What the client has for a reference's registry."""
-    found = await client.credentials(reference.domain)
-    if found is None:
-        return LoginCredentials()
-    user, secret = found
-    if user == _TOKEN_USER:
-        return LoginCredentials(identity_token=secret)
-    return LoginCredentials(username=user, password=secret)
 
 
 class RemoteCache:

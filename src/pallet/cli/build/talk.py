@@ -261,8 +261,10 @@ class Conversation:
     def _credentials(self, number: int, question: dict[str, Any]) -> dict[str, Any]:
         del number
         found = self._sources.credentials(question["name"])
-        if found.get("identitytoken"):
-            return {"user": "<token>", "secret": found["identitytoken"]}
+        for kind, user in (("registrytoken", buildwire.REGISTRY_TOKEN_USER),
+                           ("identitytoken", buildwire.IDENTITY_TOKEN_USER)):
+            if found.get(kind):
+                return {"user": user, "secret": found[kind]}
         return {"user": found["username"], "secret": found.get("password", "")} if found.get("username") else {}
 
     # Streams

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 EVENTS, QUESTION, WANTED, OUTPUT, STREAM, RESULT, ERROR = b"e", b"q", b"w", b"o", b"s", b"r", b"x"
 LISTING, FILES, ANSWER = b"l", b"f", b"a"
 
+IDENTITY_TOKEN_USER, REGISTRY_TOKEN_USER = "<token>", "<registrytoken>"
+"""Users of credentials that are a token: one that the registry's token server takes, or one for the registry itself."""
+
 HEAD_BYTES = 5
 MAX_FRAME_BYTES = 16 << 20
 MORE, LAST, GONE = 0, 1, 2

@@ -108,6 +108,7 @@ class SessionServer:
             "/moby.filesync.v1.FileSync/DiffCopy": self.diff_copy,
             "/moby.filesync.v1.FileSend/DiffCopy": self.take,
             "/moby.filesync.v1.Auth/Credentials": grpc.unary(auth_pb2.CredentialsRequest, self.credentials),
+            "/moby.filesync.v1.Auth/FetchToken": grpc.unary(auth_pb2.FetchTokenRequest, self.fetch_token),
             "/moby.buildkit.secrets.v1.Secrets/GetSecret": grpc.unary(secrets_pb2.GetSecretRequest, self.get_secret),
             "/moby.sshforward.v1.SSH/CheckAgent": grpc.unary(ssh_pb2.CheckAgentRequest, self.check_agent),
             "/moby.sshforward.v1.SSH/ForwardAgent": self.forward_agent,
@@ -176,6 +177,12 @@ class SessionServer:
         if request.Host == "registry-1.docker.io":
             return auth_pb2.CredentialsResponse(Username="me", Secret="word")
         return auth_pb2.CredentialsResponse()
+
+    async def fetch_token(self, call: ServerCall, request: Any) -> auth_pb2.FetchTokenResponse:
+        """As buildx: a token of the configuration, or what the realm gives."""
+        if request.Host == "token.io":
+            return auth_pb2.FetchTokenResponse(Token="bearer")
+        raise GrpcError(Code.UNKNOWN, f'Post "{request.Realm}": unsupported protocol scheme ""')
 
     async def get_secret(self, call: ServerCall, request: Any) -> secrets_pb2.GetSecretResponse:
         if request.ID not in self.secrets:

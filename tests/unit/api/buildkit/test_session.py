@@ -227,6 +227,7 @@ async def test_secrets_agents_and_credentials(tmp_path: Path) -> None:
         assert await client.secret("t") is None
         assert await client.credentials("docker.io") == ("me", "word")
         assert await client.credentials("other.io") is None
+        assert await client.credentials("token.io") == ("<registrytoken>", "bearer")
         assert await client.ssh_agent("other") is None
         dial = await client.ssh_agent("")
         assert dial is not None
