@@ -15,7 +15,7 @@ from pallet.api.buildkit import attrs as attributes
 from pallet.api.buildkit import capabilities, looking
 from pallet.api.buildkit.builds import Wanted
 from pallet.api.buildkit.failures import failure
-from pallet.api.buildkit.frontends import OWN_SCHEME, own_definition
+from pallet.api.buildkit.frontendbridge import OWN_SCHEME, own_definition
 from pallet.api.buildkit.grpc import decode, unary
 from pallet.api.buildkit.sources import remote_inputs, source_url
 from pallet.api.buildkit.status import Code, GrpcError
@@ -211,6 +211,8 @@ class Bridge:
         """The same for an image given as a source; other sources are not resolved ahead."""
         build = await self._build(call)
         name = looking.image_of(request)
+        if not name:
+            return gateway_pb2.ResolveSourceMetaResponse(Source=request.Source)
         digest, config = await self._resolve(build, name, request, request.ResolveMode)
         return gateway_pb2.ResolveSourceMetaResponse(
             Source=request.Source, Image=gateway_pb2.ResolveSourceImageResponse(Digest=digest, Config=config))

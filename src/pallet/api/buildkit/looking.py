@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES: Final = 15 << 20
 """That ReadFile gives: a message is no longer than 16 MiB."""
-_IMAGE_SCHEME: Final = "docker-image://"
+_OTHER_SCHEMES: Final = frozenset({"local", "git", "http", "https"})
 
 
 def file_reply(request: gateway_pb2.ReadFileRequest, data: bytes | None) -> gateway_pb2.ReadFileResponse:
@@ -75,15 +75,19 @@ def _stat(name: str, entry: Entry) -> Stat:
 
 
 def image_of(request: gateway_pb2.ResolveSourceMetaRequest) -> str:
-    """Name of the image that a source is.
+    """Name of the image that a source is; "" for another one, of which nothing is said ahead.
 
     Raises:
-        GrpcError: it is another source: those are not resolved ahead.
+        GrpcError: BuildKit's words for what is no source.
     """
-    identifier = request.Source.identifier
-    if not identifier.startswith(_IMAGE_SCHEME):
-        raise GrpcError(Code.UNIMPLEMENTED, f"Pallet resolves no sources but images: {identifier}")
-    return identifier.removeprefix(_IMAGE_SCHEME)
+    scheme, sign, rest = request.Source.identifier.partition("://")
+    if not sign:
+        raise GrpcError(Code.UNKNOWN, f"failed to parse {request.Source.identifier}: invalid")
+    if scheme in _OTHER_SCHEMES:
+        return ""
+    if scheme != "docker-image":
+        raise GrpcError(Code.UNKNOWN, f"unknown scheme {scheme}: not found")
+    return rest
 
 
 def platform_of(request: gateway_pb2.ResolveImageConfigRequest | gateway_pb2.ResolveSourceMetaRequest) -> Platform:

@@ -15,6 +15,7 @@ from pallet.api.buildkit.frontends import FrontEndImages
 from pallet.api.buildkit.grpc import Client
 from pallet.api.buildkit.status import GrpcError
 from pallet.api.buildkit.wire import gateway_pb2 as gw
+from pallet.api.buildkit.wire import llb_pb2 as pb
 from pallet.api.buildkitbackend import BuildKitDoor
 from pallet.build.errors import BuildError, FrontEndError
 from pallet.build.graph import Plan, ScratchOp, Target, Vertex
@@ -25,7 +26,7 @@ from pallet.spec.image import ImageConfigFile, RunConfig
 from pallet.spec.platform import Platform
 from tests.unit.api.buildkit.clients import PLATFORMS, FakeBuilder, _platforms
 from tests.unit.api.buildkit.llbclient import Graph, mkfile
-from tests.unit.api.buildkit.test_llb import Planning
+from tests.unit.api.buildkit.test_llb import DIGEST, Planning
 
 if TYPE_CHECKING:
     import socket
@@ -222,6 +223,28 @@ async def test_what_it_asks_for_and_is_not_there(front_ends: FrontEndImages) -> 
                 ("Solve", gw.SolveRequest(Frontend="magic.v1"), gw.SolveResponse, "frontend magic.v1 not found")):
             with pytest.raises(GrpcError, match=words):
                 await call(client, method, request, kind)
+        await nothing(client)
+
+    await front_ends.planner("fe")(Conversing(program))  # type: ignore[arg-type]
+
+
+async def test_sources_that_it_asks_about(front_ends: FrontEndImages) -> None:
+    async def program(client: Client) -> None:
+        async def meta(identifier: str, **attrs: str) -> Any:
+            source = pb.SourceOp(identifier=identifier, attrs={key.replace("_", "."): value for key, value in attrs.items()})
+            return await call(client, "ResolveSourceMeta", gw.ResolveSourceMetaRequest(Source=source),
+                              gw.ResolveSourceMetaResponse)
+
+        assert (await meta("docker-image://docker.io/a/b:1")).Image.Digest == DIGEST
+        assert (await meta(f"oci-layout://n@{DIGEST}", oci_store="s")).Image.Digest == DIGEST
+        assert not (await meta("local://x")).HasField("Image")
+        for identifier, words in (("magic://x", "unknown scheme magic: not found"),
+                                  ("nothing", "failed to parse nothing: invalid")):
+            with pytest.raises(GrpcError, match=words):
+                await meta(identifier)
+        reply = await call(client, "ResolveImageConfig", gw.ResolveImageConfigRequest(
+            Ref=f"n@{DIGEST}", ResolverType=1, StoreID="s"), gw.ResolveImageConfigResponse)
+        assert reply.Digest == DIGEST
         await nothing(client)
 
     await front_ends.planner("fe")(Conversing(program))  # type: ignore[arg-type]
