@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tarfile
 from functools import partial
@@ -53,6 +54,24 @@ def test_files_come_out_as_directory_tar_and_archives_at_once(buildx: DockerCli,
         assert index["manifests"][0]["digest"].startswith("sha256:")
     assert "bx-out" in buildx.ok("load", "-i", f"{out}/docker")
     buildx.ok("rmi", "-f", "bx-out")
+
+
+def test_source_date_epoch_is_the_time_of_every_file_that_comes_out(
+        buildx: DockerCli, context: Path, tmp_path: Path) -> None:
+    """Older files, too, and the directories of platforms; archives say it in their index."""
+    os.utime(context / "a", (1_000_000, 1_000_000))
+    epoch = 1_600_000_000
+    buildx.env["SOURCE_DATE_EPOCH"] = str(epoch)
+    buildx.ok("buildx", "build", "--platform", "linux/amd64,linux/arm64", "-o", f"type=local,dest={tmp_path}/dir",
+              "-o", f"type=tar,dest={tmp_path}/tar", "-o", f"type=oci,dest={tmp_path}/oci", str(context))
+    found = {path: int(path.stat().st_mtime) for path in (tmp_path / "dir").rglob("*")}
+    assert len(found) == 8
+    assert set(found.values()) == {epoch}
+    with tarfile.open(tmp_path / "tar") as archive:
+        assert {member.mtime for member in archive} == {epoch}
+    with tarfile.open(tmp_path / "oci") as archive:
+        index = json.load(archive.extractfile("index.json"))  # type: ignore[arg-type]
+        assert index["manifests"][0]["annotations"]["org.opencontainers.image.created"] == "2020-09-13T12:26:40Z"
 
 
 def test_a_tar_goes_to_standard_output(buildx: DockerCli, context: Path, tmp_path: Path) -> None:

@@ -123,13 +123,14 @@ def write_layer(root_fd: int, out_fd: int | Callable[[memoryview], object], *, e
     return writer.run(root_fd, root_entry=root_entry)
 
 
-def write_tree(root_fd: int, out_fd: int, *, name: bytes | None = None) -> Written:
+def write_tree(root_fd: int, out_fd: int, *, name: bytes | None = None, time_s: int | None = None) -> Written:
     """Write everything below directory ``root_fd`` as a plain tar; see ``write_layer``.
 
     Args:
         name: of the directory itself, which then comes first; None leaves it out.
+        time_s: of every entry; None keeps the files' own.
     """
-    writer = _TreeWriter(out_fd, None, is_layer=False, has_lower=None)
+    writer = _TreeWriter(out_fd, None, is_layer=False, has_lower=None, time_s=time_s)
     return writer.run(root_fd, root_entry=name is not None, name=name or b"")
 
 
@@ -152,8 +153,13 @@ class TarSink:
     """Entries on their way to a descriptor."""
 
     def __init__(self, out_fd: int | Callable[[memoryview], object], epoch_s: int | None, *,
-                 still: bool = False) -> None:
-        """``still``: nobody writes to the tree meanwhile."""
+                 still: bool = False, time_s: int | None = None) -> None:
+        """Take entries: no time is later than ``epoch_s``, and every one is ``time_s`` where that is given.
+
+        Args:
+            still: nobody writes to the tree meanwhile.
+        """
+        self._time_ns = None if time_s is None else time_s * _NANO
         self.entries = 0
         self._still = still
         self.size_bytes = 0
@@ -173,6 +179,8 @@ class TarSink:
         mtime_ns = status.st_mtime_ns
         if self._epoch_ns is not None and mtime_ns > self._epoch_ns:
             mtime_ns = self._epoch_ns
+        if self._time_ns is not None:
+            mtime_ns = self._time_ns
         device = (os.major(status.st_rdev), os.minor(status.st_rdev)) if status.st_rdev else (0, 0)
         self.put(self._headers.header(
             kind, path, mode=status.st_mode & 0o7777, uid=status.st_uid, gid=status.st_gid,
@@ -294,8 +302,9 @@ class _TreeWriter:
     """One walk over one tree."""
 
     def __init__(self, out_fd: int | Callable[[memoryview], object], epoch_s: int | None, *, is_layer: bool,
-                 has_lower: Callable[[bytes], bool] | None, seal: bool = False, span: Span | None = None) -> None:
-        self._sink = TarSink(out_fd, epoch_s, still=seal)
+                 has_lower: Callable[[bytes], bool] | None, seal: bool = False, span: Span | None = None,
+                 time_s: int | None = None) -> None:
+        self._sink = TarSink(out_fd, epoch_s, still=seal, time_s=time_s)
         self._is_layer = is_layer
         self._has_lower = has_lower
         self._seal = seal

@@ -34,6 +34,8 @@ class DiffRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Mount points that count as the image's, where ``base`` lacks them."""
     epoch_s: int | None = None
     """SOURCE_DATE_EPOCH: later times become this one."""
+    time_s: int | None = None
+    """Of every entry of a whole root."""
     running: bool = False
 
 
@@ -103,7 +105,7 @@ def _tree(wanted: DiffRequest, fds: Sequence[int]) -> DiffReply:
         root_fd = -1  # it has ended meanwhile
     if root_fd < 0:
         root_fd = rootview.open_readonly(wanted.root)
-    done = diff.write_tree(root_fd, fds[0])
+    done = diff.write_tree(root_fd, fds[0], time_s=wanted.time_s)
     return DiffReply(entries=done.entries)
 
 

@@ -188,7 +188,7 @@ class Stages:
                         raise
                     except DockerfileError as error:
                         raise error.at(command.lines) from None
-                    if source.start is None and source.asked is None:
+                    if source.start is None and source.asked is None and isinstance(command, ins.Copy):
                         source.asked = command.lines
                     state.sources[name] = source
                     state.needs.append(source)

@@ -18,6 +18,7 @@ from pallet.errors import DataLossError, InvalidParameterError
 from pallet.image.archive import layout, members
 from pallet.spec import digest as digests
 from pallet.spec import image as spec
+from pallet.spec.engine.wire import rfc3339_nano
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pallet.build.request import Export
     from pallet.spec.reference import Reference
     from pallet.types import Digest
+
+_CREATED = "org.opencontainers.image.created"
 
 
 async def export_archive(job: ExportJob, export: Export) -> dict[str, str]:
@@ -72,9 +75,10 @@ async def _blobs(job: ExportJob, stored: Stored) -> dict[Digest, int]:
     return {**found, **layers}
 
 
-def _index(stored: Stored, names: Sequence[Reference]) -> bytes:
+def _index(stored: Stored, names: Sequence[Reference], epoch_s: int | None) -> bytes:
+    created = {} if epoch_s is None else {_CREATED: rfc3339_nano(epoch_s * 1_000_000_000)}
     entries = [msgspec.structs.replace(stored.top, annotations={
-        **(stored.top.annotations or {}),
+        **(stored.top.annotations or {}), **created,
         **({layout.NAME_ANNOTATION: str(name), layout.REF_ANNOTATION: name.tag or ""} if name is not None else {}),
     } or None) for name in names or (None,)]
     return encode(spec.Index(media_type=spec.OCI_INDEX, manifests=entries))
@@ -95,7 +99,7 @@ async def _send(job: ExportJob, export: Export, stored: Stored, blobs: dict[Dige
         for digest, size in blobs.items():
             async for data in members.blob(job.images.content, digest, size):
                 await output.write(data)
-        tail = [members.file(layout.INDEX, _index(stored, names))]
+        tail = [members.file(layout.INDEX, _index(stored, names, job.epoch_s))]
         if export.kind == "docker":
             tail.append(members.file(layout.MANIFEST, _manifest(stored, names)))
         tail.append(members.file(layout.LAYOUT, layout.LAYOUT_DOCUMENT))
@@ -111,7 +115,7 @@ async def _send_layout(job: ExportJob, export: Export, stored: Stored, blobs: di
     """Write the blobs into the client's own store; its client makes the layout's index."""
     for digest, size in blobs.items():
         await job.client.put_blob(export.id, digest, size, members.blob_data(job.images.content, digest, size))
-    index = _index(stored, names)
+    index = _index(stored, names, job.epoch_s)
     await job.client.put_blob(export.id, digests.of_bytes(index), len(index), _one(index))
 
 

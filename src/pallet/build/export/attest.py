@@ -85,7 +85,7 @@ def provenance(request: BuildRequest, plan: Plan, target: Target, *, mode: str, 
     if mode == "max":
         args |= {f"build-arg:{name}": value for name, value in options.build_args.items()}
         args |= {f"label:{name}": value for name, value in options.labels.items()}
-        args |= {f"context:{name}": value for name, value in options.contexts.items()}
+    args |= {f"context:{name}": value for name, value in options.contexts.items()}
     if options.target:
         args["target"] = options.target
     locals_ = sorted({vertex.op.name for vertex in vertices if isinstance(vertex.op, graph.LocalSource)}

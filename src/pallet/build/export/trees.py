@@ -91,10 +91,10 @@ async def worker_tar(workers: WorkerRunner, request: DiffRequest, kind: str) -> 
 
 
 async def root_tar(job: ExportJob, target: SolvedTarget) -> AsyncGenerator[bytes, None]:
-    """Yield the tar of a target's whole root file system."""
+    """Yield the tar of a target's whole root file system; SOURCE_DATE_EPOCH is the time of all its files."""
     layers = [DiffID(layer) for layer in target.layers]
     root = await run_blocking(job.images.snapshotter.root_mount_of_layers, layers)
-    async with aclosing(worker_tar(job.workers, DiffRequest(root=root, epoch_s=job.epoch_s), "layer.export")) as tar:
+    async with aclosing(worker_tar(job.workers, DiffRequest(root=root, time_s=job.epoch_s), "layer.export")) as tar:
         async for data in tar:
             yield data
 
@@ -170,6 +170,8 @@ async def _laid_out(job: ExportJob, export: Export) -> str:
                 os.makedirs(below)
             async with aclosing(root_tar(job, target)) as tar:
                 await unpack_into(job.workers, tar, below)
+            if job.epoch_s is not None:
+                os.utime(below, (job.epoch_s, job.epoch_s))
     except BaseException:
         await asyncio.shield(run_blocking(discard, directory))
         raise
