@@ -136,7 +136,7 @@ def hostname() -> None:
 
 
 def syntax_argument() -> None:
-    assert "cannot be run here" in str(df.failure(B, build_args={"BUILDKIT_SYNTAX": "my/frontend"}))
+    assert "front end my/frontend is an image" in str(df.failure(B, build_args={"BUILDKIT_SYNTAX": "my/frontend"}))
 
 
 def cache_namespace() -> None:
