@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -55,24 +55,25 @@ def op_digest(vertex: graph.Vertex) -> str:
     """Digest of an operation by itself, with the platform it runs on."""
     op = vertex.op
     document: dict[str, object] = {"version": VERSION, "op": type(op).__name__}
-    fields = _fields(op)
+    fields = _trimmed(msgspec.to_builtins(op), op)
     if isinstance(op, graph.ImageSource | graph.OciLayoutSource):
         fields = {"digest": op.digest}
     elif isinstance(op, graph.RunOp):
         del fields["unkeyed_env"], fields["output"]
-        fields["mounts"] = [_fields(mount) for mount in op.mounts]
+        fields["mounts"] = list(map(_trimmed, fields["mounts"], op.mounts))
         document["platform"] = str(vertex.platform) if vertex.platform is not None else ""
     elif isinstance(op, graph.FileOp):
-        fields["actions"] = [_fields(action) for action in op.actions]
+        fields["actions"] = list(map(_trimmed, fields["actions"], op.actions))
     document["fields"] = fields
     return hashlib.sha256(_encoder.encode(document)).hexdigest()
 
 
-def _fields(thing: graph.Op | graph.RunMount | graph.Action) -> dict[str, object]:
-    found: dict[str, object] = msgspec.to_builtins(thing)
-    later = _LATER.get(type(thing).__name__, {})
-    return {name: value for name, value in found.items()
-            if name not in later or getattr(thing, name) != later[name]}
+def _trimmed(fields: dict[str, Any], thing: graph.Op | graph.RunMount | graph.Action) -> dict[str, Any]:
+    """Fields without those of ``_LATER`` that say nothing new."""
+    for name, before in _LATER.get(type(thing).__name__, {}).items():
+        if getattr(thing, name) == before:
+            del fields[name]
+    return fields
 
 
 def output_key(key: str, output: int | None) -> str:
