@@ -16,11 +16,11 @@ import pytest
 
 from tests.support.daemon import pallet_command
 from tests.support.frontend.image import changes, frontend_tar
-from tests.support.plugins import steps
+from tests.support.plugins import steps, with_plugins
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.support.daemon import Daemon
     from tests.support.dockercli import DockerCli, Result
@@ -33,7 +33,12 @@ INNER = "FROM busybox\nRUN echo hi > /hi\nLABEL a=b\nCOPY a.txt /a\n"
 @pytest.fixture(scope="module", autouse=True)
 def front_end(engine: Daemon) -> None:
     """The front end's image."""
-    reply = engine.api.call("POST", f"/images/create?fromSrc=-&repo=fe&tag=latest{changes()}", frontend_tar(),
+    load(engine)
+
+
+def load(daemon: Daemon) -> None:
+    """Give a daemon the front end's image."""
+    reply = daemon.api.call("POST", f"/images/create?fromSrc=-&repo=fe&tag=latest{changes()}", frontend_tar(),
                             {"Content-Type": "application/x-tar"})
     assert reply.status == 200, reply.body
 
@@ -41,8 +46,6 @@ def front_end(engine: Daemon) -> None:
 @pytest.fixture
 def buildx(engine: Daemon) -> Iterator[DockerCli]:
     """buildx; the images stay, as the front end is one."""
-    from tests.support.plugins import with_plugins
-
     cli = with_plugins(engine)
     yield cli
     cli.end_started()
@@ -288,3 +291,17 @@ def _programs() -> list[str]:
         if b"/app/program.pyc" in line and root.st_size:
             found.append(pid)
     return found
+
+
+def test_the_daemons_end_is_its_end(fresh_palletd: Callable[..., Daemon], context: Path) -> None:
+    """And the client hears why."""
+    daemon = fresh_palletd()
+    load(daemon)
+    cli = with_plugins(daemon)
+    write(context, "hang")
+    started = cli.start("buildx", "build", "--progress", "plain", *out(context), str(context))
+    eventually(_programs)
+    daemon.stop()
+    _, told = started.communicate()
+    assert not _programs()
+    assert "the daemon is shutting down" in told

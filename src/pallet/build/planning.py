@@ -17,6 +17,7 @@ from pallet.build.graph import ImageSource, Vertex
 from pallet.build.ops.layers import new_key
 from pallet.build.ports import FrontendOptions, ResolvedImage, Step, StepMount
 from pallet.build.progress import LogEvent, VertexEvent
+from pallet.build.sharing import Executions
 from pallet.errors import NotFoundError
 from pallet.spec import reference as references
 from pallet.types import Digest
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
     from pallet.build.graph import Plan
     from pallet.build.job import Job
     from pallet.build.ops.layers import Layers
-    from pallet.build.ports import BuildClient, FrontEndProcess, StepRunner
+    from pallet.build.ports import BuildClient, FrontEndProcess, StepEnd, StepRunner
     from pallet.build.progress import Watch
     from pallet.build.remote import RemoteContext
     from pallet.build.request import BuildRequest
+    from pallet.errors import PalletError
     from pallet.spec.platform import Platform
     from pallet.types import DiffID
 
@@ -140,6 +142,11 @@ class FrontEndRunner:
     def __init__(self, layers: Layers, runner: StepRunner) -> None:
         self._layers = layers
         self._runner = runner
+        self._executions: Executions[StepEnd] = Executions()
+
+    async def close(self, refusal: PalletError) -> None:
+        """End all that run; who waits for one gets ``refusal``."""
+        await self._executions.close(refusal)
 
     async def run(self, process: FrontEndProcess, layers: Sequence[DiffID], peer: socket.socket, job: Job) -> None:
         """Run one to its end.
@@ -159,7 +166,7 @@ class FrontEndRunner:
                 insecure=False, hostname="", options=FrontendOptions(),
                 mounts=tuple(StepMount(target=path, kind="file", data=data, mode=0o400)
                              for path, data in process.files.items()))
-            end = await self._runner.converse(step, peer, output)
+            end = await self._executions.run(key, lambda told: self._runner.converse(step, peer, told), output, [])
             if end.exit_code:
                 message = f"exit code: {end.exit_code}"
                 raise BuildError(message, exit_code=end.exit_code)

@@ -98,6 +98,7 @@ class Builder:
         """End the steps of all builds, and give these a moment to tell their clients. No build begins any more."""
         self._closed = True
         await self.parts.solver.close()
+        await self.parts.front_ends.close(UnavailableError("the daemon is shutting down"))
         if self._running:
             await asyncio.wait(self._running, timeout=_TELLING_S)
 
