@@ -145,6 +145,24 @@ async def test_paths_of_mounts_stay_inside() -> None:
     assert [(mount.target, mount.source) for mount in made.op.mounts] == [("/etc/x", "/b")]
 
 
+@pytest.mark.parametrize("make", [
+    lambda graph: graph.file([], mkfile("/a\0b", "")),
+    lambda graph: graph.run("a\0b", [graph.source(BUSYBOX)], [root()]),
+    lambda graph: graph.source("local://x", {"local.includepattern": "5"}),
+    lambda graph: graph.source("local://x", {"local.followpaths": '["a", 1]'}),
+    lambda graph: graph.source("http://h:99999/x"),
+    lambda graph: graph.source("http://h/x", {"http.perm": "rw"}),
+    lambda graph: graph.source("oci-layout://x"),
+    lambda graph: graph.run("x", [graph.source(BUSYBOX)], [pb.Mount(input=7, dest="/")]),
+    lambda graph: graph.run("x", [graph.source(BUSYBOX)], [OUT]),
+    lambda graph: pb.Input(digest=graph.source(BUSYBOX).digest, index=-1),
+])
+async def test_what_makes_no_sense_is_refused(make: Any) -> None:
+    graph = Graph()
+    with pytest.raises(InvalidParameterError):
+        await translate(graph.end(make(graph)))
+
+
 async def test_other_builds_sources_are_not_to_be_had_by_name() -> None:
     graph = Graph()
     with pytest.raises(InvalidParameterError, match="invalid local source"):

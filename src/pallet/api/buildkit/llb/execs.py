@@ -42,6 +42,11 @@ def vertices(op: llb_pb2.ExecOp, inputs: Sequence[Vertex], place: Place) -> dict
     if root is None or not op.meta.args:
         message = "invalid exec op: no root mount" if root is None else "invalid exec op: no command"
         raise InvalidParameterError(message)
+    texts = (*op.meta.args, *op.meta.env, op.meta.cwd, *(text for mount in op.mounts for text in (
+        mount.dest, mount.selector)))
+    if any("\0" in text for text in texts):
+        message = "invalid exec op: a null byte"
+        raise InvalidParameterError(message)
     given = [_input(root.input, inputs) or Vertex(op=ScratchOp(), name="")]
     mounts: list[RunMount] = []
     outputs: dict[int, int | Vertex | None] = {}

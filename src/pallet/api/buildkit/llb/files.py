@@ -7,6 +7,7 @@ Spec   BuildKit's ``pb.FileOp``. What follows one another is one operation of th
 from __future__ import annotations
 
 import dataclasses
+import json
 import posixpath
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -110,6 +111,7 @@ def _extend(chain: _Chain, action: llb_pb2.FileAction, source: Callable[[int], V
                             wildcards=action.rm.allowWildcard)
     elif kind == "symlink":
         symlink = action.symlink
+        _clean(symlink.oldpath)
         made = LinkAction(path=_clean(symlink.newpath), target=symlink.oldpath, owner=_owner(symlink.owner),
                           time_ns=_time(symlink.timestamp))
     else:
@@ -143,6 +145,9 @@ def _time(time_ns: int) -> int | None:
 
 
 def _clean(path: str) -> str:
+    if "\0" in path:
+        message = f"invalid path {json.dumps(path)}"
+        raise InvalidParameterError(message)
     return posixpath.normpath(f"/{path.lstrip('/')}")
 
 

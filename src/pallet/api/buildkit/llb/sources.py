@@ -11,6 +11,8 @@ import posixpath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import msgspec
+
 from pallet.build.graph import (
     CopyAction,
     FileOp,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from pallet.build.graph import Op
     from pallet.build.ports import Planning
 
+_strings = msgspec.json.Decoder(list[str] | None)
 _TRUE = frozenset({"1", "t", "true"})
 
 
@@ -100,11 +103,10 @@ def _texts(attrs: Mapping[str, str], key: str) -> tuple[str, ...]:
     if not text:
         return ()
     try:
-        found = json.loads(text)
-    except ValueError as error:
+        return tuple(_strings.decode(text) or ())
+    except msgspec.DecodeError as error:
         message = f"failed to parse {key}: {error}"
         raise InvalidParameterError(message) from error
-    return tuple(str(one) for one in found or ())
 
 
 def _git(rest: str, attrs: Mapping[str, str]) -> GitSource:
@@ -121,7 +123,13 @@ def _git(rest: str, attrs: Mapping[str, str]) -> GitSource:
 
 def _download(source: llb_pb2.SourceOp, place: Place) -> Vertex:
     attrs = source.attrs
-    name = attrs.get("http.filename", "") or posixpath.basename(urlsplit(source.identifier).path) or "download"
+    try:
+        parts = urlsplit(source.identifier)
+        _ = parts.port  # a number that is none is found here
+    except ValueError as error:
+        message = f"invalid URL {json.dumps(source.identifier)}: {error}"
+        raise InvalidParameterError(message) from error
+    name = attrs.get("http.filename", "") or posixpath.basename(parts.path) or "download"
     if name != posixpath.basename(name) or name in {".", ".."}:
         message = f"invalid file name {json.dumps(name)}"
         raise InvalidParameterError(message)
