@@ -314,6 +314,8 @@ class Target:
     """The config of the image at the bottom; None for scratch."""
     made: tuple[HistoryStep, ...] = ()
     """Where others made the config (it is ``base_config``, ``steps`` is empty): what made the topmost layers."""
+    scanned: tuple[tuple[str, Vertex], ...] = ()
+    """Names and vertices that a scanner of packages is shown besides ``vertex``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

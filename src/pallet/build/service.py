@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from pallet.build.assembly import SolverParts
     from pallet.build.collector import CacheCollector
     from pallet.build.context import ContextStore
-    from pallet.build.export.model import Notes, Pushes
+    from pallet.build.export.model import Notes, Pushes, Scanned
     from pallet.build.graph import LintWarning, Plan
     from pallet.build.planning import Planning
     from pallet.build.ports import BuildClient, FrontendOptions, FrontEnds, ResolvedImage, SolvedTarget
@@ -161,7 +161,9 @@ class Builder:
             result = await self._export(request, made, ExportJob(
                 request=request, targets=targets, client=client, progress=progress, images=self._images,
                 workers=self._workers, blobs=self._blobs, scratch=self._scratch, lease=job.lease,
-                pushes=self._pushes, notes=self._notes, epoch_s=epoch_of(request), added=added), started_ns)
+                pushes=self._pushes, notes=self._notes, epoch_s=epoch_of(request), added=added,
+                scanned=await self._scan(request, made, job)), started_ns)
+            whole = True
             cached = await write_caches(self.parts.exporter, request, job, progress, targets,
                                         [target.vertex for target in made.targets])
             return replace(result, response={**result.response, **cached}) if cached else result
@@ -273,6 +275,16 @@ class Builder:
             solved, target.base_config.rootfs.diff_ids if target.base_config is not None else (), epoch_s)
             for solved, target in zip(targets, made.targets, strict=True)]
 
+    async def _scan(self, request: BuildRequest, made: Plan, job: Job) -> Scanned | None:
+        """Have a scanner's image look at what was built."""
+        fields = attest.wanted(request).get("sbom", {})
+        if not fields.get("generator"):
+            return None
+        from pallet.build.scanning import Scanner, scan  # few builds have one
+
+        return await scan(await Scanner.find(fields, self.parts.images, job), made.targets, job, self.parts.solver,
+                          lambda: self._remote(request))
+
     async def _read(self, request: BuildRequest, job: Job, progress: Progress) -> tuple[bytes, tuple[str, ...]]:
         """The Dockerfile and the patterns of the ignore file that counts."""
         options = request.options
@@ -329,7 +341,8 @@ class Builder:
     async def _export(self, request: BuildRequest, made: Plan, job: ExportJob, started_ns: int) -> BuildResult:
         attestations = attest.wanted(request)
         mode = attestations.get("provenance", {}).get("mode", "min")
-        predicates = {str(target.platform): attest.provenance(request, made, target, mode=mode, started_ns=started_ns)
+        predicates = {str(target.platform): attest.provenance(request, made, target, mode=mode, started_ns=started_ns,
+                                                                scanner=job.scanned.image if job.scanned else None)
                       for target in made.targets}
         job.attestations, job.provenance = attestations, predicates
         response: dict[str, str] = {}

@@ -19,6 +19,7 @@ from pallet.build.dockerfile.commands import carry_out
 from pallet.build.dockerfile.draft import Draft, Drafts
 from pallet.build.dockerfile.lint import lint_base, lint_bases, lint_file, lint_instructions, lint_lines
 from pallet.build.dockerfile.rules import CheckOptions, Linter, read_check
+from pallet.build.dockerfile.scans import scanned
 from pallet.build.dockerfile.scope import Scope
 from pallet.build.dockerfile.stages import FileText, Stages, check_order, in_order, read_stages
 from pallet.build.graph import (
@@ -87,6 +88,7 @@ class Planner:
         self.orders: list[list[StageState]] = []
         """Stages that were carried out, for each target platform."""
         self.scopes: list[Scope] = []
+        self._scanned: list[list[tuple[str, Draft]]] = []
         self.linter = Linter(CheckOptions(), self._span)
         self._source, self._options, self._exclude = source, options, tuple(exclude)
         self._every_stage = every_stage
@@ -114,7 +116,9 @@ class Planner:
             await finder.close()
         self._finish_context()
         vertices = self._drafts.finish()
-        targets = tuple(_target(state, options, vertices) for state in self.finals)
+        targets = tuple(replace(_target(state, options, vertices), scanned=tuple(
+            (name, vertices[draft]) for name, draft in extras))
+            for state, extras in zip(self.finals, self._scanned, strict=True))
         return Plan(targets=targets, warnings=self.linter.warnings,
                     sources={options.filename: self._source})
 
@@ -184,6 +188,7 @@ class Planner:
             if not state.replaced:
                 state.total += state.trigger_total
                 await carry_out(state, scope)
+        self._scanned.append(scanned(order, target, scope))
         target.draft = bases.in_layers(target.root(), scope)
         return target
 

@@ -54,7 +54,7 @@ def wanted(request: BuildRequest) -> dict[str, dict[str, str]]:
     """Attestations of a request with their attributes.
 
     Raises:
-        InvalidParameterError: an unknown kind, mode or generator.
+        InvalidParameterError: an unknown kind or mode.
     """
     found: dict[str, dict[str, str]] = {}
     for kind, text in request.attestations.items():
@@ -67,18 +67,19 @@ def wanted(request: BuildRequest) -> dict[str, dict[str, str]]:
         if kind == "provenance" and fields.get("mode", "min") not in {"min", "max"}:
             message = f"invalid mode {fields['mode']!r} for provenance".replace("'", '"')
             raise InvalidParameterError(message)
-        if kind == "sbom" and fields.get("generator"):
-            message = (f"generator {fields['generator']} is an image, which this builder does not run: leave it out "
-                       "for the scanner that is built in")
-            raise InvalidParameterError(message)
         if fields.get("inline-only") in {"true", "1"}:
             continue
         found[kind] = fields
     return found
 
 
-def provenance(request: BuildRequest, plan: Plan, target: Target, *, mode: str, started_ns: int) -> bytes:
-    """The predicate of one platform's provenance, as JSON."""
+def provenance(request: BuildRequest, plan: Plan, target: Target, *, mode: str, started_ns: int,
+               scanner: graph.ImageSource | None = None) -> bytes:
+    """The predicate of one platform's provenance, as JSON.
+
+    Args:
+        scanner: the image that said what is in it, where one did.
+    """
     options = request.options
     vertices = in_order([target.vertex])
     args: dict[str, str] = {}
@@ -97,6 +98,8 @@ def provenance(request: BuildRequest, plan: Plan, target: Target, *, mode: str, 
     args |= {name: value for name, value in front_end.attributes.items() if not name.startswith(_NOT_TOLD)}
     if front_end.image is not None:
         vertices.append(graph.Vertex(op=front_end.image, name=""))
+    if scanner is not None:
+        vertices.append(graph.Vertex(op=scanner, name=""))
     parameters: dict[str, Any] = {"frontend": front_end.name} if front_end.name else {}
     if args:
         parameters["args"] = args
@@ -159,7 +162,10 @@ async def write(job: ExportJob, export: Export, documents: Documents, target: So
     subject = _subjects(export, target.platform, written)
     if "provenance" in job.attestations:
         statements.append((PROVENANCE, _statement(PROVENANCE, job.provenance[str(target.platform)], subject)))
-    if "sbom" in job.attestations:
+    if job.scanned is not None:
+        statements += [(SPDX, _statement(SPDX, predicate, subject))
+                       for predicate in job.scanned.predicates[str(target.platform)]]
+    elif "sbom" in job.attestations:
         with job.progress.vertex(f"[{target.platform}] generating sbom using built-in scanner"):
             predicate = await _sbom(job, target)
         statements.append((SPDX, _statement(SPDX, predicate, subject)))

@@ -19,6 +19,7 @@ from pallet.types import Digest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from pallet.build.graph import ImageSource
     from pallet.build.ports import BuildClient, SolvedTarget
     from pallet.build.progress import Watch
     from pallet.build.request import BuildRequest
@@ -102,6 +103,15 @@ class Progress:
         vertex.end()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scanned:
+    """What a scanner's image found."""
+
+    image: ImageSource
+    predicates: Mapping[str, Sequence[bytes]]
+    """SPDX documents of each platform, by the platform's text."""
+
+
 @dataclass(slots=True, kw_only=True)
 class ExportJob:
     """What exporters get, and what they leave."""
@@ -122,6 +132,8 @@ class ExportJob:
     """``provenance`` and ``sbom`` to their attributes."""
     provenance: Mapping[str, bytes] = field(default_factory=dict)
     """Predicate of each platform's provenance, by the platform's text."""
+    scanned: Scanned | None = None
+    """What a scanner's image found; None where there is none."""
     added: dict[DiffID, Descriptor] = field(default_factory=dict)
     """Blobs of layers that outputs made themselves."""
     epoch_s: int | None = None
