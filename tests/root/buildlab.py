@@ -109,8 +109,8 @@ class BuildLab:
 
     @asynccontextmanager
     async def job(self, client: Client | None = None, **options: Any) -> AsyncIterator[Job]:
-        """A build's job, ended with the block."""
-        debug = options.pop("debug", False)
+        """A build's job, ended with the block; ``afterwards`` is what ``Solver.end`` does then."""
+        debug, afterwards = options.pop("debug", False), options.pop("afterwards", None)
         self.told = Told()
         job = Job(client=client or self.client, watch=self.told,  # type: ignore[arg-type]
                   options=FrontendOptions(**options), lease=self.daemon.images.lease(), debug=debug)
@@ -118,7 +118,7 @@ class BuildLab:
             yield job
         finally:
             await self._end(id(job))
-            await self.solver.end(job)
+            await self.solver.end(job, afterwards)
 
     def begin(self, targets: Sequence[graph.Vertex], job: Job) -> asyncio.Task[list[Solved]]:
         """Solve in the background; what is still under way at the job's end, also of a failed test, is cancelled."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -183,6 +184,37 @@ async def test_cancelling_kills_the_command(lab: BuildLab) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
     assert not _sleepers()
+
+
+async def test_the_layer_of_a_step_that_was_cancelled_is_collected(
+        lab: BuildLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that puts a layer in its place cannot be stopped: nothing names that layer then."""
+    images, snapshotter = lab.daemon.images, lab.daemon.snapshotter
+    entered, released = threading.Event(), threading.Event()
+    commit = snapshotter.commit_snapshot
+
+    def late(*args: Any, **options: Any) -> None:
+        commit(*args, **options)
+        entered.set()
+        assert released.wait(60)
+
+    monkeypatch.setattr(snapshotter, "commit_snapshot", late)
+    collected = asyncio.Event()
+
+    async def collect() -> None:
+        assert any(images.unreachable())  # and nothing holds it any more
+        images.collect()
+        collected.set()
+
+    async with lab.job(afterwards=collect) as job:
+        task = lab.begin([run(lab.image(), "echo cancelled > /x")], job)
+        await lab.until(entered.is_set)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        released.set()
+    await lab.until(collected.is_set)
+    assert not any(images.unreachable())
 
 
 async def test_the_end_of_the_daemon_ends_steps(lab: BuildLab) -> None:

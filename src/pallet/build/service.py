@@ -13,6 +13,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pallet.aio import run_blocking
@@ -146,7 +147,7 @@ class Builder:
 
     async def _build(self, request: BuildRequest, client: BuildClient, watch: Watch,
                      on_plan: Callable[[bytes, Plan], None] | None) -> BuildResult:
-        started_ns = time.time_ns()
+        started_ns, whole = time.time_ns(), False
         progress = Progress(watch, request.ref)
         lease = self._images.lease()
         job = Job(client=client, watch=watch, options=request.options, lease=lease, debug=request.debug,
@@ -168,14 +169,17 @@ class Builder:
                                         [target.vertex for target in made.targets])
             return replace(result, response={**result.response, **cached}) if cached else result
         finally:
-            end = asyncio.get_running_loop().create_task(self._end(job, request))
+            end = asyncio.get_running_loop().create_task(self._end(job, request, whole=whole))
             self._ending.add(end)
             end.add_done_callback(self._ending.discard)
             await asyncio.shield(end)
 
-    async def _end(self, job: Job, request: BuildRequest) -> None:
-        """Let go of what the build held, and of documents that outputs wrote for a client alone."""
-        await self.parts.solver.end(job)
+    async def _end(self, job: Job, request: BuildRequest, *, whole: bool) -> None:
+        """Let go of what the build held, and of documents that outputs wrote for a client alone.
+
+        One that was broken off may have committed what nothing names.
+        """
+        await self.parts.solver.end(job, None if whole else partial(run_blocking, self._images.collect))
         wrote = request.cache_imports or request.cache_exports or any(
             export.kind in {"oci", "docker"} or {"push", "rewrite-timestamp", "compression"} & export.attributes.keys()
             for export in request.exports)

@@ -25,7 +25,7 @@ from pallet.errors import PalletError, UnavailableError
 from pallet.types import DiffID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from pallet.build.cachestore import CacheStore, Records
     from pallet.build.graph import Vertex
@@ -91,23 +91,33 @@ class Solver:
         if self._ending:
             await asyncio.wait(self._ending)
 
-    async def end(self, job: Job) -> None:
+    async def end(self, job: Job, afterwards: Callable[[], Awaitable[object]] | None = None) -> None:
         """Let go of everything a job holds; its results are safe only while something else keeps them.
 
         Work that it has begun and that others wait for goes on with what the job has: that is let go
         of when the work has ended.
+
+        Args:
+            afterwards: what is to be done once nothing is held, in the background.
         """
-        if any(not execution.done for execution in job.begun):
-            task = asyncio.get_running_loop().create_task(self._end_later(job))
+        later = any(not execution.done for execution in job.begun)
+        if not later:
+            await self._end(job)
+        if later or afterwards is not None:
+            task = asyncio.get_running_loop().create_task(self._end_later(job, afterwards, held=later))
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
-        else:
-            await self._end(job)
 
-    async def _end_later(self, job: Job) -> None:
-        for execution in job.begun:
-            await execution.wait()
-        await self._end(job)
+    async def _end_later(self, job: Job, afterwards: Callable[[], Awaitable[object]] | None, *, held: bool) -> None:
+        if held:
+            for execution in job.begun:
+                await execution.wait()
+            await self._end(job)
+        if afterwards is not None:
+            try:
+                await afterwards()
+            except PalletError as error:
+                logger.warning("what a build has left could not be collected: %s", error)
 
     async def _end(self, job: Job) -> None:
         for record_id in job.held:
