@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 import pytest
 
 from pallet.build.dockerfile.sources import http_filename
+from pallet.build.ops.downloads import Downloads
 from pallet.build.ops.gitworker import GitRequest, redacted, run
+from pallet.errors import InvalidParameterError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(("url", "shown"), [
@@ -31,3 +38,10 @@ def test_failures_name_no_password() -> None:
 
 def test_a_download_has_a_name_of_its_own() -> None:
     assert http_filename("http://host/a/..", "/x/") == "__unnamed__"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999/x", "http://me:word@[::1/x"])
+async def test_a_url_that_is_none_is_told_without_what_it_holds(tmp_path: Path, url: str) -> None:
+    with pytest.raises(InvalidParameterError, match="invalid port") as caught:
+        await Downloads(environ={}).fetch(url, str(tmp_path / "x"))
+    assert "word" not in str(caught.value)

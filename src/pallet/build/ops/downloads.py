@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pallet.aio import run_blocking
+from pallet.build.ops.gitworker import redacted
 from pallet.errors import CancelledRequestError, InvalidParameterError, PalletError
 from pallet.transfer.proxies import ProxySettings
 from pallet.transfer.transport import Transport, abandon
@@ -90,7 +91,11 @@ class Downloads:
         headers = {"Accept": "*/*"}
         if validator:
             headers["If-None-Match" if validator.startswith(('"', "W/")) else "If-Modified-Since"] = validator
-        response = self._transport.request("GET", url, headers=headers)
+        try:
+            response = self._transport.request("GET", url, headers=headers)
+        except ValueError as error:  # a port that is none, here or in a redirect
+            message = f'failed to load cache key: Get "{redacted(url)}": dial tcp: invalid port: {error}'
+            raise InvalidParameterError(message) from error
         whole = False
         try:
             found = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
