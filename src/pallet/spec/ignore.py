@@ -61,7 +61,7 @@ class PathMatcher:
             negated = pattern.startswith("!")
             if negated:
                 pattern = pattern[1:].strip()
-                if not pattern:
+                if not pattern.strip("/"):
                     message = 'illegal exclusion pattern: "!"'
                     raise InvalidParameterError(message)
             if not pattern:
@@ -115,6 +115,7 @@ def _grouped(rules: Sequence[tuple[bool, str, re.Pattern[str]]]) -> list[tuple[b
 
 _END = r"(?=/|\Z)"
 _ODD = re.compile(r"[^/]\*\*(?!$)|(?:/|^)\*\*[^/]|\[[^\]]*/")
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _MAX_ODD_WILDCARDS = 6
 
 
@@ -124,6 +125,7 @@ def _translate(pattern: str) -> str:
     Stars give back nothing once what follows them has matched (atomic groups): the leftmost place is
     as good as any other, and so a hostile pattern takes no longer than a long one.
     """
+    pattern = _ESCAPED.sub(lambda found: "/" if found[1] == "/" else found[0], pattern)
     if _ODD.search(pattern):
         return _translate_odd(pattern)
     blocks: list[list[str]] = [[]]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pallet.errors import InvalidParameterError
 from pallet.spec.ignore import PathMatcher
 
 ELEMENT = st.text(alphabet="ab.", min_size=1, max_size=3).filter(lambda text: text not in {".", ".."})
@@ -91,3 +93,15 @@ def test_nothing_excludes_nothing() -> None:
     assert not matcher
     assert not matcher.excludes("a")
     assert not PathMatcher(["**"]).excludes("")
+
+
+@pytest.mark.parametrize("pattern", ["!", "!/", "! //"])
+def test_an_exception_of_nothing_is_none(pattern: str) -> None:
+    with pytest.raises(InvalidParameterError, match='illegal exclusion pattern: "!"'):
+        PathMatcher([pattern])
+
+
+def test_a_slash_may_be_escaped() -> None:
+    assert PathMatcher(["a\\/b"]).excludes("a/b")
+    assert not PathMatcher(["a\\\\/b"]).excludes("a/b")
+    assert PathMatcher(["a\\\\/b"]).excludes("a\\/b")
