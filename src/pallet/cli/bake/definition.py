@@ -11,9 +11,10 @@ import itertools
 import re
 
 from pallet.cli.bake import fields
-from pallet.cli.bake.hcl.errors import HclError
+from pallet.cli.bake.hcl.errors import HclError, Span
 from pallet.cli.bake.hcl.functions import FUNCTIONS
 from pallet.cli.bake.hcl.nodes import Inner
+from pallet.cli.bake.hcl.types import typed, written
 from pallet.cli.bake.hcl.values import as_bool, as_number, as_string, from_plain, is_number, plain
 from pallet.cli.errors import CommandError
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
-    from pallet.cli.bake.hcl.errors import Span
     from pallet.cli.bake.hcl.nodes import Scope
     from pallet.cli.bake.hcl.syntax import Block, Body
 
@@ -174,7 +174,7 @@ class Names:
         for name, block in sorted(self._variables.items()):
             attributes = block.body.attributes
             description = attributes["description"].node.value(self) if "description" in attributes else ""
-            kind = _spoken(_written(attributes["type"])) if "type" in attributes else ""
+            kind = _spoken(written(attributes["type"].node.span)) if "type" in attributes else ""
             found.append(Variable(name, self.variable(name, block.span), kind, description))
         return found
 
@@ -199,15 +199,15 @@ class Names:
         else:
             given = block.body.attributes.get("default")
             default = given.node.value(self) if given is not None else ""
-            kind = _written(block.body.attributes["type"]) if "type" in block.body.attributes else ""
+            kind = written(block.body.attributes["type"].node.span) if "type" in block.body.attributes else ""
             if given is None and kind:
                 default = None
         try:
             if (text := self._environment.get(f"{name}_JSON")) is not None and kind:
-                return _typed(_decoded(text), kind)
+                return typed(_decoded(text), kind)
             if (text := self._environment.get(name)) is not None:
                 return _overridden(text, default, kind)
-            return _typed(default, kind)
+            return typed(default, kind)
         except ValueError as error:
             raise HclError("Invalid value", f"failed to parse {name} as {kind or fields.kind_of(default)}: {error}",
                            span if block is None else block.brace) from None
@@ -249,7 +249,8 @@ class Names:
         try:
             return function(*arguments)
         except (ValueError, TypeError, ArithmeticError, OverflowError) as error:
-            raise HclError("Error in function call", f'Call to function "{name}" failed: {error}.', span) from None
+            opened = Span(span.file, span.source, span.start, (span.end[0], span.end[1] + 1))  # with the bracket
+            raise HclError("Error in function call", f'Call to function "{name}" failed: {error}.', opened) from None
 
     def _own(self, name: str, block: Block, arguments: list[Any], span: Span) -> Any:
         attributes = block.body.attributes
@@ -277,14 +278,6 @@ def _counts(function: Any) -> tuple[int, int]:
     parameters = inspect.signature(function).parameters.values()
     least = sum(1 for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD)
     return least, -1 if any(one.kind is one.VAR_POSITIONAL for one in parameters) else len(parameters)
-
-
-def _written(attribute: Any) -> str:
-    """A type as it is written: ``list(string)``."""
-    span = attribute.node.span
-    rows = span.source.split("\n")
-    return rows[span.start[0] - 1][span.start[1] - 1:span.end[1] - 1].strip() if span.start[0] == span.end[0] else (
-        "".join(rows[span.start[0] - 1:span.end[0]]))
 
 
 def _spoken(kind: str) -> str:
@@ -319,7 +312,7 @@ def _overridden(text: str, default: Any, kind: str) -> Any:
     if kind.startswith(("list", "set", "tuple")):
         from pallet.cli.build.request import csv
 
-        return _typed(csv(text) if text else [], kind)
+        return typed(csv(text) if text else [], kind)
     if kind.startswith(("map", "object")):
         from pallet.cli.build.request import csv
 
@@ -327,31 +320,8 @@ def _overridden(text: str, default: Any, kind: str) -> Any:
         if wrong := [name for name, colon, _ in parts if not colon]:
             raise ValueError(f"expected one k/v pair but got 1 pieces from {wrong[0]}")
         pairs = {name: value for name, _, value in parts}
-        return _typed(pairs, kind)
+        return typed(pairs, kind)
     return text
-
-
-def _typed(value: Any, kind: str) -> Any:
-    """The value as its variable's type."""
-    kind = kind.replace(" ", "")
-    if value is None or not kind:
-        return value
-    outer, _, inner = kind.partition("(")
-    inner = inner.removesuffix(")")
-    if outer == "string":
-        return as_string(value)
-    if outer == "number":
-        return as_number(value)
-    if outer == "bool":
-        return as_bool(value)
-    if outer in ("list", "set") and isinstance(value, list):
-        found = [_typed(item, inner) for item in value]
-        return [item for at, item in enumerate(found) if item not in found[:at]] if outer == "set" else found
-    if outer == "map" and isinstance(value, dict):
-        return {key: _typed(item, inner) for key, item in value.items()}
-    if outer in ("list", "set", "map"):
-        raise ValueError(f"{outer} required")
-    return value
 
 
 def shown(value: Any) -> str | None:

@@ -17,6 +17,8 @@ import time
 import uuid
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
+from pallet.cli.bake.hcl import rsa
+from pallet.cli.bake.hcl.types import typed
 from pallet.cli.bake.hcl.values import as_bool, as_number, as_string, equal, from_plain, number, plain, unified
 
 TYPE_CHECKING = False
@@ -451,7 +453,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "compact": lambda items: [item for item in _listed(items) if item not in ("", None)],
     "concat": lambda *lists: [item for one in lists for item in _listed(one)],
     "contains": lambda items, wanted: any(equal(item, wanted) for item in _listed(items)),
-    "convert": lambda value, _kind: value,
+    "convert": typed,
     "csvdecode": _csv,
     "dirname": lambda path: posixpath.dirname(as_string(path)) or ".",
     "distinct": _distinct,
@@ -504,6 +506,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "replace": lambda text, old, new: as_string(text).replace(as_string(old), as_string(new)),
     "reverse": lambda text: as_string(text)[::-1],
     "reverselist": lambda items: _listed(items)[::-1],
+    "rsadecrypt": lambda ciphertext, key: rsa.decrypt(as_string(ciphertext), as_string(key)),
     "sanitize": _sanitize,
     "semvercmp": _satisfies,
     "sethaselement": lambda items, wanted: any(equal(item, wanted) for item in _listed(items)),

@@ -9,8 +9,12 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from decimal import Decimal
 
+from pallet.cli.bake.hcl import types
 from pallet.cli.bake.hcl.errors import HclError, Span
 from pallet.cli.bake.hcl.values import as_bool, as_number, as_string, equal, number, unified
+
+_CONVERTED = 2
+"""Arguments of ``convert``."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,6 +101,8 @@ class Call(Node):
     def value(self, scope: Scope) -> Any:
         if self.name in ("try", "can"):
             return self._attempt(scope)
+        if self.name == "convert" and len(self.arguments) == _CONVERTED:
+            return self._converted(scope)
         found = [argument.value(scope) for argument in self.arguments]
         if self.spread:
             last = found.pop()
@@ -106,6 +112,18 @@ class Call(Node):
             found += last
         spans = [argument.first_span() for argument in self.arguments]
         return scope.call(self.name, found, self.name_span, spans)
+
+    def _converted(self, scope: Scope) -> Any:
+        """``convert``, whose second argument is a type."""
+        value, kind = self.arguments
+        text = types.written(kind.span)
+        if problem := types.problem_of(text):
+            raise kind.fail("Invalid type specification", problem)
+        try:
+            return types.typed(value.value(scope), text)
+        except ValueError as error:
+            raise HclError("Invalid function argument", f'Invalid value for "value" parameter: {error}.',
+                           value.first_span()) from None
 
     def _attempt(self, scope: Scope) -> Any:
         """``try`` and ``can``, which take what fails."""
