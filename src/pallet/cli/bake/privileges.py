@@ -8,28 +8,34 @@ from __future__ import annotations
 
 import os
 
+from pallet.cli.bake.remote import FIXED, HERE
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
+    from pallet.cli.bake.remote import Remote
+
 _ENTITLEMENTS = {"network.host": "Running build containers that can access host network",
                  "security.insecure": "Running privileged containers that can make system changes"}
+_DEVICES = "device"
 _AGENT = "ssh"
 _EVERYWHERE = "*"
 
 
-def problem(targets: Mapping[str, Mapping[str, Any]], allowed: Sequence[str], *, remote: bool,
+def problem(targets: Mapping[str, Mapping[str, Any]], allowed: Sequence[str], *, remote: Remote | None,
             environment: Mapping[str, str]) -> str:
     """What has to be granted yet, in buildx's words; "" for nothing.
 
     Args:
-        remote: the definition is somebody else's: the files that it names are asked for.
+        remote: where the definition is that is somebody else's: the files that it names are asked for.
         environment: ``BUILDX_BAKE_ENTITLEMENTS_FS`` turns that off.
     """
-    missing = [(name, _ENTITLEMENTS[name]) for name in sorted(_entitlements(targets) - set(allowed))]
-    if remote and environment.get("BUILDX_BAKE_ENTITLEMENTS_FS", "1") not in ("0", "false"):
-        missing += _of_files(targets.values(), allowed)
+    missing = [(name, _meaning(name)) for name in sorted(_entitlements(targets) - set(allowed))
+               if not (_is_device(name) and _DEVICES in allowed)]
+    if remote is not None and environment.get("BUILDX_BAKE_ENTITLEMENTS_FS", "1") not in ("0", "false"):
+        missing += _of_files([remote.located(target) for target in targets.values()], allowed)
     if not missing:
         return ""
     lines = ["Your build is requesting privileges for following possibly insecure capabilities:", ""]
@@ -41,7 +47,18 @@ def problem(targets: Mapping[str, Mapping[str, Any]], allowed: Sequence[str], *,
 def _entitlements(targets: Mapping[str, Mapping[str, Any]]) -> set[str]:
     wanted = {one for target in targets.values() for one in (
         *target.get("entitlements", ()), *(["network.host"] if target.get("network") == "host" else []))}
-    return wanted & _ENTITLEMENTS.keys()
+    return {one for one in wanted if one in _ENTITLEMENTS or _is_device(one)}
+
+
+def _is_device(entitlement: str) -> bool:
+    return entitlement.partition("=")[0] == _DEVICES
+
+
+def _meaning(entitlement: str) -> str:
+    if not _is_device(entitlement):
+        return _ENTITLEMENTS[entitlement]
+    name = entitlement.partition("=")[2].partition(",")[0]
+    return f"Access to device {name}" if name else "Access to CDI devices"
 
 
 def _of_files(targets: Any, allowed: Sequence[str]) -> list[tuple[str, str]]:
@@ -61,12 +78,18 @@ def _of_files(targets: Any, allowed: Sequence[str]) -> list[tuple[str, str]]:
 
 def _paths(target: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What of this host a target reads, writes or forwards."""
-    for path in (target["context"], target.get("dockerfile", ""), *target.get("contexts", {}).values()):
-        if path.startswith("cwd://"):
-            yield "read", path.removeprefix("cwd://") or "."
-        elif path.startswith("oci-layout://"):
+    for path in (target["context"], *target.get("contexts", {}).values()):
+        if path.startswith("oci-layout://"):
             yield "read", path.removeprefix("oci-layout://").partition("@")[0]
-        elif "://" not in path and os.path.isabs(path):
+        elif not path.startswith(FIXED) and path != "-":
+            yield "read", path.removeprefix(HERE) or "."
+    dockerfile = target.get("dockerfile", "")
+    if dockerfile.startswith(HERE):
+        yield "read", dockerfile.removeprefix(HERE)
+    elif not target["context"].startswith(FIXED):
+        context = os.path.normpath(target["context"].removeprefix(HERE) or ".")
+        path = os.path.normpath(os.path.join(context, dockerfile))
+        if not _holds(os.path.abspath(context), os.path.abspath(path)):  # what is in the context was told
             yield "read", path
     for entry in target.get("secret", ()):
         if entry.get("src"):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pallet.cli.session import Session
 
 _PREFIXES = ("http://", "https://", "git://", "ssh://", "git@", "github.com/")
-_FIXED = ("target:", "docker-image:", "oci-layout:", *_PREFIXES)
+FIXED = ("target:", "docker-image:", "oci-layout:", *_PREFIXES)
 """What contexts of any definition say of themselves."""
 HERE = "cwd://"
 
@@ -91,7 +91,7 @@ class Remote:
         return {**target, "context": self._below(target["context"]), **({"contexts": contexts} if contexts else {})}
 
     def _below(self, path: str) -> str:
-        if path.startswith((HERE, *_FIXED)):
+        if path.startswith((HERE, *FIXED)):
             return path
         path = posixpath.normpath(path)
         if path == ".":

@@ -184,10 +184,10 @@ def _build(session: Session, flags: Flags, plan: Plan, told: tuple[list[tuple[st
     from pallet.cli.build.talk import BuildFailedError
     from pallet.cli.commands.build import view_of
 
-    if missing := privileges.problem(plan.targets, flags["allow"], remote=remote is not None, environment=session.env):
-        warn(missing)
-        return _error("additional privileges requested")
     try:
+        if missing := privileges.problem(plan.targets, flags["allow"], remote=remote, environment=session.env):
+            warn(missing)
+            return _error("additional privileges requested")
         wanted = prepared(session, plan, remote)
     except CommandError as error:
         return _error(str(error))
