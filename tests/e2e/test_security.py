@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,8 +12,6 @@ from tests.support.engines import not_on_dockerd
 from tests.support.scratch import HOST_TOOLS, PYTHON
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.support.daemon import Daemon
     from tests.support.dockercli import DockerCli
 
@@ -190,3 +189,24 @@ def test_low_ports_need_no_capability(docker: DockerCli) -> None:
     out = docker.run("run", "--rm", "--user", "app", "--cap-drop", "ALL", "-w", "/", "busybox", "sh",
                      "-c", script)  # fmt: skip
     assert out.text == "data"
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--net", "host", "--sysctl", "net.ipv4.ip_default_ttl=77"],
+     'sysctl "net.ipv4.ip_default_ttl" not allowed in host network namespace'),
+    (["--privileged", "--ipc", "host", "--sysctl", "kernel.msgmax=77"],
+     'sysctl "kernel.msgmax" is not allowed in the hosts ipc namespace')])
+def test_a_container_does_not_set_the_hosts_parameters(docker: DockerCli, flags: list[str], words: str) -> None:
+    path = Path("/proc/sys", flags[-1].partition("=")[0].replace(".", "/"))
+    before = path.read_text()
+    result = docker.run("run", "--rm", *flags, "busybox", "true")
+    assert result.code == 125
+    assert words in result.err
+    assert path.read_text() == before
+
+
+def test_nor_in_another_ones_host_network(docker: DockerCli, name: str) -> None:
+    docker.ok("run", "-d", "--name", name, "--net", "host", "busybox", "sleep", "60")
+    result = docker.run("run", "--rm", "--net", f"container:{name}", "--sysctl", "net.ipv4.ip_default_ttl=77", "busybox", "true")
+    assert "not allowed in host network namespace" in result.err
+    assert docker.run("run", "--rm", "--net", f"container:{name}", "busybox", "true").code == 0

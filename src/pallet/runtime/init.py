@@ -85,6 +85,7 @@ def prepare(plan: InitPlan, sync: InitSide) -> Command:
     process.restore_signals()
     os.setsid()
     os.umask(0)
+    sysctl.check(plan.spec.linux.sysctl, plan.spec.linux.namespaces, plan.netns_fd)
     enter_namespaces(plan)
     prepared = prepare_mounts(plan)
     root_fd = mount_root(plan)

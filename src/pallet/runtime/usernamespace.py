@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pallet.linux import mount as m
 from pallet.linux import namespaces
-from pallet.runtime import init, process
+from pallet.runtime import init, process, sysctl
 from pallet.runtime.failure import StartFailureError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def run(plan: InitPlan, sync: InitSide) -> None:
     """
     process.restore_signals()
     os.umask(0)
+    sysctl.check(plan.spec.linux.sysctl, plan.spec.linux.namespaces, plan.netns_fd)
     try:
         namespaces.unshare(namespaces.CLONE_NEWNS)
     except OSError as error:
