@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from pallet.build.ports import BuildClient, FrontendOptions, FrontEnds, ResolvedImage, SolvedTarget
     from pallet.build.progress import Watch
     from pallet.build.request import BuildRequest, Export
+    from pallet.build.scanning import Scanner
     from pallet.build.treeclient import WorkerRunner
     from pallet.image.store import ImageStore
     from pallet.spec.image import Descriptor
@@ -158,12 +159,13 @@ class Builder:
                 on_plan(source, made)
             added: dict[DiffID, Descriptor] = {}
             await open_caches(self.parts.importer, request, job, progress)
+            scanner = await self._scanner(request, job)
             targets = await self._solve(request, made, job, added)
             result = await self._export(request, made, ExportJob(
                 request=request, targets=targets, client=client, progress=progress, images=self._images,
                 workers=self._workers, blobs=self._blobs, scratch=self._scratch, lease=job.lease,
                 pushes=self._pushes, notes=self._notes, epoch_s=epoch_of(request), added=added,
-                scanned=await self._scan(request, made, job)), started_ns)
+                scanned=await self._scan(scanner, made, job)), started_ns)
             whole = True
             cached = await write_caches(self.parts.exporter, request, job, progress, targets,
                                         [target.vertex for target in made.targets])
@@ -279,15 +281,22 @@ class Builder:
             solved, target.base_config.rootfs.diff_ids if target.base_config is not None else (), epoch_s)
             for solved, target in zip(targets, made.targets, strict=True)]
 
-    async def _scan(self, request: BuildRequest, made: Plan, job: Job) -> Scanned | None:
-        """Have a scanner's image look at what was built."""
+    async def _scanner(self, request: BuildRequest, job: Job) -> Scanner | None:
+        """The scanner that is an image, looked up before there is anything to scan."""
         fields = attest.wanted(request).get("sbom", {})
         if not fields.get("generator"):
             return None
-        from pallet.build.scanning import Scanner, scan  # few builds have one
+        from pallet.build.scanning import Scanner  # few builds have one
 
-        return await scan(await Scanner.find(fields, self.parts.images, job), made.targets, job, self.parts.solver,
-                          lambda: self._remote(request))
+        return await Scanner.find(fields, self.parts.images, job)
+
+    async def _scan(self, scanner: Scanner | None, made: Plan, job: Job) -> Scanned | None:
+        """Have it look at what was built."""
+        if scanner is None:
+            return None
+        from pallet.build.scanning import scan
+
+        return await scan(scanner, made.targets, job, self.parts.solver, self._tree)
 
     async def _read(self, request: BuildRequest, job: Job, progress: Progress) -> tuple[bytes, tuple[str, ...]]:
         """The Dockerfile and the patterns of the ignore file that counts."""
@@ -424,7 +433,10 @@ class Builder:
             await asyncio.shield(self.parts.solver.end(job))
 
     def _remote(self, request: BuildRequest) -> RemoteContext:
-        return RemoteContext(request.options.remote_context, solver=self.parts.solver, workers=self._workers,
+        return self._tree(request.options.remote_context)
+
+    def _tree(self, url: str = "") -> RemoteContext:
+        return RemoteContext(url, solver=self.parts.solver, workers=self._workers,
                              snapshotter=self._images.snapshotter, scratch=self._scratch)
 
     async def resolve_image(self, reference: str, platform: Platform, *, pull: bool, client: BuildClient,
