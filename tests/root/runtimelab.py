@@ -173,7 +173,7 @@ class Lab:
         """A start request; ``extra`` goes to the request, ``changes`` to the configuration."""
         sink = messages.LogSink(path=str(self.log_path(name))) if log else None
         values: dict[str, Any] = {
-            "root": self.root(name), "shim_dir": self.shim_dir(name),
+            "root": self.root(name), "shim_dir": self.shim_dir(name), "cgroup_ahead": True,
             "stdio": messages.Stdio(open_stdin=stdin, stdin_once=stdin_once, log=sink,
                                     attach=list(attach))}
         values |= extra or {}

@@ -14,6 +14,7 @@ import pytest
 from pallet.linux.cgroupfs import detect
 from pallet.runtime.cgroup import sweep_ahead
 from pallet.spec import runtime as oci
+from tests.root.runtimelab import CGROUP_PARENT
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def hierarchies() -> list[str]:
     return list(dict.fromkeys(detect().v1.values()))
 
 
-def ahead(parent: str = "/t-lab") -> set[str]:
+def ahead(parent: str = CGROUP_PARENT) -> set[str]:
     """Names of those that are whole: there in every hierarchy."""
     found = [{path.name for path in Path(mount + parent).glob("ahead-*")} for mount in hierarchies()]
     return set.intersection(*found)
@@ -98,19 +99,31 @@ async def test_other_parents_and_names_that_are_taken(lab: Lab) -> None:
     await run(lab, "true")
     for _ in range(3):
         name = lab.new_id()
-        assert await lab.run("true", linux_cgroups_path=f"/t-lab/other/{name}") == (0, "")
+        assert await lab.run("true", linux_cgroups_path=f"{CGROUP_PARENT}/other/{name}") == (0, "")
         await until(lambda: len(lab.supervisor._spares) >= 2)
+    other = [f"{mount}{CGROUP_PARENT}/other" for mount in hierarchies()]
+    await until(lambda: ahead(f"{CGROUP_PARENT}/other"))
     name = lab.new_id()
-    (Path(hierarchies()[3]) / "t-lab" / name).mkdir()
-    assert await lab.run("grep", "-c", name, "/proc/self/cgroup", linux_cgroups_path=f"/t-lab/{name}") == (
+    Path(f"{hierarchies()[3]}{CGROUP_PARENT}/{name}").mkdir()
+    assert await lab.run("grep", "-c", name, "/proc/self/cgroup", linux_cgroups_path=f"{CGROUP_PARENT}/{name}") == (
         0, f"{len(hierarchies())}\n")
-    await until(lambda: not any((Path(mount) / "t-lab" / name).exists() for mount in hierarchies()))
+    await until(lambda: not any(Path(f"{mount}{CGROUP_PARENT}/{name}").exists() for mount in hierarchies()))
     for mount in hierarchies():
-        for path in (Path(mount) / "t-lab/other").glob("ahead-*"):
-            assert path.name in ahead("/t-lab/other")
+        for path in Path(f"{mount}{CGROUP_PARENT}/other").glob("ahead-*"):
+            assert path.name in ahead(f"{CGROUP_PARENT}/other")
     await lab.supervisor.settle()
-    for mount in hierarchies():
-        os.rmdir(f"{mount}/t-lab/other")
+    for directory in other:
+        os.rmdir(directory)
+
+
+async def test_parents_that_are_not_the_daemon_s_stay_empty(lab: Lab) -> None:
+    for _ in range(3):
+        await until(lambda: len(lab.supervisor._spares) >= 2)
+        shim = await lab.start("true", linux_cgroups_path=f"{CGROUP_PARENT}/theirs/{lab.new_id()}", extra={"cgroup_ahead": False})
+        await asyncio.wait_for(shim.gone, 5)
+        await until(lambda: len(lab.supervisor._spares) >= 2)
+        for mount in hierarchies():
+            os.rmdir(f"{mount}{CGROUP_PARENT}/theirs")
 
 
 async def test_those_of_killed_shims_are_swept(lab: Lab) -> None:
@@ -124,7 +137,7 @@ async def test_those_of_killed_shims_are_swept(lab: Lab) -> None:
     os.kill(shim.shim_pid, signal.SIGKILL)
     await until(lambda: not Path(f"/proc/{shim.shim_pid}").exists())
     assert ahead() == before
-    sweep_ahead("/t-lab")
+    sweep_ahead(CGROUP_PARENT)
     assert ahead() == {name for name in before if not name.startswith(f"ahead-{shim.shim_pid}-")}
     assert await lab.run("echo", "on") == (0, "on\n")
     other.close_stdin()
@@ -134,4 +147,4 @@ async def test_the_end_leaves_none(lab: Lab) -> None:
     await run(lab, "true")
     assert ahead()
     await lab.supervisor.settle()
-    assert not [path for mount in hierarchies() for path in Path(f"{mount}/t-lab").glob("ahead-*")]
+    assert not [path for mount in hierarchies() for path in Path(f"{mount}{CGROUP_PARENT}").glob("ahead-*")]

@@ -229,7 +229,7 @@ class StepRunner:
                 self._snapshotter.root_mount(step.id, volatile=True))),
             user=step.user, group_add=list(groups), stdio=stdio, shim_dir=shim_dir, seccomp_path=seccomp.path,
             seccomp_flags=seccomp.flags, has_netns=sandbox.netns_fd is not None,
-            cgroup_driver=self._config.cgroup_driver)
+            cgroup_driver=self._config.cgroup_driver, cgroup_ahead=not container.host_config.cgroup_parent)
 
     async def connect(self, container: Container) -> Sandbox:
         """Give a step its network."""

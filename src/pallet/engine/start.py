@@ -234,7 +234,7 @@ class Starter:
             listeners=[messages.Listener(proto=listener.proto,  # type: ignore[arg-type]  # tcp or udp
                                          target_ip=listener.target_ip,
                                          target_port=listener.target_port) for listener in sandbox.listeners],
-            cgroup_driver=self._config.cgroup_driver)
+            cgroup_driver=self._config.cgroup_driver, cgroup_ahead=not host.cgroup_parent)
 
     def _init(self, container: Container) -> str | None:
         wanted = given(container.host_config.init)

@@ -121,6 +121,8 @@ class StartContainer(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """Join the netns whose descriptor is passed; the spec has a network entry without path."""
     listeners: list[Listener] = []
     cgroup_driver: str = "cgroupfs"
+    cgroup_ahead: bool = False
+    """The cgroup's parent is the daemon's: one may be made there for the container after this one."""
     start_timeout_s: float = 30.0
 
 

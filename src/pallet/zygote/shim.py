@@ -70,6 +70,7 @@ class Shim:
         self._status: int | None = None
         self._faults = 0
         self._reusable = False
+        self._makes_ahead = False
         self._answered = False
         self._early_ends: list[tuple[int, Literal["eof", "detached"]]] = []
         self._pid = os.getpid()
@@ -99,7 +100,8 @@ class Shim:
         self._tear_down()
         if self._ahead is not None:
             self._ahead.drop()
-        if self._launched is not None and self._launched.borrowed and self._launched.cgroup is not None:
+        if self._makes_ahead and self._launched is not None and self._launched.borrowed \
+                and self._launched.cgroup is not None:
             with contextlib.suppress(OSError):
                 self.next_ahead = self._launched.cgroup.make_ahead()
         with contextlib.suppress(OSError):
@@ -137,6 +139,7 @@ class Shim:
         os.chdir(request.shim_dir)
         netns_fd, listeners = -1, []
         if isinstance(request, messages.StartContainer):
+            self._makes_ahead = request.cgroup_ahead
             listeners = request.listeners
             wanted = request.has_netns + len(listeners) + len(request.stdio.attach)
             if len(fds) != wanted:
