@@ -155,3 +155,11 @@ def test_layer_is_written_and_counted(docker: DockerCli, name: str) -> None:
     assert docker.inspect(name)["State"]["ExitCode"] == 0
     reply = docker.ok("ps", "-a", "-s", "--filter", f"name={name}", "--format", "{{.Size}}")
     assert reply.split()[0] in ("300kB", "303kB", "305kB")
+
+
+def test_the_mode_of_a_volume_tells_whether_it_was_named(docker: DockerCli, name: str) -> None:
+    docker.ok("create", "--name", name, "-v", "/anonymous", "-v", f"{name}-v:/named", "busybox")
+    modes = {mount["Destination"]: mount["Mode"] for mount in docker.inspect(name)["Mounts"]}
+    assert modes == {"/anonymous": "", "/named": "z"}
+    docker.ok("rm", "-v", name)
+    docker.ok("volume", "rm", f"{name}-v")

@@ -286,8 +286,8 @@ def _environment(container: Container, config: ExecConfig, *, tty: bool) -> list
 
 
 async def _write_failure(sock: socket.socket, message: str, *, mux: bool) -> None:
-    """Put an error's text into an opened stream, as Docker does, and end it."""
+    """Put an error's text into an opened stream, as Docker does (on standard output), and end it."""
     text = message.encode() + b"\r\n"
-    head = struct.pack(">BxxxI", 2, len(text)) if mux else b""
+    head = struct.pack(">BxxxI", 1, len(text)) if mux else b""
     with contextlib.suppress(OSError):
         await asyncio.get_running_loop().sock_sendall(sock, head + text)

@@ -127,7 +127,7 @@ class MountPlanner:
         return MountRecord(
             type="volume", name=volume.name, source=source, destination=spec.destination, driver=volume.driver,
             read_only=spec.read_only, recursive_read_only=spec.recursive_read_only,
-            mode="z" if not spec.from_mounts and not spec.mode else spec.mode,
+            mode="z" if spec.source and not spec.from_mounts and not spec.mode else spec.mode,
             anonymous=not spec.source, from_mounts=spec.from_mounts)
 
     async def _copy_up(self, image: Image, path: str, target: str) -> None:
