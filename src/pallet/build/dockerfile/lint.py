@@ -86,7 +86,7 @@ def _casing(text: FileText, linter: Linter) -> None:
 
 def _failed(node: Node, linter: Linter) -> None:
     """What is looked at before an instruction is understood."""
-    if node.name == "from" and len(node.args) == 3 and node.args[1].lower() == "as":
+    if node.name == "from" and len(node.args) >= 3 and node.args[1].lower() == "as":
         _stage_casing(node.command, node.args[1], node.args[2], node.lines, linter)
     elif node.name == "maintainer":
         linter.report("MaintainerDeprecated", node.lines, _MAINTAINER)

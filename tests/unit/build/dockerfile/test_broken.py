@@ -69,6 +69,9 @@ CASES = {
         text="FROM busybox as 9B\n", places=[1], rules=[*_CASING, ("StageNameCasing", 1)],
         error='dockerfile parse error on line 1: invalid name for build stage: "9B", '
               "name can't start with a number or contain symbols"),
+    "a word too many": Told(
+        text="FROM busybox as a b\n", places=[1], rules=_CASING,
+        error="dockerfile parse error on line 1: FROM requires either one or three arguments"),
     "chown and chmod are expanded first": Told(
         text="FROM busybox\nCOPY --chmod=$A --chown=$B a\"b $C\n", places=[2],
         error='failed to process "a\\"b": unexpected end of statement while looking for matching double-quote',
