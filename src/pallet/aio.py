@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,6 +34,43 @@ async def run_database(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
     """Run ``fn`` on the one SQLite worker: calls are executed in the order they were made."""
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_database, partial(fn, *args, **kwargs))
+
+
+@asynccontextmanager
+async def held(make: Callable[[], T], drop: Callable[[T], object]) -> AsyncIterator[T]:
+    """Have what ``make`` makes for the time of the block: a file, a directory. Both run on the bounded pool.
+
+    Whenever the caller is cancelled, also while it is being made, ``drop`` takes it away; it does
+    nothing to what was committed in the block.
+    """
+    loop = asyncio.get_running_loop()
+    making = loop.run_in_executor(_blocking, make)
+    try:
+        made = await settled(making)
+    except asyncio.CancelledError:
+        if not making.cancelled() and making.exception() is None:
+            await ended(loop.run_in_executor(_blocking, drop, making.result()))
+        raise
+    try:
+        yield made
+    finally:
+        await settled(loop.run_in_executor(_blocking, drop, made))
+
+
+async def settled(future: asyncio.Future[T]) -> T:
+    """Wait for what a thread does to its end even while the caller is being cancelled, and only then raise that."""
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await ended(future)
+        raise
+
+
+async def ended(future: asyncio.Future[T]) -> None:
+    """Wait for what a thread does, however often the caller is cancelled meanwhile; the outcome is not looked at."""
+    while not future.done():
+        with suppress(asyncio.CancelledError):  # the caller re-raises its own
+            await asyncio.wait([future])
 
 
 async def shielded(awaitable: Awaitable[T]) -> T:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 import msgspec
 from isal import isal_zlib
 
-from pallet.aio import first_error, run_blocking
+from pallet.aio import first_error, held, run_blocking
 from pallet.errors import DataLossError
 from pallet.image.changes import apply_changes
 from pallet.image.moments import now
@@ -30,6 +30,7 @@ from pallet.layer.worker import ApplyReply, ApplyRequest, ProgressWriter
 from pallet.spec import digest as digests
 from pallet.spec import image as spec
 from pallet.spec import platform as platforms
+from pallet.storage.content import Ingest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from pallet.layer.model import Applied
     from pallet.spec.platform import Platform
     from pallet.spec.reference import Reference
-    from pallet.storage.content import Ingest
     from pallet.storage.leases import Lease
     from pallet.storage.snapshot import LayerDraft
     from pallet.types import DiffID, Digest
@@ -126,10 +126,9 @@ class Importer:
         """
         images = self._images
         with images.lease() as lease:
-            draft = await run_blocking(images.snapshotter.draft)
-            ingest = await run_blocking(images.content.ingest)
-            recoder = Recoder(ingest)
-            try:
+            async with (held(images.snapshotter.draft, images.snapshotter.abort) as draft,
+                        held(images.content.ingest, Ingest.abort) as ingest):
+                recoder = Recoder(ingest)
                 applied = await self._bring_in(source, recoder, draft)
                 if applied.entries or keep_empty:
                     layer = await _to_its_end(
@@ -137,8 +136,6 @@ class Importer:
                 else:
                     layer = spec.Descriptor(
                         media_type=recoder.media_type, digest=ingest.digest, size=ingest.size)
-            finally:
-                await asyncio.shield(run_blocking(_drop, images, draft, ingest))
             return await run_blocking(record, lease, AddedLayer(descriptor=layer, applied=applied))
 
     async def _bring_in(self, source: AsyncIterator[bytes], recoder: Recoder,
@@ -310,9 +307,3 @@ async def _to_its_end(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     except asyncio.CancelledError:
         await asyncio.wait([work])
         raise
-
-
-def _drop(images: ImageStore, draft: LayerDraft, ingest: Ingest) -> None:
-    """Drop what was not committed; does nothing to what was."""
-    ingest.abort()
-    images.snapshotter.abort(draft)

@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
-from pallet.aio import run_blocking
+from pallet.aio import held, run_blocking
 from pallet.errors import DataLossError, NotFoundError, PalletError
 from pallet.layer.seal import SealReply, TarRequest
+from pallet.storage.content import Ingest
 from pallet.types import DiffID
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from pallet.image.importer import WorkerRunner
     from pallet.image.model import Image
     from pallet.image.store import ImageStore
-    from pallet.storage.content import Ingest
     from pallet.storage.leases import Lease
     from pallet.storage.snapshot import MadeLayer
     from pallet.types import Digest
@@ -72,12 +73,9 @@ class LazyBlobs:
         made = self.made(DiffID(digest))
         if made is None:
             return False
-        ingest = await run_blocking(content.ingest, digest)
-        try:
+        async with held(partial(content.ingest, digest), Ingest.abort) as ingest:
             await self._write(made, ingest.fileno())
             await run_blocking(_take_in, ingest, made.tar_bytes)
-        finally:
-            await asyncio.shield(run_blocking(ingest.abort))
         return True
 
     def made(self, diff_id: DiffID) -> MadeLayer | None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
-from pallet.aio import run_blocking
+from pallet.aio import held, run_blocking
 from pallet.errors import DataLossError, PalletError
 from pallet.layer.model import MissingLinkTargetError
 from pallet.layer.worker import ApplyReply, ApplyRequest
@@ -66,9 +67,8 @@ async def unpack_again(images: ImageStore, workers: WorkerRunner, image: Image,
 async def _attempt(images: ImageStore, workers: WorkerRunner, image: Image, blob: Digest, *,
                    lower_dirs: list[str]) -> Applied:
     snapshotter = images.snapshotter
-    draft = await run_blocking(snapshotter.draft)
-    fd = images.content.open(blob)
-    try:
+    async with (held(snapshotter.draft, snapshotter.abort) as draft,
+                held(partial(images.content.open, blob), os.close) as fd):
         reply = await workers.run_worker(
             "layer.apply", ApplyRequest(target=draft.path, lower_dirs=lower_dirs), [fd],
             reply_type=ApplyReply)
@@ -79,6 +79,3 @@ async def _attempt(images: ImageStore, workers: WorkerRunner, image: Image, blob
         snapshotter.commit_layer(draft, applied.diff_id, applied.size_bytes,
                                  implied_dirs=applied.implied_dirs, opaque_root=applied.opaque_root)
         return applied
-    finally:
-        os.close(fd)
-        snapshotter.abort(draft)

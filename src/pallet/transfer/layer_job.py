@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from pallet.errors import DataLossError, PalletError
+from pallet.aio import held
+from pallet.errors import DataLossError, PalletError, SystemFailureError
 from pallet.layer.model import Applied, ArchiveError, MissingLinkTargetError
 from pallet.layer.worker import ApplyReply, ApplyRequest, ProgressWriter
 from pallet.spec import digest as digests
-from pallet.storage.content import DigestMismatchError
+from pallet.storage.content import DigestMismatchError, Ingest
 from pallet.transfer import progress
 from pallet.transfer.cancellation import Cancellation
 from pallet.transfer.retry import Retries, RetryPolicy
@@ -36,12 +37,13 @@ if TYPE_CHECKING:
 
     from pallet.spec.engine.progress import ProgressMessage
     from pallet.spec.image import Descriptor
-    from pallet.storage.content import ContentStore, Ingest
+    from pallet.storage.content import ContentStore
     from pallet.storage.snapshot import LayerDraft, Snapshotter
     from pallet.transfer.threads import TransferThreads
     from pallet.types import DiffID
 
 Reply = TypeVar("Reply")
+T = TypeVar("T")
 
 _MAX_DAMAGED = 2
 """Whole downloads of a blob whose digest turns out wrong."""
@@ -130,8 +132,7 @@ class LayerJob:
         if have_layer:
             await self._download(None, None)
             return
-        draft = await tools.threads.run(tools.snapshotter.draft)
-        try:
+        async with held(partial(_on_disk, tools.snapshotter.draft), tools.snapshotter.abort) as draft:
             applied = await (self._unpack_stored(draft) if have_blob else self._bring_in(draft))
             if applied.diff_id != self._source.diff_id:
                 raise DataLossError(_MISMATCH)
@@ -140,8 +141,6 @@ class LayerJob:
             await tools.threads.run(partial(
                 tools.snapshotter.commit_layer, draft, applied.diff_id, applied.size_bytes,
                 implied_dirs=applied.implied_dirs, opaque_root=applied.opaque_root))
-        finally:
-            await tools.threads.settle(partial(tools.snapshotter.abort, draft))
 
     async def _bring_in(self, draft: LayerDraft) -> Applied:
         """Download and unpack at the same time."""
@@ -187,17 +186,14 @@ class LayerJob:
             self.emit(progress.update("Waiting", layer_id))
         async with tools.downloads:
             cancel = Cancellation()
-            ingest = await tools.threads.run(
-                partial(tools.content.ingest, self._descriptor.digest))
-            try:
+            new_ingest = partial(tools.content.ingest, self._descriptor.digest)
+            async with held(partial(_on_disk, new_ingest), Ingest.abort) as ingest:
                 if growing is not None:
                     growing.set_result(os.dup(ingest.fileno()))
                 await tools.threads.run(partial(self._fetch, ingest, feed, cancel), cancel)
                 self.emit(progress.update("Verifying Checksum", layer_id))
                 # Where the layer is committed after this, its sync covers the blob as well.
                 await tools.threads.run(partial(ingest.commit, durable=growing is None))
-            finally:
-                await tools.threads.settle(ingest.abort)
         self.emit(progress.update("Download complete", layer_id))
 
     def _fetch(self, ingest: Ingest, feed: ProgressWriter | None, cancel: Cancellation) -> None:
@@ -267,3 +263,11 @@ def _first_cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def _ignore(_message: ProgressMessage) -> None:
     return None
+
+
+def _on_disk(fn: Callable[[], T]) -> T:
+    """Call ``fn``; what the disk refuses is the pull's failure."""
+    try:
+        return fn()
+    except OSError as error:
+        raise SystemFailureError(str(error)) from error

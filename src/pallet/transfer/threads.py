@@ -11,6 +11,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+from pallet.aio import ended, settled
 from pallet.errors import SystemFailureError
 from pallet.transfer.cancellation import Cancellation, under
 
@@ -54,12 +55,7 @@ class TransferThreads:
 
     async def settle(self, fn: Callable[[], None]) -> None:
         """Run clean-up to its end even while the calling task is being cancelled."""
-        future = asyncio.get_running_loop().run_in_executor(self._pool, fn)
-        try:
-            await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await _ended(future)
-            raise
+        await settled(asyncio.get_running_loop().run_in_executor(self._pool, fn))
 
     def close(self) -> None:
         """Wait for the threads to end. Transfers are cancelled before."""
@@ -68,10 +64,6 @@ class TransferThreads:
 
 async def _ended(future: asyncio.Future[T]) -> None:
     """Wait for ``future`` whatever happens, and swallow its outcome."""
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            continue  # the caller re-raises its own; the thread must not outlive the clean-up
+    await ended(future)  # the thread must not outlive the clean-up
     if not future.cancelled():
         future.exception()

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pallet.aio import run_blocking
+from pallet.aio import held, run_blocking
 from pallet.build.ops.fileworker import Input
 from pallet.layer.diffworker import DiffReply, DiffRequest
 from pallet.layer.seal import Sealed, SealReply, SealRequest
 from pallet.layer.worker import ApplyReply, ApplyRequest
 from pallet.storage import stubs
+from pallet.storage.content import Ingest
 from pallet.types import DiffID
 
 if TYPE_CHECKING:
@@ -124,9 +125,8 @@ class Layers:
         """Write what differs from the base as a tar, which is kept as the layer's blob, and unpack that."""
         snapshotter = self._snapshotter
         below = await run_blocking(snapshotter.root_mount_of_layers, base)
-        draft = await run_blocking(snapshotter.draft)
-        ingest = await run_blocking(self._content.ingest)
-        try:
+        async with (held(snapshotter.draft, snapshotter.abort) as draft,
+                    held(self._content.ingest, Ingest.abort) as ingest):
             (await self._workers.run_worker("layer.diff", DiffRequest(
                 root=root, base=below, stubs=list(known)), [ingest.fileno()], reply_type=DiffReply)).result()
             size = os.fstat(ingest.fileno()).st_size
@@ -140,9 +140,6 @@ class Layers:
                 snapshotter.commit_layer, draft, applied.diff_id, applied.size_bytes,
                 implied_dirs=applied.implied_dirs, opaque_root=applied.opaque_root))
             await run_blocking(snapshotter.settle, [*base, applied.diff_id])
-        finally:
-            await asyncio.shield(run_blocking(ingest.abort))
-            await asyncio.shield(run_blocking(snapshotter.abort, draft))
         return Committed(applied.diff_id, applied.size_bytes)
 
 

@@ -7,16 +7,16 @@ Spec   image-spec image-layout.md; BuildKit's ``oci-layout://`` contexts.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pallet.aio import run_blocking
+from pallet.aio import held, run_blocking
 from pallet.errors import DataLossError
 from pallet.layer.model import MissingLinkTargetError
 from pallet.layer.worker import ApplyReply, ApplyRequest
 from pallet.spec import image as spec
+from pallet.storage.content import Ingest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,16 +75,13 @@ class Layouts:
         job.lease.add_blob(digest)
         if content.has(digest):
             return
-        ingest = await run_blocking(content.ingest, digest)
-        try:
+        async with held(partial(content.ingest, digest), Ingest.abort) as ingest:
             async for piece in await job.client.blob(f"oci:{store}", digest):
                 if limit_bytes and ingest.size + len(piece) > limit_bytes:
                     message = f"document {digest} is larger than {limit_bytes} bytes"
                     raise DataLossError(message)
                 await run_blocking(ingest.write, piece)
             await run_blocking(ingest.commit)
-        finally:
-            await asyncio.shield(run_blocking(ingest.abort))
 
     async def _unpack(self, layers: Sequence[DiffID], index: int, blob: Descriptor) -> None:
         try:
@@ -95,9 +92,8 @@ class Layouts:
 
     async def _apply(self, layer: DiffID, blob: Descriptor, lower_dirs: list[str]) -> None:
         snapshotter = self._images.snapshotter
-        draft = await run_blocking(snapshotter.draft)
-        fd = await run_blocking(self._images.content.open, blob.digest)
-        try:
+        async with (held(snapshotter.draft, snapshotter.abort) as draft,
+                    held(partial(self._images.content.open, blob.digest), os.close) as fd):
             applied = (await self._workers.run_worker(
                 "layer.apply", ApplyRequest(target=draft.path, lower_dirs=lower_dirs), [fd],
                 reply_type=ApplyReply)).result()
@@ -106,6 +102,3 @@ class Layouts:
                 raise DataLossError(message)
             await run_blocking(partial(snapshotter.commit_layer, draft, layer, applied.size_bytes,
                                        implied_dirs=applied.implied_dirs, opaque_root=applied.opaque_root))
-        finally:
-            os.close(fd)
-            await asyncio.shield(run_blocking(snapshotter.abort, draft))

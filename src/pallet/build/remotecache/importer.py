@@ -13,7 +13,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from pallet.aio import run_blocking
+from pallet.aio import held, run_blocking
 from pallet.build.credentials import login
 from pallet.build.ops.layers import new_key
 from pallet.build.remotecache import document
@@ -23,6 +23,7 @@ from pallet.layer.seal import SealReply, SealRequest
 from pallet.layer.worker import ApplyReply, ApplyRequest
 from pallet.spec import image as spec
 from pallet.spec import reference as references
+from pallet.storage.content import Ingest
 from pallet.types import DiffID, Digest
 
 if TYPE_CHECKING:
@@ -140,13 +141,10 @@ class CacheImporter:
             job.lease.add_blob(blob.digest)
             if content.has(blob.digest):
                 return
-            ingest = await run_blocking(content.ingest, blob.digest)
-            try:
+            async with held(partial(content.ingest, blob.digest), Ingest.abort) as ingest:
                 async for piece in await job.client.blob(store, blob.digest):
                     await run_blocking(ingest.write, piece)
                 await run_blocking(ingest.commit)
-            finally:
-                ingest.abort()
 
         digest = Digest(attributes.get("digest", "") or await self._listed(store, attributes, job))
         if not digest:
