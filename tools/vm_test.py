@@ -23,7 +23,7 @@ BUILD = ROOT / "build-out" / "vm"
 PACKAGES = (
     "linux-image-cloud-amd64", "systemd-sysv", "dbus", "python3", "libseccomp2", "busybox-static", "tini",
     "docker.io", "runc", "crun", "nftables", "iptables", "iproute2", "procps", "openssl", "docker-registry",
-    "skopeo", "ca-certificates", "util-linux",
+    "skopeo", "ca-certificates", "util-linux", "git", "openssh-server", "qemu-user-static",
 )
 SELECTION = ["tests/root", "tests/contract", "tests/e2e/test_run.py", "tests/e2e/test_exit_codes.py",
              "tests/e2e/test_exec.py", "tests/e2e/test_limits.py", "tests/e2e/test_security.py",
@@ -43,14 +43,23 @@ WantedBy=default.target
 SCRIPT = """\
 exec >/dev/ttyS0 2>&1 </dev/null
 cd {root}
-mount -o remount,rw / ; mount -t tmpfs -o size=1500m tmpfs /tmp
-export PALLET_PATIENCE=6 PALLET_REQUIRE="{require}" LANG=C.UTF-8
+mount -o remount,rw /
+export PYTHONPATH=/ PALLET_PATIENCE=10 PALLET_REQUIRE="{require}" LANG=C.UTF-8
 stat -fc %T /sys/fs/cgroup; cat /sys/fs/cgroup/cgroup.controllers
-.venv/bin/python -m pytest -q --color=no -p no:cacheprovider --timeout 600 {tests}
+.venv/bin/python -m pytest -v --color=no -p no:cacheprovider -p pallet_at_once --timeout 900 \\
+  -o faulthandler_timeout=890 {tests}
 echo "{mark} $?"
 sync
 poweroff -f
 """
+
+
+AT_ONCE = """\
+def pytest_runtest_logreport(report):
+    if report.failed:
+        print("", report.nodeid, report.when, report.longreprtext, sep="\\n", flush=True)
+"""
+"""A plugin that shows a failure when it happens: a machine that is ended early has told what it found."""
 
 
 def run(*argv: str | Path, **options: str) -> None:
@@ -82,11 +91,12 @@ def make_tree(tests: list[str]) -> Path:
     run("tar", "-xf", base_tar(), "-C", tree, "--numeric-owner")
     target = tree / ROOT.relative_to("/")
     shutil.copytree(ROOT, target, symlinks=True,
-                    ignore=shutil.ignore_patterns("build-out", "__pycache__", "*_cache", ".hypothesis"))  # fmt: skip
+                    ignore=shutil.ignore_patterns("vm", "__pycache__", "*_cache", ".hypothesis"))  # fmt: skip
     (tree / "pallet-test.sh").write_text(
         SCRIPT.format(root=ROOT, tests=" ".join(tests), mark=MARK,
                       require=os.environ.get("PALLET_REQUIRE", ""))
     )  # fmt: skip
+    (tree / "pallet_at_once.py").write_text(AT_ONCE)
     units = tree / "etc/systemd/system"
     (units / "pallet-test.service").write_text(UNIT)
     for unit in ("docker.service", "docker.socket", "containerd.service", "docker-registry.service",
@@ -103,7 +113,7 @@ def boot(tree: Path, memory_mb: int, accelerator: str) -> int:
     """Make the disk, boot it, copy its console here; returns the tests' exit code."""
     disk = BUILD / "disk.img"
     disk.unlink(missing_ok=True)
-    run("mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=1", "-d", tree, disk, "5G")
+    run("mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=1", "-d", tree, disk, "8G")
     boot_dir = tree / "boot"
     kernel, initrd = next(boot_dir.glob("vmlinuz-*")), next(boot_dir.glob("initrd.img-*"))
     argv = [
