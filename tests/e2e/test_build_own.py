@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -146,6 +147,36 @@ def test_attestations_lie_beside_the_image(pallet_cli: DockerCli, context: Path,
 
 
 @pytest.mark.needs("registry")
+def test_attestations_are_files_of_a_directory_and_of_a_tar(
+        pallet_cli: DockerCli, context: Path, tmp_path: Path) -> None:
+    """Of each platform; a file of their name makes room, a directory does not."""
+    where = write(context, "FROM scratch\nCOPY a /x/a\nCOPY a /sbom.spdx.json\n", a="1")
+    pallet_cli.ok("build", "--sbom=true", "--provenance=mode=max", "-o", f"type=local,dest={tmp_path / 'one'}",
+                  "-o", f"type=tar,attestation-prefix=my-,dest={tmp_path / 'one.tar'}", where)
+    subject = {"sha256": hashlib.sha256(b"1").hexdigest()}
+    for name, kind in (("provenance.json", "https://slsa.dev/provenance/v0.2"),
+                       ("sbom.spdx.json", "https://spdx.dev/Document")):
+        statement = json.loads((tmp_path / "one" / name).read_text())
+        assert statement["predicateType"] == kind
+        assert statement["subject"] == [{"name": "sbom.spdx.json", "digest": subject}, {"name": "x/a", "digest": subject}]
+    with tarfile.open(tmp_path / "one.tar") as archive:
+        modes = {member.name.strip("./"): member.mode for member in archive if member.isfile()}
+    assert modes.keys() == {"x/a", "sbom.spdx.json", "my-sbom.spdx.json", "my-provenance.json"}
+    assert modes["my-provenance.json"] == 0o600
+    platforms = ("--platform", "linux/amd64,linux/arm64")
+    pallet_cli.ok("build", *platforms, "--provenance=mode=min", "-o", f"type=local,dest={tmp_path / 'two'}", where)
+    for platform in ("linux/amd64", "linux/arm64"):
+        text = (tmp_path / "two" / platform.replace("/", "_") / "provenance.json").read_text()
+        assert json.loads(text)["predicate"]["invocation"]["environment"]["platform"] == platform
+    for names, text in (("att/", "invalid attestation path name att/provenance.json"),
+                        ("x", "cannot overwrite directory xprovenance.json with an attestation")):
+        write(context, "FROM scratch\nCOPY a /xprovenance.json/a\n")
+        done = pallet_cli.run("build", "--provenance=mode=min", "-o",
+                              f"type=local,attestation-prefix={names},dest={tmp_path / 'bad'}", where)
+        assert done.code == 1
+        assert text in done.err
+
+
 def test_pushes(pallet_cli: DockerCli, context: Path, registry: Registry) -> None:
     where = write(context, BASE + "RUN echo hi > /f\n")
     name = f"{registry.address}/own/pushed:1"

@@ -74,6 +74,32 @@ def test_source_date_epoch_is_the_time_of_every_file_that_comes_out(
         assert index["manifests"][0]["annotations"]["org.opencontainers.image.created"] == "2020-09-13T12:26:40Z"
 
 
+def test_attestations_come_as_files_where_they_are_asked_for(
+        buildx: DockerCli, context: Path, tmp_path: Path) -> None:
+    """Names, owners' rights and times as BuildKit has them; those that are for images alone are left out."""
+    buildx.ok("buildx", "build", "-o", f"type=local,dest={tmp_path}/plain", str(context))
+    assert {path.name for path in (tmp_path / "plain").iterdir()} == {"x", "b"}
+    buildx.env["SOURCE_DATE_EPOCH"] = "1600000000"
+    platforms = ("--platform", "linux/amd64,linux/arm64")
+    buildx.ok("buildx", "build", *platforms, "--provenance=mode=min", "-o", f"type=local,dest={tmp_path}/dir", "-o",
+              f"type=tar,dest={tmp_path}/tar,attestation-prefix=my-", str(context))
+    with tarfile.open(tmp_path / "tar") as archive:
+        names = {member.name.removeprefix("./"): member for member in archive}
+    for platform in ("linux_amd64", "linux_arm64"):
+        path = tmp_path / "dir" / platform / "provenance.json"
+        assert (path.stat().st_mode & 0o777, int(path.stat().st_mtime)) == (0o600, 1_600_000_000)
+        statement = json.loads(path.read_text())
+        assert [one["name"] for one in statement["subject"]] == ["b", "x/a"]
+        assert names[f"{platform}/my-provenance.json"].mode == 0o600
+    (context / "Dockerfile").write_text("FROM scratch\nARG TARGETARCH\nCOPY a /$TARGETARCH\n")
+    buildx.ok("buildx", "build", *platforms, "--provenance=mode=min", "-o",
+              f"type=local,dest={tmp_path}/flat,platform-split=false", str(context))
+    assert {path.name for path in (tmp_path / "flat").iterdir()} == {
+        "amd64", "arm64", "provenance.linux_amd64.json", "provenance.linux_arm64.json"}
+    statement = json.loads((tmp_path / "flat/provenance.linux_arm64.json").read_text())
+    assert [one["name"] for one in statement["subject"]] == ["arm64"]
+
+
 def test_a_tar_goes_to_standard_output(buildx: DockerCli, context: Path, tmp_path: Path) -> None:
     process = buildx.start("buildx", "build", "-o", "-", str(context), text=False)
     data, _ = process.communicate(timeout=60)

@@ -96,6 +96,11 @@ def test_what_a_scanner_finds_lies_beside_the_image(pallet_cli: DockerCli, tmp_p
     assert {one["subject"][0]["name"].partition("?")[0] for one in found} == {"pkg:docker/scanned@1"}
     (provenance,) = (one for one in found if one["predicateType"] != SPDX)
     assert any(material["uri"].startswith("pkg:docker/scanner-good") for material in provenance["predicate"]["materials"])
+    pallet_cli.ok("build", "--sbom=generator=scanner-good,depth=3", "-o", f"type=local,dest={tmp_path / 'out'}",
+                  str(tmp_path))
+    files = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
+    assert {name: one["predicate"]["name"] for name, one in files.items()} == {
+        "sbom.spdx.json": "sbom", "sbom-tools.spdx.json": "sbom-tools"}
     again = pallet_cli.run("build", "--sbom=generator=scanner-good,depth=3", "-o", "type=cacheonly", str(tmp_path))
     assert "CACHED" in again.err.partition("generating sbom")[2]
 

@@ -1,4 +1,4 @@
-"""Worker kinds of outputs: ``build.squash``, ``build.packages``.
+"""Worker kinds of outputs: ``build.squash``, ``build.packages``, ``build.subjects``.
 
 Runs   in a zygote child, one request a child; blocking.
 Needs  CAP_SYS_ADMIN for the mounts, all of them in a mount namespace of the child.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pallet.build import packages
+from pallet.build import packages, subjects
 from pallet.build.packages import Package
 from pallet.errors import PalletError
 from pallet.layer import rootview, treediff
@@ -53,6 +53,25 @@ class PackagesReply(msgspec.Struct, frozen=True, kw_only=True):
         return self
 
 
+class SubjectsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Hash the files of a root file system. fds: where the statement's subjects go."""
+
+    root: RootMount
+
+
+class SubjectsReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``run_subjects`` answers."""
+
+    files: int = 0
+    failure: WorkerFailure | None = None
+
+    def result(self) -> SubjectsReply:
+        """Return itself or raise what went wrong."""
+        if self.failure is not None:
+            self.failure.raise_()
+        return self
+
+
 def run_squash(request: bytes, fds: Sequence[int]) -> bytes:
     """Worker kind ``build.squash``: ``SquashRequest`` to ``DiffReply``."""
     wanted = msgspec.json.decode(request, type=SquashRequest)
@@ -77,6 +96,18 @@ def run_packages(request: bytes, fds: Sequence[int]) -> bytes:
         reply = PackagesReply(packages=found, distribution=distribution)
     except (PalletError, OSError) as error:
         reply = PackagesReply(failure=failure_of(error))
+    return msgspec.json.encode(reply)
+
+
+def run_subjects(request: bytes, fds: Sequence[int]) -> bytes:
+    """Worker kind ``build.subjects``: ``SubjectsRequest`` to ``SubjectsReply``."""
+    wanted = msgspec.json.decode(request, type=SubjectsRequest)
+    try:
+        _prepare()
+        with os.fdopen(fds[0], "wb", closefd=False) as out:
+            reply = SubjectsReply(files=subjects.write(rootview.open_readonly(wanted.root), out))
+    except (PalletError, OSError) as error:
+        reply = SubjectsReply(failure=failure_of(error))
     return msgspec.json.encode(reply)
 
 

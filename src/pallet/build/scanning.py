@@ -106,13 +106,13 @@ async def scan(scanner: Scanner, targets: Sequence[Target], job: Job, solver: So
         InvalidParameterError: what it wrote is nothing that belongs to an image.
     """
     solved = await solver.solve([scanner.vertex(target) for target in targets], job)
-    found: dict[str, list[bytes]] = {}
+    found: dict[str, dict[str, bytes]] = {}
     for target, one in zip(targets, solved, strict=True):
         tree = make_tree()
         tree.show([DiffID(layer) for layer in one.layers])
         entries = await tree.entries("/") or ()
-        predicates = [await _predicate(tree, entry.name) for entry in entries if entry.name.endswith(_SUFFIX)]
-        found[str(target.platform)] = predicates
+        found[str(target.platform)] = {
+            entry.name: await _predicate(tree, entry.name) for entry in entries if entry.name.endswith(_SUFFIX)}
     return Scanned(image=scanner.source, predicates=found)
 
 

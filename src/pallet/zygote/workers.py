@@ -24,6 +24,7 @@ WORKERS: dict[str, tuple[str, str]] = {
     "container.archive": ("pallet.zygote.archive", "run"),
     "build.squash": ("pallet.build.exportworker", "run_squash"),
     "build.packages": ("pallet.build.exportworker", "run_packages"),
+    "build.subjects": ("pallet.build.exportworker", "run_subjects"),
     "build.untar": ("pallet.build.contextworker", "run_untar"),
     "container.freeze": ("pallet.zygote.freeze", "run"),
     "layer.verify": ("pallet.layer.verify", "run_verify"),
@@ -40,6 +41,6 @@ HEAVY = frozenset({
     "layer.apply", "layer.copyup", "layer.verify", "layer.index", "layer.explore", "layer.diff",
     "layer.export", "layer.changes", "container.archive", "build.untar", "build.squash",
     "build.packages", "host.platforms", "layer.seal", "layer.tar", "build.files",
-    "build.digest", "build.git"})
+    "build.digest", "build.git", "build.subjects"})
 """Kinds whose modules (decompression, hashing) the zygote itself does not import: a process of
 its own, forked when the first of them is asked for, does, and shims need not carry them."""

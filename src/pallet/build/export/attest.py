@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 PROVENANCE = "https://slsa.dev/provenance/v0.2"
 SPDX = "https://spdx.dev/Document"
-_STATEMENT = "https://in-toto.io/Statement/v0.1"
+STATEMENT = "https://in-toto.io/Statement/v0.1"
 _NOT_TOLD = ("attest:", "filename", "context", "platform", "image-resolve-mode", "multi-platform", "cache-", "hostname",
              "local-sessionid:", "sharedkey:", "frontend.caps")
 """Of what a front end was told: what is told elsewhere, or is of one client."""
@@ -155,20 +155,34 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+class Attested(NamedTuple):
+    """What is attested of one platform, but for what it is about."""
+
+    name: str
+    """Of its file in outputs that are files."""
+    kind: str
+    predicate: bytes
+
+
+async def of_target(job: ExportJob, target: SolvedTarget) -> list[Attested]:
+    """What the build was asked to attest of one platform."""
+    platform = str(target.platform)
+    found: list[Attested] = []
+    if "provenance" in job.attestations:
+        found.append(Attested("provenance.json", PROVENANCE, job.provenance[platform]))
+    if job.scanned is not None:
+        found += [Attested(name, SPDX, predicate) for name, predicate in job.scanned.predicates[platform].items()]
+    elif "sbom" in job.attestations:
+        with job.progress.vertex(f"[{platform}] generating sbom using built-in scanner"):
+            found.append(Attested("sbom.spdx.json", SPDX, await _sbom(job, target)))
+    return found
+
+
 async def write(job: ExportJob, export: Export, documents: Documents, target: SolvedTarget,
                 written: Written) -> list[spec.Descriptor]:
     """Write the attestation manifest of one platform; what goes into the index beside its manifest."""
-    statements: list[tuple[str, bytes]] = []
     subject = _subjects(export, target.platform, written)
-    if "provenance" in job.attestations:
-        statements.append((PROVENANCE, _statement(PROVENANCE, job.provenance[str(target.platform)], subject)))
-    if job.scanned is not None:
-        statements += [(SPDX, _statement(SPDX, predicate, subject))
-                       for predicate in job.scanned.predicates[str(target.platform)]]
-    elif "sbom" in job.attestations:
-        with job.progress.vertex(f"[{target.platform}] generating sbom using built-in scanner"):
-            predicate = await _sbom(job, target)
-        statements.append((SPDX, _statement(SPDX, predicate, subject)))
+    statements = [(one.kind, _statement(one.kind, one.predicate, subject)) for one in await of_target(job, target)]
     return [await run_blocking(_write, documents, statements, written)] if statements else []
 
 
@@ -185,7 +199,7 @@ def _subjects(export: Export, platform: Platform, written: Written) -> list[dict
 
 def _statement(kind: str, predicate: bytes, subject: list[dict[str, Any]]) -> bytes:
     return msgspec.json.encode({
-        "_type": _STATEMENT, "predicateType": kind, "subject": subject, "predicate": msgspec.Raw(predicate)})
+        "_type": STATEMENT, "predicateType": kind, "subject": subject, "predicate": msgspec.Raw(predicate)})
 
 
 def _write(documents: Documents, statements: Sequence[tuple[str, bytes]], written: Written) -> spec.Descriptor:

@@ -108,8 +108,8 @@ class Scanned:
     """What a scanner's image found."""
 
     image: ImageSource
-    predicates: Mapping[str, Sequence[bytes]]
-    """SPDX documents of each platform, by the platform's text."""
+    predicates: Mapping[str, Mapping[str, bytes]]
+    """SPDX documents of each platform, by the platform's text: those of each file that was written."""
 
 
 @dataclass(slots=True, kw_only=True)

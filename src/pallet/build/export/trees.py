@@ -112,7 +112,7 @@ async def export_local(job: ExportJob, export: Export) -> dict[str, str]:
     """Output ``local``: a directory at the client's."""
     client = job.client
     with job.progress.vertex("exporting to client directory") as vertex, vertex.status("copying files"):
-        if isinstance(client, TakesTar) and not _split(job, export):
+        if isinstance(client, TakesTar) and not _laid(job, export):
             async with aclosing(root_tar(job, job.targets[0])) as tar:
                 await client.send_tar(export, tar, {})
             return {}
@@ -133,7 +133,7 @@ async def export_tar(job: ExportJob, export: Export) -> dict[str, str]:
     with job.progress.vertex("exporting to client tarball") as vertex, vertex.status("sending tarball"):
         output = await job.client.open_output(export, {})
         try:
-            if _split(job, export):
+            if _laid(job, export):
                 directory = await _laid_out(job, export)
                 try:
                     async with aclosing(directory_tar(job.workers, directory)) as tar:
@@ -157,6 +157,11 @@ def _split(job: ExportJob, export: Export) -> bool:
     return flag(export.attributes, "platform-split", default=len(job.targets) > 1 or job.multi_platform)
 
 
+def _laid(job: ExportJob, export: Export) -> bool:
+    """Whether there is more than the files of one target, which then is laid out in a directory."""
+    return bool(job.attestations) or _split(job, export)
+
+
 async def _laid_out(job: ExportJob, export: Export) -> str:
     """Unpack the targets below a temporary directory."""
     os.makedirs(job.scratch, mode=0o700, exist_ok=True)
@@ -164,12 +169,17 @@ async def _laid_out(job: ExportJob, export: Export) -> str:
     os.chmod(directory, 0o755)
     try:
         for target in job.targets:
-            below = directory
+            below, platform = directory, str(target.platform).replace("/", "_")
             if _split(job, export):
-                below = f"{directory}/{str(target.platform).replace('/', '_')}"
+                below = f"{directory}/{platform}"
                 os.makedirs(below)
             async with aclosing(root_tar(job, target)) as tar:
                 await unpack_into(job.workers, tar, below)
+            if job.attestations:
+                from pallet.build.export import statements  # few outputs of files have any
+
+                several = below == directory and len(job.targets) > 1
+                await statements.put(job, export.attributes, target, below, suffix=platform if several else "")
             if job.epoch_s is not None:
                 os.utime(below, (job.epoch_s, job.epoch_s))
     except BaseException:
