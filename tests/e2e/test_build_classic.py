@@ -170,6 +170,17 @@ def test_a_dockerfile_is_piped_in(engine: Daemon, context: Path) -> None:
     assert done.code == 0, done.err
 
 
+def test_a_base_alone_is_that_image(engine: Daemon) -> None:
+    docker = engine.cli()
+    docker.env["DOCKER_BUILDKIT"] = "0"
+    base = docker.ok("image", "inspect", "-f", "{{.Id}}", "busybox")
+    built = docker.run("build", "-t", "side:base", "-", stdin="FROM busybox\n", check=True)
+    assert f"Successfully built {base[7:19]}\n" in built.out
+    assert docker.ok("image", "inspect", "-f", "{{.Id}}", "side:base") == base
+    labelled = docker.ok("build", "-q", "--label", "a=b", "-", stdin="FROM busybox\n")
+    assert labelled != base
+
+
 def test_no_cache_and_build_args_reach_the_steps(engine: Daemon, context: Path) -> None:
     write(context, {"Dockerfile": BASE + "ARG WHO=nobody\nRUN echo hello $WHO\n"})
     assert "hello nobody" in build(engine, context).out

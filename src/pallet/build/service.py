@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from pallet.build.collector import CacheCollector
     from pallet.build.context import ContextStore
     from pallet.build.export.model import Notes, Pushes, Scanned
-    from pallet.build.graph import LintWarning, Plan
+    from pallet.build.graph import LintWarning, Plan, Target
     from pallet.build.planning import Planning
     from pallet.build.ports import BuildClient, FrontendOptions, FrontEnds, ResolvedImage, SolvedTarget
     from pallet.build.progress import Watch
@@ -272,6 +272,8 @@ class Builder:
         epoch_s = epoch_of(request)
         targets = [solved_target(target, job.results, epoch_s=epoch_s, classic=request.classic)
                    for target in made.targets]
+        if request.classic and not request.options.labels:
+            targets = [self._base_itself(solved, target) for solved, target in zip(targets, made.targets, strict=True)]
         if not request.squash:
             return with_inline_cache(self.parts.exporter, request, job, targets)
         from pallet.build.export.reshape import Reshaper  # few builds ask for it
@@ -280,6 +282,14 @@ class Builder:
         return [await reshaper.squashed(
             solved, target.base_config.rootfs.diff_ids if target.base_config is not None else (), epoch_s)
             for solved, target in zip(targets, made.targets, strict=True)]
+
+    def _base_itself(self, solved: SolvedTarget, target: Target) -> SolvedTarget:
+        """The base's own image where nothing is done to it, as the classic builder has it."""
+        base = target.base_config
+        if target.steps or base is None:
+            return solved
+        image = next((image for image in self._images.list() if image.config == base), None)
+        return replace(solved, config=image.raw_config) if image is not None else solved
 
     async def _scanner(self, request: BuildRequest, job: Job) -> Scanner | None:
         """The scanner that is an image, looked up before there is anything to scan."""
