@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from pallet.linux import cgroupfs, namespaces
 from pallet.linux import mount as m
 from pallet.linux import process as kernel
-from pallet.runtime import devices, hooks, process, reaper, rootfs, sysctl
+from pallet.runtime import devices, process, reaper, rootfs, sysctl
 from pallet.runtime.cgroupmount import CgroupSource
 from pallet.runtime.failure import StartFailureError
 from pallet.spec.runtime import Mount
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pallet.runtime.rootfs import Prepared
     from pallet.runtime.sync import InitSide
     from pallet.spec.mounts import RootMount
-    from pallet.spec.runtime import Namespace, Spec
+    from pallet.spec.runtime import Hook, Namespace, Spec
 
 _INIT_PATH = "/sbin/docker-init"
 _SIOCSIFFLAGS = 0x8914
@@ -117,7 +117,7 @@ def set_up(plan: InitPlan, sync: InitSide, prepared: list[Prepared], root_fd: in
     hooked = spec.hooks is not None and bool(spec.hooks.create_container)
     if spec.hooks is not None and hooked:
         _populate_before(spec, nodes, root_fd)
-        hooks.run(spec.hooks.create_container, _state(plan, "creating"))
+        _run_hooks(plan, spec.hooks.create_container, "creating")
     rootfs.pivot(root_fd)
     os.close(root_fd)
     rootfs.set_root_propagation(spec.linux.rootfs_propagation)
@@ -127,7 +127,7 @@ def set_up(plan: InitPlan, sync: InitSide, prepared: list[Prepared], root_fd: in
     sysctl.apply(spec.linux.sysctl)
     rootfs.protect(spec)
     if spec.hooks is not None:
-        hooks.run(spec.hooks.start_container, _state(plan, "created"))
+        _run_hooks(plan, spec.hooks.start_container, "created")
     process.connect_stdio(stdio)
     return _become(plan, stdio)
 
@@ -147,9 +147,11 @@ def _populate_before(spec: Spec, nodes: dict[str, int], root_fd: int) -> None:
     os.fchdir(root_fd)
 
 
-def _state(plan: InitPlan, status: str) -> hooks.State:
-    return hooks.State(id=plan.id, status=status, pid=os.getpid(), bundle=plan.bundle,
-                       annotations=plan.spec.annotations)
+def _run_hooks(plan: InitPlan, wanted: list[Hook], status: str) -> None:
+    from pallet.runtime import hooks  # few containers have any
+
+    hooks.run(wanted, hooks.State(id=plan.id, status=status, pid=os.getpid(), bundle=plan.bundle,
+                                  annotations=plan.spec.annotations))
 
 
 def enter_namespaces(plan: InitPlan) -> None:

@@ -77,24 +77,24 @@ def _shut_on_cancel(connection: HTTPConnection) -> Iterator[None]:
         cancel.discard(shut)
 
 
-class _Connection(HTTPConnection):
+class _Cancelled:
+    """What a connection of either kind does under ``_shut_on_cancel``."""
+
     def request(self, *args: Any, **options: Any) -> None:
-        with _shut_on_cancel(self):
-            super().request(*args, **options)
+        with _shut_on_cancel(cast("HTTPConnection", self)):
+            super().request(*args, **options)  # type: ignore[misc]  # the connection's
 
-    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3 itself has it
-        with _shut_on_cancel(self):
-            return super().getresponse()
+    def getresponse(self) -> HTTPResponse:
+        with _shut_on_cancel(cast("HTTPConnection", self)):
+            return super().getresponse()  # type: ignore[misc,no-any-return]
 
 
-class _TlsConnection(HTTPSConnection):
-    def request(self, *args: Any, **options: Any) -> None:
-        with _shut_on_cancel(self):
-            super().request(*args, **options)
+class _Connection(_Cancelled, HTTPConnection):  # type: ignore[misc]  # as urllib3 itself has it
+    pass
 
-    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3 itself has it
-        with _shut_on_cancel(self):
-            return super().getresponse()
+
+class _TlsConnection(_Cancelled, HTTPSConnection):  # type: ignore[misc]
+    pass
 
 
 class _Pool(urllib3.HTTPConnectionPool):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pallet.linux import cgroupfs, idmap, namespaces, procfs, vfork
 from pallet.linux import process as kernel
-from pallet.runtime import bundle, cgroup, hooks, init, process, sync, usernamespace
+from pallet.runtime import bundle, cgroup, init, process, sync, usernamespace
 from pallet.runtime.failure import StartFailureError
 from pallet.zygote import messages, rehearsal
 
@@ -122,6 +122,8 @@ def _bundle(request: messages.StartContainer) -> str:
     Raises:
         StartFailureError: hooks that are not run here.
     """
+    from pallet.runtime import hooks  # few containers have any
+
     hooks.check(request.spec)
     rootfs = os.path.join(request.shim_dir, "rootfs")
     os.makedirs(rootfs, exist_ok=True)

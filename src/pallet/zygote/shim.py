@@ -100,17 +100,25 @@ class Shim:
         self._tear_down()
         if self._ahead is not None:
             self._ahead.drop()
-        if self._makes_ahead and self._launched is not None and self._launched.borrowed \
-                and self._launched.cgroup is not None:
-            with contextlib.suppress(OSError):
-                self.next_ahead = self._launched.cgroup.make_ahead()
+        sound = self._make_ahead()
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, priority)
         while not self.hub.idle or self._backlog:
             self._turn()
         # One that may not raise its priority again would hand the low one on to its next container.
-        self._reusable = (self._launched is not None and self._launched.borrowed
+        self._reusable = (sound and self._launched is not None and self._launched.borrowed
                           and os.getpriority(os.PRIO_PROCESS, 0) == priority)
+
+    def _make_ahead(self) -> bool:
+        """Make the next container's cgroup; False where that failed: this process may be in a wrong mount namespace."""
+        launched = self._launched
+        if not self._makes_ahead or launched is None or not launched.borrowed or launched.cgroup is None:
+            return True
+        try:
+            self.next_ahead = launched.cgroup.make_ahead()
+        except OSError:
+            return False
+        return True
 
     def release(self) -> bool:
         """Let go of all but the daemon's connection, once ``run`` is over.

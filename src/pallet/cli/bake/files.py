@@ -9,6 +9,7 @@ import os
 import posixpath
 import sys
 
+from pallet.cli.bake import composefiles
 from pallet.cli.bake.definition import Definition, evaluate
 from pallet.cli.bake.hcl import jsonsyntax, syntax
 from pallet.cli.bake.hcl.errors import HclError
@@ -55,9 +56,9 @@ def load(given: Sequence[str], environment: Mapping[str, str],
     made = Definition()
     if compose:
         from pallet.cli.bake.compose import add_compose
-        from pallet.cli.bake.composefiles import read as local
 
-        add_compose(compose, environment, made, local if remote is None or remote.is_file else remote.require)
+        reader = composefiles.read if remote is None or remote.is_file else remote.require
+        add_compose(compose, environment, made, reader)
     if bodies:
         evaluate(bodies, environment, made)
     return made
@@ -95,14 +96,7 @@ def _from_environment(environment: Mapping[str, str]) -> list[str]:
 def _read(name: str) -> str:
     if name == "-":
         return sys.stdin.read()
-    path = name.removeprefix("cwd://")
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            return file.read()
-    except OSError as error:
-        raise CommandError(f"open {path}: {os.strerror(error.errno or 0).lower()}") from None
-    except UnicodeDecodeError:
-        raise CommandError(f"failed to parse {path}: it is no text") from None
+    return composefiles.read(name.removeprefix("cwd://"))
 
 
 def _as_hcl(name: str, text: str) -> Body | None:
@@ -116,9 +110,8 @@ def _as_hcl(name: str, text: str) -> Body | None:
     try:
         return syntax.parse(text, f"{name}.hcl")
     except HclError as error:
-        from pallet.cli.bake.composefiles import problem_of
 
-        problem = problem_of(text)
+        problem = composefiles.problem_of(text)
         if not problem:
             return None
         raise CommandError(f"failed to parse {name}: parsing yaml: {problem}, parsing hcl: {error}") from None
